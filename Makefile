@@ -1,0 +1,30 @@
+# Only dispatches; every target is one command you can also type.
+
+PYTHON ?= .venv/bin/python
+
+.PHONY: install check lint test proto docs bench differential
+
+install:
+	python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]'
+
+# What to run before every commit: under two minutes.
+check: lint
+	$(PYTHON) -m pytest tests/tidy tests/unit tests/property tests/traces
+
+lint:
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
+
+test:
+	$(PYTHON) -m pytest
+
+proto:
+	$(PYTHON) tools/generate_proto.py
+
+docs:
+	$(PYTHON) tools/generate_reference.py
+
+bench:
+	$(PYTHON) -m benchmarks
+
+differential:
+	$(PYTHON) -m differential

@@ -1,0 +1,83 @@
+"""Real etcdctl (and etcdutl) 3.5.1 as a function: arguments in, status and both outputs out."""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.binaries import etcd_binary
+
+_LOG_LINE = re.compile(r'^\{"level":')
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one run printed. `stderr` is without the client library's JSON log lines; `raw_stderr` is everything."""
+
+    status: int
+    stdout: str
+    stderr: str
+    raw_stdout: bytes
+    raw_stderr: str
+
+
+def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("ETCD_", "ETCDCTL_"))}
+    env["ETCDCTL_API"] = "3"
+    env.update(extra or {})
+    return env
+
+
+def _output(status: int, stdout: bytes, stderr: bytes) -> Output:
+    text = stderr.decode("utf-8", "replace")
+    kept = [line for line in text.splitlines() if not _LOG_LINE.match(line)]
+    return Output(status, stdout.decode("utf-8", "replace"), "\n".join(kept), stdout, text)
+
+
+def etcdctl_command(endpoint: str | Sequence[str], *args: str) -> list[str]:
+    """The command line of etcdctl against one or several endpoints."""
+    endpoints = endpoint if isinstance(endpoint, str) else ",".join(endpoint)
+    return [etcd_binary("etcdctl"), f"--endpoints={endpoints}", *args]
+
+
+def etcdctl(
+    endpoint: str | Sequence[str],
+    *args: str,
+    stdin: str | bytes = "",
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = 20.0,
+    cwd: str | None = None,
+) -> Output:
+    """Run etcdctl to its end. A run longer than `timeout_s` is killed and raises TimeoutExpired."""
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    done = subprocess.run(
+        etcdctl_command(endpoint, *args),
+        input=data,
+        capture_output=True,
+        env=_environment(env),
+        timeout=timeout_s,
+        cwd=cwd,
+    )
+    return _output(done.returncode, done.stdout, done.stderr)
+
+
+def etcdutl(*args: str, timeout_s: float = 30.0, cwd: str | None = None) -> Output:
+    """Run etcdutl to its end."""
+    done = subprocess.run([etcd_binary("etcdutl"), *args], capture_output=True, timeout=timeout_s, cwd=cwd)
+    return _output(done.returncode, done.stdout, done.stderr)
+
+
+def start_etcdctl(
+    endpoint: str | Sequence[str], *args: str, env: Mapping[str, str] | None = None, stdin: int = subprocess.DEVNULL
+) -> "subprocess.Popen[Any]":
+    """Start etcdctl without waiting (watch, lock, elect); the caller signals and reaps it. Unbuffered pipes, bytes."""
+    return subprocess.Popen(
+        etcdctl_command(endpoint, *args),
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(env),
+        bufsize=0,
+    )

@@ -1,0 +1,125 @@
+"""One unary request (`Call`) and one streaming request (`Stream`) as handlers see them."""
+
+from typing import TYPE_CHECKING, Protocol
+
+from ratifyd.errors import Code, EtcdError
+from ratifyd.wire.headers import Head
+
+if TYPE_CHECKING:
+    from ratifyd.api.routes import Route
+    from ratifyd.api.session import Session
+    from ratifyd.server.server import Server
+
+
+class Call:
+    """A whole request message, waiting for its one answer. Answering a request the client has given up is harmless."""
+
+    __slots__ = ("_session", "_stream_id", "head", "message", "route")
+
+    def __init__(self, session: "Session", stream_id: int, head: Head, message: bytes, route: "Route") -> None:
+        self._session = session
+        self._stream_id = stream_id
+        self.head = head
+        self.message = message
+        self.route = route
+
+    @property
+    def server(self) -> "Server":
+        """The member that serves this request."""
+        return self._session.server
+
+    def reply(self, response: bytes) -> None:
+        """Answer with an encoded response."""
+        self.route.rpc.served += 1
+        session = self._session
+        session.connection.reply(self._stream_id, response)
+        if not session.dirty:
+            session.mark_dirty()
+
+    def fail(self, error: EtcdError) -> None:
+        """Answer with an error."""
+        rpc = self.route.rpc
+        rpc.started += 1
+        rpc.received += 1
+        rpc.handled[error.code] += 1
+        session = self._session
+        session.connection.fail(self._stream_id, error.code, error.message)
+        session.mark_dirty()
+
+    def answer(self, body: bytes, error: EtcdError | None) -> None:
+        """Take the outcome of a proposal: a response body that lacks its header, or the error."""
+        if error is None:
+            self.reply(self._session.server.header() + body)
+        else:
+            self.fail(error)
+
+
+class Stream:
+    """A streaming request. Subclasses say what messages, the client's end and the stream's end mean."""
+
+    __slots__ = ("closed", "head", "route", "server", "session", "stream_id")
+
+    def __init__(self, session: "Session", stream_id: int, head: Head, route: "Route") -> None:
+        self.session = session
+        self.server = session.server
+        self.stream_id = stream_id
+        self.head = head
+        self.route = route
+        self.closed = False
+
+    def receive(self, message: bytes) -> None:
+        """Take a request message."""
+
+    def half_closed(self) -> None:
+        """The client will send nothing more."""
+
+    def writable(self) -> None:
+        """What was queued for lack of window has drained."""
+
+    def ended(self) -> None:
+        """The stream is over, whoever ended it: release what it holds."""
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait for the client to take them."""
+        return self.session.connection.queued_bytes(self.stream_id) + self.session.link.write_buffer_size()
+
+    def send(self, message: bytes) -> None:
+        """Send a response message."""
+        if not self.closed:
+            self.route.rpc.sent += 1
+            self.session.connection.send_message(self.stream_id, message)
+            self.session.mark_dirty()
+
+    def finish(self) -> None:
+        """End the stream with status OK."""
+        if not self.closed:
+            self.route.rpc.handled[0] += 1
+            self.session.connection.finish(self.stream_id)
+            self._over()
+
+    def fail(self, error: EtcdError) -> None:
+        """End the stream with an error."""
+        if not self.closed:
+            self.route.rpc.handled[error.code] += 1
+            self.session.connection.fail(self.stream_id, error.code, error.message)
+            self._over()
+
+    def _over(self) -> None:
+        self.session.mark_dirty()
+        self.session.forget(self.stream_id)
+        self.lost(Code.OK)
+
+    def lost(self, code: int) -> None:
+        """The client or its connection is gone (or we have ended the stream): nothing can be sent any more."""
+        if not self.closed:
+            if code:
+                self.route.rpc.handled[code] += 1
+            self.closed = True
+            self.ended()
+
+
+class Handler(Protocol):
+    """A unary handler: answers the call at once or later, exactly once. May raise EtcdError instead."""
+
+    def __call__(self, server: "Server", call: Call) -> None: ...

@@ -1,0 +1,230 @@
+"""KV: Range, Put, DeleteRange, Txn, Compact and RangeStream. The hot handlers: plain functions, no task, no future."""
+
+from collections.abc import Generator
+
+from ratifyd.api import validate
+from ratifyd.api.calls import Call, Stream
+from ratifyd.apply import requests
+from ratifyd.apply.kv import is_plain, range_body
+from ratifyd.apply.txn import is_read_only, is_serializable, read_txn_body
+from ratifyd.errors import EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort
+from ratifyd.keys import KeyRange
+from ratifyd.proto import fast
+from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest
+from ratifyd.server.server import Server
+
+SLICE_KEYS = 1000
+"""Keys of a large range read before the loop gets its chance."""
+STREAM_FIRST_KEYS = 10
+"""Keys in the first chunk of a RangeStream (semantics 2.18)."""
+
+
+def range_(server: Server, call: Call) -> None:
+    """KV.Range."""
+    request = RangeRequest.FromString(call.message)
+    validate.check_range(request)
+    if request.serializable:
+        _answer_range((call, request), None)
+    else:
+        server.read(_answer_range, (call, request))
+
+
+def _answer_range(argument: tuple[Call, RangeRequest], error: EtcdError | None) -> None:
+    call, request = argument
+    if error is not None:
+        call.fail(error)
+        return
+    server = call.server
+    server.metrics.range_total += 1
+    store = server.store
+    try:
+        if request.range_end and is_plain(request) and not request.count_only and not 0 < request.limit <= SLICE_KEYS:
+            keys = KeyRange.parse(request.key, request.range_end)
+            if not keys.is_empty and store.count(keys, request.revision) > SLICE_KEYS:
+                _SlicedRange(server, call, request, keys)
+                return
+        call.reply(server.header() + range_body(store, request))
+    except EtcdError as refused:
+        call.fail(refused)
+
+
+class _SlicedRange:
+    """A large range, read slice by slice at one revision so that nobody else waits for all of it."""
+
+    __slots__ = ("_call", "_count", "_header", "_kvs", "_slices")
+
+    def __init__(self, server: Server, call: Call, request: RangeRequest, keys: KeyRange) -> None:
+        self._call = call
+        self._header = server.header()
+        self._slices, self._count = _slices(server, request, keys)
+        self._kvs: list[bytes] = []
+        self._step()
+
+    def _step(self) -> None:
+        try:
+            self._kvs += next(self._slices)
+        except StopIteration:
+            more = len(self._kvs) < self._count
+            self._call.reply(self._header + fast.range_body(self._kvs, more, self._count))
+        except EtcdError as error:
+            self._call.fail(error)
+        else:
+            self._call.server.clock.call_soon(self._step)
+
+
+def _slices(server: Server, request: RangeRequest, keys: KeyRange) -> tuple[Generator[list[bytes], None, None], int]:
+    """The slices of a long read, and how many keys the range holds whatever the limit."""
+    store = server.store
+    revision = request.revision if request.revision > 0 else store.revision
+    count = store.count(keys, revision)
+    return store.range_slices(keys, revision=revision, limit=max(request.limit, 0), rows=SLICE_KEYS), count
+
+
+def put(server: Server, call: Call) -> None:
+    """KV.Put."""
+    request = PutRequest.FromString(call.message)
+    if server.quota.exceeded_by(requests.put_cost(request)):
+        server.raise_nospace()
+        raise NoSpace
+    if not request.key or request.ignore_value or request.ignore_lease:
+        validate.check_put(request)
+    server.propose(requests.PUT, call.message, call.answer)
+
+
+def delete_range(server: Server, call: Call) -> None:
+    """KV.DeleteRange."""
+    validate.check_delete(DeleteRangeRequest.FromString(call.message))
+    server.propose(requests.DELETE_RANGE, call.message, call.answer)
+
+
+def txn(server: Server, call: Call) -> None:
+    """KV.Txn: a read when no branch can write, else a proposal."""
+    request = TxnRequest.FromString(call.message)
+    cost = requests.txn_cost(request)
+    if cost and server.quota.exceeded_by(cost):
+        server.raise_nospace()
+        raise NoSpace
+    validate.check_txn(request, server.config.max_txn_ops)
+    if not is_read_only(request):
+        server.propose(requests.TXN, call.message, call.answer)
+    elif is_serializable(request):
+        _answer_txn((call, request), None)
+    else:
+        server.read(_answer_txn, (call, request))
+
+
+def _answer_txn(argument: tuple[Call, TxnRequest], error: EtcdError | None) -> None:
+    call, request = argument
+    if error is not None:
+        call.fail(error)
+        return
+    try:
+        call.reply(call.server.header() + read_txn_body(call.server.store, request))
+    except EtcdError as refused:
+        call.fail(refused)
+
+
+def compact(server: Server, call: Call) -> None:
+    """KV.Compact; a physical one answers when the revisions are gone from the backend file."""
+    request = CompactionRequest.FromString(call.message)
+
+    def answered(body: bytes, error: EtcdError | None) -> None:
+        if error is not None or not request.physical:
+            call.answer(body, error)
+        else:
+            server.compaction.wait(lambda: server.committer.sync(lambda: call.answer(body, None)))
+
+    server.propose(requests.COMPACTION, call.message, answered)
+
+
+class RangeStream(Stream):
+    """KV.RangeStream (etcd 3.7): one read at one revision, in chunks, as fast as the client takes them."""
+
+    __slots__ = ("_count", "_header", "_ready", "_sent", "_slices", "_waiting")
+
+    def receive(self, message: bytes) -> None:
+        """Take the request. Raises RangeStreamSort, RangeStreamFilters and what check_range raises."""
+        request = RangeRequest.FromString(message)
+        validate.check_range(request)
+        if request.sort_order or request.sort_target:
+            raise RangeStreamSort
+        if (
+            request.min_mod_revision
+            or request.max_mod_revision
+            or request.min_create_revision
+            or request.max_create_revision
+        ):
+            raise RangeStreamFilters
+        if request.serializable:
+            self._begin(request, None)
+        else:
+            self.server.read(self._begin, request)
+
+    def _begin(self, request: RangeRequest, error: EtcdError | None) -> None:
+        if self.closed:
+            return
+        try:
+            if error is not None:
+                raise error
+            self._header = self.server.header()
+            if request.count_only:
+                body = range_body(self.server.store, request)
+                self.send(fast.length_prefixed(1, self._header + body))
+                self.finish()
+                return
+            keys = KeyRange.parse(request.key, request.range_end)
+            self._slices, self._count = _slices(self.server, request, keys)
+            self.server.store.check_revision(request.revision)
+        except EtcdError as refused:
+            self.fail(refused)
+            return
+        self._ready: list[bytes] = []
+        self._sent = 0
+        self._waiting = False
+        self._step()
+
+    def writable(self) -> None:
+        """The client has taken what was queued."""
+        if getattr(self, "_waiting", False):
+            self._waiting = False
+            self._step()
+
+    def ended(self) -> None:
+        """Let go of the read."""
+        if hasattr(self, "_slices"):
+            self._slices.close()
+
+    def _step(self) -> None:
+        if self.closed:
+            return
+        if self.queued_bytes > self.server.config.max_request_bytes:
+            self._waiting = True
+            return
+        try:
+            self._ready += next(self._slices)
+        except StopIteration:
+            self._send_chunks(last=True)
+            self.finish()
+        except EtcdError as error:
+            self.fail(error)
+        else:
+            self._send_chunks(last=False)
+            self.server.clock.call_soon(self._step)
+
+    def _send_chunks(self, *, last: bool) -> None:
+        """Send whole chunks; the last one alone carries header, more and count."""
+        target = self.server.config.max_request_bytes
+        while self._ready:
+            size = taken = 0
+            while taken < len(self._ready) and size < target and (self._sent or taken < STREAM_FIRST_KEYS):
+                size += len(self._ready[taken])
+                taken += 1
+            if taken == len(self._ready):
+                break  # it may still grow, or be the last
+            chunk, self._ready = self._ready[:taken], self._ready[taken:]
+            self._sent += len(chunk)
+            self.send(fast.length_prefixed(1, fast.range_body(chunk, False, 0)))
+        if last:
+            self._sent += len(self._ready)
+            body = fast.range_body(self._ready, self._sent < self._count, self._count)
+            self.send(fast.length_prefixed(1, self._header + body))

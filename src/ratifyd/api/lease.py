@@ -1,0 +1,85 @@
+"""Lease: LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTimeToLive, LeaseLeases (semantics §8)."""
+
+from ratifyd.api.calls import Call, Stream
+from ratifyd.apply import requests
+from ratifyd.errors import NoLeader, NoSpace
+from ratifyd.proto.rpc_pb2 import (
+    LeaseGrantRequest,
+    LeaseKeepAliveRequest,
+    LeaseKeepAliveResponse,
+    LeaseLeasesResponse,
+    LeaseStatus,
+    LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse,
+)
+from ratifyd.server.server import Server
+
+_POSITIVE_63 = (1 << 63) - 1
+
+
+def grant(server: Server, call: Call) -> None:
+    """Lease.LeaseGrant: fills in an id when none is chosen."""
+    request = LeaseGrantRequest.FromString(call.message)
+    if server.quota.exceeded_by(requests.lease_cost(request)):
+        server.raise_nospace()
+        raise NoSpace
+    while not request.ID:
+        request.ID = server.proposals.next_id() & _POSITIVE_63
+    server.propose(requests.LEASE_GRANT, request.SerializeToString(), call.answer)
+
+
+def revoke(server: Server, call: Call) -> None:
+    """Lease.LeaseRevoke."""
+    server.propose(requests.LEASE_REVOKE, call.message, call.answer)
+
+
+def time_to_live(server: Server, call: Call) -> None:
+    """Lease.LeaseTimeToLive: what the leader's clock says; an unknown lease has TTL -1 and is no error."""
+    request = LeaseTimeToLiveRequest.FromString(call.message)
+    if not server.leader_id:
+        raise NoLeader
+    lease = server.state.leases.leases.get(request.ID)
+    response = LeaseTimeToLiveResponse(ID=request.ID, TTL=-1)
+    if lease is not None:
+        response.TTL = int(server.leasing.remaining_s(lease, server.clock.time()))
+        response.grantedTTL = lease.ttl_s
+        if request.keys:
+            response.keys.extend(lease.keys)
+    call.reply(server.header() + response.SerializeToString())
+
+
+def leases(server: Server, call: Call) -> None:
+    """Lease.LeaseLeases: all leases this member knows, soonest end first."""
+    ids = server.leasing.in_order(server.clock.time())
+    response = LeaseLeasesResponse(leases=[LeaseStatus(ID=lease_id) for lease_id in ids])
+    call.reply(server.header() + response.SerializeToString())
+
+
+class KeepAliveStream(Stream):
+    """Lease.LeaseKeepAlive: one answer for each renewal asked for; TTL 0 says that the lease is gone."""
+
+    __slots__ = ("_half_closed", "_pending")
+
+    def receive(self, message: bytes) -> None:
+        """Renew a lease. Raises NoLeader."""
+        request = LeaseKeepAliveRequest.FromString(message)
+        if not self.server.leader_id:
+            raise NoLeader
+        header = self.server.header()  # of the moment before the renewal (semantics 1.11)
+        self._pending = getattr(self, "_pending", 0) + 1
+
+        def renewed(ttl: int) -> None:
+            self._pending -= 1
+            self.send(header + LeaseKeepAliveResponse(ID=request.ID, TTL=ttl).SerializeToString())
+            self._maybe_finish()
+
+        self.server.leasing.renew(request.ID, self.server.clock.time(), renewed)
+
+    def half_closed(self) -> None:
+        """The client asks for no more renewals: end once all are answered."""
+        self._half_closed = True
+        self._maybe_finish()
+
+    def _maybe_finish(self) -> None:
+        if getattr(self, "_half_closed", False) and not getattr(self, "_pending", 0):
+            self.finish()

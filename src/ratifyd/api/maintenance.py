@@ -1,0 +1,101 @@
+"""Maintenance: Alarm, Status, Defragment, Hash, HashKV (semantics §11)."""
+
+import logging
+from collections.abc import Callable, Generator
+from typing import TypeVar, cast
+
+from ratifyd.api.calls import Call
+from ratifyd.apply import requests
+from ratifyd.errors import EtcdError, NoLeader
+from ratifyd.mvcc.hash import KvHash
+from ratifyd.proto.rpc_pb2 import AlarmType, DowngradeInfo, HashKVRequest, HashKVResponse, HashResponse, StatusResponse
+from ratifyd.server.server import Server
+from ratifyd.version import ETCD_VERSION
+
+T = TypeVar("T")
+log = logging.getLogger("ratifyd.api")
+
+
+def alarm(server: Server, call: Call) -> None:
+    """Maintenance.Alarm: through raft, reading included."""
+    server.propose(requests.ALARM, call.message, call.answer)
+
+
+def status(server: Server, call: Call) -> None:
+    """Maintenance.Status: what this member knows of itself."""
+    raft = server.node.raft
+    local = server.members.local
+    response = StatusResponse(
+        version=ETCD_VERSION,
+        dbSize=server.backend.size(),
+        dbSizeInUse=server.backend.size_in_use(),
+        leader=raft.leader_id,
+        raftIndex=raft.log.committed,
+        raftTerm=raft.term,
+        raftAppliedIndex=server.node.applied,
+        isLearner=local is not None and local.is_learner,
+        storageVersion=server.storage_version,
+        dbSizeQuota=server.quota.limit_bytes,
+        downgradeInfo=DowngradeInfo(),
+    )
+    if not raft.leader_id:
+        response.errors.append(NoLeader.message)
+    for member, kind in sorted(server.state.alarms):
+        response.errors.append(f"memberID:{member} alarm:{AlarmType.Name(cast(AlarmType, kind))} ")
+    call.reply(server.header() + response.SerializeToString())
+
+
+def defragment(server: Server, call: Call) -> None:
+    """Maintenance.Defragment: rewrites this member's backend file; the answer has no header."""
+    before, began = server.backend.size(), server.clock.time()
+    log.info("starting defragment", extra={"fields": {"db-size-bytes": before}})
+
+    def finished(error: BaseException | None) -> None:
+        if error is not None:
+            server.fail(error)
+            return
+        took = server.clock.time() - began
+        server.metrics.backend_defrag_seconds.observe(took)
+        fields = {"db-size-bytes-before": before, "db-size-bytes-after": server.backend.size(), "took": f"{took:.3f}s"}
+        log.info("finished defragment", extra={"fields": fields})
+        call.reply(b"")
+
+    server.committer.sync(lambda: server.backend.defragment(finished))
+
+
+def hash_(server: Server, call: Call) -> None:
+    """Maintenance.Hash: over the whole backend of this member."""
+
+    def answer(value: int) -> None:
+        call.reply(server.header() + HashResponse(hash=value).SerializeToString())
+
+    run_sliced(server, call, server.store.hash(), answer)
+
+
+def hash_kv(server: Server, call: Call) -> None:
+    """Maintenance.HashKV: over the key space up to a revision; comparable between members."""
+    request = HashKVRequest.FromString(call.message)
+
+    def answer(found: KvHash) -> None:
+        response = HashKVResponse(
+            hash=found.hash, compact_revision=found.compact_revision, hash_revision=found.revision
+        )
+        call.reply(server.header() + response.SerializeToString())
+
+    run_sliced(server, call, server.store.hash_kv(request.revision), answer)
+
+
+def run_sliced(server: Server, call: Call, steps: Generator[int, None, T], answer: Callable[[T], None]) -> None:
+    """Drive sliced work, one slice per callback of the loop; errors of the request answer the call."""
+
+    def step() -> None:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            answer(stop.value)
+        except EtcdError as error:
+            call.fail(error)
+        else:
+            server.clock.call_soon(step)
+
+    step()

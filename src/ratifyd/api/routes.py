@@ -1,0 +1,70 @@
+"""The routes table: one row per RPC this member serves. A new RPC is one row here and one handler."""
+
+from collections.abc import Callable, Mapping
+
+from ratifyd.api import cluster, health, kv, lease, maintenance
+from ratifyd.api.calls import Handler, Stream
+from ratifyd.api.lease import KeepAliveStream
+from ratifyd.api.watch import WatchStream
+from ratifyd.metrics import Rpc
+from ratifyd.proto.services import METHODS
+
+_UNARY: dict[str, Handler] = {
+    "/etcdserverpb.KV/Range": kv.range_,
+    "/etcdserverpb.KV/Put": kv.put,
+    "/etcdserverpb.KV/DeleteRange": kv.delete_range,
+    "/etcdserverpb.KV/Txn": kv.txn,
+    "/etcdserverpb.KV/Compact": kv.compact,
+    "/etcdserverpb.Lease/LeaseGrant": lease.grant,
+    "/etcdserverpb.Lease/LeaseRevoke": lease.revoke,
+    "/etcdserverpb.Lease/LeaseTimeToLive": lease.time_to_live,
+    "/etcdserverpb.Lease/LeaseLeases": lease.leases,
+    "/etcdserverpb.Cluster/MemberList": cluster.member_list,
+    "/etcdserverpb.Maintenance/Alarm": maintenance.alarm,
+    "/etcdserverpb.Maintenance/Status": maintenance.status,
+    "/etcdserverpb.Maintenance/Defragment": maintenance.defragment,
+    "/etcdserverpb.Maintenance/Hash": maintenance.hash_,
+    "/etcdserverpb.Maintenance/HashKV": maintenance.hash_kv,
+    "/grpc.health.v1.Health/Check": health.check,
+    "/grpc.health.v1.Health/List": health.list_,
+}
+
+_STREAMING: dict[str, Callable[..., Stream]] = {
+    "/etcdserverpb.Watch/Watch": WatchStream,
+    "/etcdserverpb.Lease/LeaseKeepAlive": KeepAliveStream,
+    "/etcdserverpb.KV/RangeStream": kv.RangeStream,
+    "/grpc.health.v1.Health/Watch": health.HealthStream,
+}
+
+
+class Route:
+    """One RPC on one member: its handler or stream class, and its counters."""
+
+    __slots__ = ("handler", "rpc", "stream")
+
+    def __init__(self, rpc: Rpc, handler: Handler | None, stream: Callable[..., Stream] | None) -> None:
+        self.rpc = rpc
+        self.handler = handler
+        self.stream = stream
+
+
+def build_routes(rpcs: Mapping[bytes, Rpc]) -> dict[bytes, Route]:
+    """The routes of one member by path, with its counters."""
+    routes = {path.encode(): Route(rpcs[path.encode()], handler, None) for path, handler in _UNARY.items()}
+    for path, stream in _STREAMING.items():
+        routes[path.encode()] = Route(rpcs[path.encode()], None, stream)
+    return routes
+
+
+SERVICES = frozenset(method.service for method in METHODS.values())
+"""Services that exist, even where not every method is served yet."""
+
+
+def unimplemented(path: bytes) -> str:
+    """The message for a path that leads nowhere, as grpc-go words it."""
+    service, _, name = path.decode("utf-8", "replace").lstrip("/").rpartition("/")
+    if not service:
+        return f"malformed method name: {path.decode('utf-8', 'replace')!r}".replace("'", '"')
+    if service in SERVICES:
+        return f"unknown method {name} for service {service}"
+    return f"unknown service {service}"

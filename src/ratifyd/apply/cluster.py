@@ -1,0 +1,55 @@
+"""Membership, member attributes and cluster version as the state machine records them."""
+
+import json
+
+from ratifyd import schema
+from ratifyd.apply.state import State
+from ratifyd.membership import Change, ChangeKind, hex_id
+from ratifyd.proto.membership_pb2 import ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest
+from ratifyd.version import STORAGE_VERSION
+
+
+def set_attributes(state: State, request: ClusterMemberAttrSetRequest, wanted: bool) -> bytes:
+    """Take the name and client URLs a member published."""
+    attributes = request.member_attributes
+    if state.members.set_attributes(request.member_ID, attributes.name, attributes.client_urls):
+        _save(state, request.member_ID)
+    return b""
+
+
+def set_cluster_version(state: State, request: ClusterVersionSetRequest, wanted: bool) -> bytes:
+    """Take the cluster version the leader decided; a cluster of 3.6 or newer stamps the storage version too."""
+    state.members.cluster_version = request.ver
+    state.buffer.put(schema.CLUSTER, schema.CLUSTER_VERSION, request.ver.encode())
+    if _minor(request.ver) >= _minor(STORAGE_VERSION):
+        state.buffer.put(schema.META, schema.STORAGE_VERSION, STORAGE_VERSION.encode())
+    return b""
+
+
+def set_downgrade(state: State, request: DowngradeInfoSetRequest, wanted: bool) -> bytes:
+    """Record whether the cluster is being downgraded, and to what."""
+    info: dict[str, object] = {"target-version": request.ver, "enabled": request.enabled}
+    state.buffer.put(schema.CLUSTER, schema.DOWNGRADE, json.dumps(info, separators=(",", ":")).encode())
+    return b""
+
+
+def change_members(state: State, change: Change) -> None:
+    """Carry out a membership change and record it. Raises what Membership.check raises; then nothing has changed."""
+    members = state.members
+    members.check(change)
+    members.apply(change)
+    member = change.member.id
+    if change.kind == ChangeKind.REMOVE_NODE:
+        state.buffer.delete(schema.MEMBERS, hex_id(member).encode())
+        state.buffer.put(schema.MEMBERS_REMOVED, hex_id(member).encode(), b"removed")
+    else:
+        _save(state, member)
+
+
+def _save(state: State, member: int) -> None:
+    state.buffer.put(schema.MEMBERS, hex_id(member).encode(), state.members.members[member].to_json())
+
+
+def _minor(version: str) -> tuple[int, int]:
+    major, minor, *_ = version.split(".")
+    return int(major), int(minor)

@@ -1,0 +1,93 @@
+"""`State`: everything the log decides, in one object, with the index up to which it was decided."""
+
+from collections.abc import Callable, Iterator
+
+from ratifyd import schema
+from ratifyd.lease import LeaseBook
+from ratifyd.membership import Membership
+from ratifyd.mvcc.buffer import WriteBuffer
+from ratifyd.mvcc.store import Store
+from ratifyd.mvcc.watch import WatchHub
+from ratifyd.ports import Backend, Done
+from ratifyd.proto.lease_pb2 import Lease
+from ratifyd.proto.rpc_pb2 import NOSPACE, AlarmMember
+
+
+class State:
+    """The replicated state of one member. `consistent_index` is the last entry it reflects."""
+
+    __slots__ = (
+        "alarms",
+        "buffer",
+        "conf_state_json",
+        "consistent_index",
+        "hub",
+        "leases",
+        "members",
+        "over_quota",
+        "store",
+        "term",
+        "warnings",
+    )
+
+    def __init__(self, backend: Backend, members: Membership, *, min_ttl_s: int = 0) -> None:
+        self.buffer = WriteBuffer(backend)
+        self.hub = WatchHub()
+        self.store = Store(self.buffer, self.hub)
+        self.leases = LeaseBook(min_ttl_s=min_ttl_s)
+        self.members = members
+        self.alarms: dict[tuple[int, int], None] = {}
+        self.consistent_index = 0
+        self.term = 0
+        self.conf_state_json = b""
+        self.over_quota: Callable[[int], bool] = _never
+        self.warnings: list[tuple[str, dict[str, object]]] = []
+
+    def restore(self) -> Iterator[int]:
+        """Rebuild everything held in memory from the backend; yields between slices with the rows read so far."""
+        buffer = self.buffer
+        self.consistent_index = schema.decode_u64(buffer.get(schema.META, schema.CONSISTENT_INDEX) or bytes(8))
+        self.term = schema.decode_u64(buffer.get(schema.META, schema.TERM) or bytes(8))
+        self.conf_state_json = buffer.get(schema.META, schema.CONF_STATE) or b""
+        yield from self.store.restore()
+        leases = self.leases
+        leases.clear()
+        for _, value in buffer.range(schema.LEASE, b"", None):
+            lease = Lease.FromString(value)
+            leases.restore(lease.ID, lease.TTL, lease.RemainingTTL)
+        for key, lease_id in self.store.attachments:
+            if lease_id in leases.leases:
+                leases.attach(lease_id, key)
+        self.store.attachments.clear()
+        self.alarms = {}
+        for key, _ in buffer.range(schema.ALARM, b"", None):
+            alarm = AlarmMember.FromString(key)
+            self.alarms[(alarm.memberID, alarm.alarm)] = None
+        self.members.restore(
+            buffer.range(schema.MEMBERS, b"", None),
+            buffer.range(schema.MEMBERS_REMOVED, b"", None),
+            buffer.get(schema.CLUSTER, schema.CLUSTER_VERSION),
+        )
+
+    def has_alarm(self, alarm: int = NOSPACE) -> bool:
+        """Whether any member has raised this alarm."""
+        return bool(self.alarms) and any(kind == alarm for _, kind in self.alarms)
+
+    def seal(self, done: Done) -> bool:
+        """Hand pending rows to the backend, with the index they reflect; False when there was nothing to do."""
+        buffer = self.buffer
+        if buffer.flushing or not buffer.pending:
+            return False
+        buffer.put(schema.META, schema.CONSISTENT_INDEX, schema.encode_u64(self.consistent_index))
+        buffer.put(schema.META, schema.TERM, schema.encode_u64(self.term))
+        if self.conf_state_json:
+            buffer.put(schema.META, schema.CONF_STATE, self.conf_state_json)
+        return buffer.seal(done)
+
+    def warn(self, message: str, **fields: object) -> None:
+        """Leave a fact worth logging; the server takes it out and logs it."""
+        self.warnings.append((message, fields))
+
+
+def _never(_cost: int) -> bool:
+    return False

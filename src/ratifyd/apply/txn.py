@@ -1,0 +1,149 @@
+"""Txn: evaluate every compare, check the chosen path, then change: after the first change no error is possible."""
+
+from collections.abc import Sequence
+
+from ratifyd.apply.kv import check_present, delete_in, put_in, range_body
+from ratifyd.apply.state import State
+from ratifyd.errors import LeaseNotFound
+from ratifyd.keys import KeyRange
+from ratifyd.mvcc.store import Store, WriteTxn
+from ratifyd.proto import fast
+from ratifyd.proto.kv_pb2 import KeyValue
+from ratifyd.proto.rpc_pb2 import Compare, RequestOp, TxnRequest
+
+_ABSENT = KeyValue()
+_FIELDS = {
+    Compare.VERSION: ("version", "version"),
+    Compare.CREATE: ("create_revision", "create_revision"),
+    Compare.MOD: ("mod_revision", "mod_revision"),
+    Compare.LEASE: ("lease", "lease"),
+}
+_EMPTY_NESTED_HEADER = b"\x0a\x00"
+"""etcd leaves the header of a nested answer present and empty (semantics 1.8)."""
+
+
+class Path:
+    """The branch a txn takes, and those of the txns nested in it, by position among the branch's ops."""
+
+    __slots__ = ("nested", "ops", "succeeded")
+
+    def __init__(self, store: Store, request: TxnRequest) -> None:
+        self.succeeded = all(_holds(store, compare) for compare in request.compare)
+        self.ops: Sequence[RequestOp] = request.success if self.succeeded else request.failure
+        self.nested = {
+            position: Path(store, op.request_txn)
+            for position, op in enumerate(self.ops)
+            if op.WhichOneof("request") == "request_txn"
+        }
+
+
+def is_read_only(request: TxnRequest) -> bool:
+    """Whether no branch can write: every op of both is a range (semantics 5.16)."""
+    return all(op.WhichOneof("request") == "request_range" for op in request.success) and all(
+        op.WhichOneof("request") == "request_range" for op in request.failure
+    )
+
+
+def is_serializable(request: TxnRequest) -> bool:
+    """Whether a read-only txn may be answered locally: all its ranges are serializable (an empty txn is)."""
+    return all(op.request_range.serializable for op in request.success) and all(
+        op.request_range.serializable for op in request.failure
+    )
+
+
+def txn(state: State, request: TxnRequest, wanted: bool) -> bytes:
+    """Execute a writing Txn; the answer's body. Raises KeyNotFound, LeaseNotFound, Compacted, FutureRev."""
+    store = state.store
+    path = Path(store, request)
+    _check_puts(state, path)
+    _check_ranges(store, path)
+    with store.write() as write:
+        return _execute(state, write, path, wanted)
+
+
+def read_txn_body(store: Store, request: TxnRequest) -> bytes:
+    """Answer a read-only Txn; the body after the header. Raises Compacted, FutureRev."""
+    path = Path(store, request)
+    _check_ranges(store, path)
+    header = fast.revision_header(store.revision)
+    responses = [fast.length_prefixed(1, header + range_body(store, op.request_range)) for op in path.ops]
+    return fast.txn_body(path.succeeded, responses)
+
+
+def _check_puts(state: State, path: Path) -> None:
+    for position, op in enumerate(path.ops):
+        kind = op.WhichOneof("request")
+        if kind == "request_put":
+            check_present(state.store, op.request_put)
+            lease = op.request_put.lease
+            if lease and lease not in state.leases.leases:
+                raise LeaseNotFound
+        elif kind == "request_txn":
+            _check_puts(state, path.nested[position])
+
+
+def _check_ranges(store: Store, path: Path) -> None:
+    for position, op in enumerate(path.ops):
+        kind = op.WhichOneof("request")
+        if kind == "request_range":
+            revision = op.request_range.revision
+            if revision:
+                store.check_revision(revision)
+        elif kind == "request_txn":
+            _check_ranges(store, path.nested[position])
+
+
+def _execute(state: State, write: WriteTxn, path: Path, wanted: bool) -> bytes:
+    responses: list[bytes] = []
+    for position, op in enumerate(path.ops):
+        kind = op.WhichOneof("request")
+        if kind == "request_put":
+            body = put_in(state, write, op.request_put)
+            responses.append(fast.length_prefixed(2, fast.revision_header(write.revision) + body))
+        elif kind == "request_range":
+            if wanted:
+                revision = write.revision if write.changed else write.revision - 1
+                body = range_body(write, op.request_range)
+                responses.append(fast.length_prefixed(1, fast.revision_header(revision) + body))
+        elif kind == "request_delete_range":
+            body = delete_in(state, write, op.request_delete_range)
+            revision = write.revision if write.changed else write.revision - 1
+            responses.append(fast.length_prefixed(3, fast.revision_header(revision) + body))
+        elif kind == "request_txn":
+            body = _execute(state, write, path.nested[position], wanted)
+            responses.append(fast.length_prefixed(4, _EMPTY_NESTED_HEADER + body))
+    return fast.txn_body(path.succeeded, responses)
+
+
+def _holds(store: Store, compare: Compare) -> bool:
+    if not compare.range_end:
+        data = store.get(compare.key)
+        kvs = [] if data is None else [data]
+    else:
+        kvs = store.range(KeyRange.parse(compare.key, compare.range_end)).kvs
+    if not kvs:
+        # An absent value cannot be told from an empty one, so comparing it always fails (semantics 5.3).
+        return compare.target != Compare.VALUE and _compare(compare, _ABSENT)
+    return all(_compare(compare, KeyValue.FromString(data)) for data in kvs)
+
+
+def _compare(compare: Compare, kv: KeyValue) -> bool:
+    target = compare.target
+    order = 0
+    if target == Compare.VALUE:
+        order = (kv.value > compare.value) - (kv.value < compare.value)
+    elif target in _FIELDS:
+        stored, wanted = _FIELDS[target]
+        left: int = getattr(kv, stored)
+        right: int = getattr(compare, wanted)
+        order = (left > right) - (left < right)
+    result = compare.result
+    if result == Compare.EQUAL:
+        return order == 0
+    if result == Compare.NOT_EQUAL:
+        return order != 0
+    if result == Compare.GREATER:
+        return order > 0
+    if result == Compare.LESS:
+        return order < 0
+    return True

@@ -1,0 +1,410 @@
+"""`Etcd(config)`: recover, wire everything together, serve, stop. The only place that picks concrete I/O.
+
+etcd = Etcd(config)
+await etcd.start()          # StartError says what to do
+failure = await etcd.wait() # None when stopped, else what ended the member
+await etcd.stop()
+"""
+
+import asyncio
+import gc
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from ratifyd import metrics as metrics_table
+from ratifyd.api.http import HttpPages, Pages, PeerPages
+from ratifyd.api.routes import Route, build_routes
+from ratifyd.api.session import Session
+from ratifyd.apply.state import State
+from ratifyd.config import Config
+from ratifyd.embed.bootstrap import NewCluster, force_new_cluster
+from ratifyd.membership import Membership, hex_id
+from ratifyd.net.clock import LoopClock
+from ratifyd.net.connection import Acceptor, Link
+from ratifyd.net.http1 import HttpRequest, HttpResponse
+from ratifyd.net.listener import Listener, ListenError
+from ratifyd.ports import Done, File
+from ratifyd.proto.etcdserver_pb2 import Metadata
+from ratifyd.raft.core import Raft
+from ratifyd.raft.log import RaftLog
+from ratifyd.raft.messages import Message, Snapshot, SnapshotMeta
+from ratifyd.server.server import Parts, Server
+from ratifyd.storage.disk import OsDisk
+from ratifyd.storage.lmdb import BackendBroken, BackendInUse, LmdbBackend
+from ratifyd.storage.recover import DataDir, DataDirInUse, Recovered, RecoveryRefused, lock_data_dir, recover
+from ratifyd.storage.snapshots import SnapshotFiles
+from ratifyd.storage.wal import Wal
+from ratifyd.storage.walread import WalContents, WalCorrupt
+from ratifyd.storage.worker import ThreadWorker
+from ratifyd.version import ETCD_VERSION
+from ratifyd.wire.limits import Limits
+
+GRPC_OVERHEAD_BYTES = 512 * 1024
+"""What a gRPC message may exceed --max-request-bytes by (semantics 13.2)."""
+MAX_MESSAGE_BYTES = 1 << 20
+MAX_INFLIGHT = 512
+MAX_UNCOMMITTED_BYTES = 1 << 30
+STOP_TIMEOUT_S = 7.0
+
+log = logging.getLogger("ratifyd.embed")
+
+
+class StartError(Exception):
+    """The member cannot start; the text says why and what to do."""
+
+
+class _NoTracer:
+    def mark(self, name: str, **fields: object) -> None:
+        """Marks are for tests."""
+
+
+class _NoPeers:
+    def send(self, messages: Sequence[Message]) -> None:
+        """A cluster of one has nobody to talk to."""
+        assert not messages, "message to another member in a cluster of one"
+
+
+class _SnapshotStore:
+    """Saves snapshots off the loop: the file first, then its record in the log."""
+
+    def __init__(self, files: SnapshotFiles, wal: Wal, worker: ThreadWorker, config: Config) -> None:
+        self._files = files
+        self._wal = wal
+        self._worker = worker
+        self._keep_files = config.max_snapshots
+        self._keep_segments = config.max_wals
+
+    def save(self, snapshot: Snapshot, done: Done) -> None:
+        """Make a snapshot durable."""
+
+        def saved(_result: None, error: BaseException | None) -> None:
+            if error is not None:
+                done(error)
+            elif self._wal.save_snapshot(snapshot.meta, done):
+                done(None)
+
+        self._worker.submit(lambda: self._files.save(snapshot), saved)
+
+    def release(self, index: int) -> None:
+        """Delete what no restart and no follower will ask for again."""
+        self._wal.release_to(index)
+        if self._keep_segments:
+            self._wal.purge(self._keep_segments)
+        if self._keep_files:
+            self._worker.submit(lambda: self._files.purge(self._keep_files), _purged)
+
+
+def _purged(_result: None, error: BaseException | None) -> None:
+    if error is not None:
+        log.warning("failed to purge snapshot files", extra={"fields": {"error": str(error)}})
+
+
+class Etcd:
+    """One member: made from its configuration, started, waited for, stopped."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.metrics = metrics_table.Metrics()
+        self._server: Server | None = None
+        self._listeners: list[Listener] = []
+        self._acceptors: list[Acceptor] = []
+        self._workers: list[ThreadWorker] = []
+        self._recovered: Recovered | None = None
+        self._wal: Wal | None = None
+        self._lock: File | None = None
+        self._failure: asyncio.Future[BaseException | None] | None = None
+
+    @property
+    def server(self) -> Server:
+        """The running member."""
+        assert self._server is not None, "not started"
+        return self._server
+
+    async def start(self) -> None:
+        """Recover, join, and serve; returns when clients are served. Raises StartError."""
+        loop = asyncio.get_running_loop()
+        self._failure = loop.create_future()
+        try:
+            self._bind()
+            await self._start(loop)
+        except (ListenError, DataDirInUse, RecoveryRefused, WalCorrupt, BackendInUse, BackendBroken) as error:
+            await self.stop()
+            raise StartError(str(error)) from error
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def wait(self) -> BaseException | None:
+        """Wait until the member is stopped (None) or has failed (why)."""
+        assert self._failure is not None, "not started"
+        return await asyncio.shield(self._failure)
+
+    async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        config = self.config
+        disk = OsDisk()
+        data_dir = DataDir(config.data_dir, config.wal_dir)
+        self._lock = lock_data_dir(disk, data_dir)
+        recovered = self._recovered = self._recover(disk, data_dir, loop)
+        ids = Metadata.FromString(recovered.metadata)
+        clock = LoopClock(loop)
+        members = Membership(ids.NodeID, ids.ClusterID, config.max_learners)
+        state = State(recovered.backend, members, min_ttl_s=_min_ttl_s(config))
+        for _ in state.restore():
+            await asyncio.sleep(0)
+        assert self._wal is not None
+        raft = self._raft(recovered, ids.NodeID)
+        files = SnapshotFiles(disk, data_dir.snap, fsync=not config.unsafe_no_fsync)
+        snapshot_worker = self._worker(loop, "snapshot")
+        parts = Parts(
+            clock=clock,
+            raft=raft,
+            wal=self._wal,
+            state=state,
+            backend=recovered.backend,
+            transport=_NoPeers(),
+            snapshot_store=_SnapshotStore(files, self._wal, snapshot_worker, config),
+            snapshot_index=recovered.snapshot.meta.index,
+            jitter=random.random,
+            fail=self._fail,
+        )
+        self._server = server = Server(config, parts, self.metrics)
+        log.info(
+            "starting etcd server",
+            extra={
+                "fields": {
+                    "local-member-id": hex_id(ids.NodeID),
+                    "local-server-version": ETCD_VERSION,
+                    "cluster-id": hex_id(ids.ClusterID),
+                    "data-dir": config.data_dir,
+                    "revision": state.store.revision,
+                    "applied-index": recovered.applied,
+                }
+            },
+        )
+        # What was read back lives as long as the process: keep the garbage collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        ready: asyncio.Future[None] = loop.create_future()
+        server.on_ready = partial(_settle_future, ready)
+        server.start()
+        assert self._failure is not None
+        await self._first_of(ready)
+        if self._failure.done():
+            raise StartError(f"the member failed while starting: {self._failure.result()!r}")
+        await self._serve(server)
+
+    # --- recovery --------------------------------------------------------------------------------------------------
+
+    def _worker(self, loop: asyncio.AbstractEventLoop, name: str) -> ThreadWorker:
+        worker = ThreadWorker(loop, name=name)
+        self._workers.append(worker)
+        return worker
+
+    def _recover(self, disk: OsDisk, data_dir: DataDir, loop: asyncio.AbstractEventLoop) -> Recovered:
+        config = self.config
+        fsync = not config.unsafe_no_fsync
+        backend_worker = self._worker(loop, "backend")
+        wal_worker = self._worker(loop, "wal")
+
+        def open_wal(directory: str, meta: SnapshotMeta) -> tuple[Wal, WalContents]:
+            return Wal.open(
+                disk,
+                directory,
+                snapshot_index=meta.index,
+                snapshot_term=meta.term,
+                worker=wal_worker,
+                fsync=fsync,
+                metrics=self.metrics,
+            )
+
+        recovered = recover(
+            disk,
+            data_dir,
+            open_backend=lambda path: LmdbBackend(path, worker=backend_worker, fsync=fsync),
+            open_wal=open_wal,
+        )
+        if recovered.fresh:
+            first = NewCluster(config)
+            self._wal = Wal.create(
+                disk,
+                data_dir.wal,
+                first.metadata,
+                worker=wal_worker,
+                fsync=fsync,
+                entries=first.entries,
+                hard_state=first.hard_state,
+                metrics=self.metrics,
+            )
+            recovered.metadata = first.metadata
+            recovered.entries = first.entries
+            recovered.hard_state = first.hard_state
+        else:
+            self._wal = recovered.wal
+            if config.force_new_cluster:
+                self._force_new_cluster(recovered)
+        return recovered
+
+    def _force_new_cluster(self, recovered: Recovered) -> None:
+        assert self._wal is not None
+        local = Metadata.FromString(recovered.metadata).NodeID
+        added, hard_state = force_new_cluster(
+            local,
+            self.config.initial_advertise_peer_urls,
+            recovered.conf_state,
+            recovered.hard_state,
+            list(recovered.entries),
+        )
+        kept = [entry for entry in recovered.entries if entry.index <= recovered.hard_state.commit]
+        log.warning("forcing a new cluster of this member alone", extra={"fields": {"removed-entries": len(added)}})
+        self._wal.append(added, hard_state, True, _ignore_done)
+        recovered.entries = kept + added
+        recovered.hard_state = hard_state
+
+    def _raft(self, recovered: Recovered, member_id: int) -> Raft:
+        config = self.config
+        snapshot = recovered.snapshot.meta
+        return Raft(
+            member_id,
+            election_ticks=config.election_ticks,
+            heartbeat_ticks=1,
+            pre_vote=config.pre_vote,
+            check_quorum=True,
+            max_message_bytes=MAX_MESSAGE_BYTES,
+            max_inflight=MAX_INFLIGHT,
+            max_uncommitted_bytes=MAX_UNCOMMITTED_BYTES,
+            random=random.Random(),
+            log=RaftLog(snapshot.index, snapshot.term, recovered.entries),
+            hard_state=recovered.hard_state,
+            conf_state=recovered.conf_state,
+            applied=recovered.applied,
+            tracer=_NoTracer(),
+        )
+
+    # --- serving ---------------------------------------------------------------------------------------------------
+
+    def _bind(self) -> None:
+        """Take the addresses early, so that a conflict is known before anything is written; serve later."""
+        config = self.config
+        for flag, urls in (
+            ("--listen-client-urls", config.listen_client_urls),
+            ("--listen-peer-urls", config.listen_peer_urls),
+            ("--listen-metrics-urls", config.listen_metrics_urls),
+        ):
+            for url in urls:
+                self._listeners.append(
+                    Listener.bind(
+                        url, flag=flag, reuse_port=config.socket_reuse_port, reuse_address=config.socket_reuse_address
+                    )
+                )
+
+    async def _serve(self, server: Server) -> None:
+        config = self.config
+        limits = Limits(
+            max_concurrent_streams=config.max_concurrent_streams,
+            max_message_bytes=config.max_request_bytes + GRPC_OVERHEAD_BYTES,
+            min_ping_interval_s=config.grpc_keepalive_min_time_s,
+        )
+        routes = build_routes(self.metrics.rpcs)
+        render = partial(metrics_table.render, self.metrics)
+        clients = Acceptor(
+            partial(_open_session, server, routes, limits), _adapt(HttpPages(server, render, client=True))
+        )
+        peers = Acceptor(None, _adapt(PeerPages(server)))
+        monitors = Acceptor(None, _adapt(HttpPages(server, render, client=False)))
+        self._acceptors = [clients, peers, monitors]
+        counts = (len(config.listen_client_urls), len(config.listen_peer_urls), len(config.listen_metrics_urls))
+        kinds = [kind for kind, count in zip(self._acceptors, counts) for _ in range(count)]
+        for listener, acceptor in zip(self._listeners, kinds):
+            await listener.serve(acceptor)
+            if acceptor is clients:
+                log.info("serving client traffic insecurely", extra={"fields": {"address": listener.url}})
+        log.info("ready to serve client requests")
+
+    async def stop(self) -> None:
+        """Stop politely: no new work, answers out, everything durable. Killing the process would be just as safe."""
+        for listener in self._listeners:
+            listener.close()
+        for acceptor in self._acceptors:
+            acceptor.go_away()
+        for acceptor in self._acceptors:
+            if not await acceptor.drained(STOP_TIMEOUT_S):
+                acceptor.abort()
+        if self._server is not None:
+            self._server.stop()
+            await self._settle(self._server)
+        if self._wal is not None:
+            closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._wal.close(partial(_settle_future, closed))
+            await closed
+        if self._recovered is not None:
+            self._recovered.backend.close()
+        for worker in self._workers:
+            worker.close()
+        if self._lock is not None:
+            self._lock.close()
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_result(None)
+
+    async def _settle(self, server: Server) -> None:
+        """Bring the backend up to what was applied, unless the member has failed: then nothing more is written."""
+        assert self._failure is not None
+        if self._failure.done():
+            return
+        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        server.committer.sync(partial(_settle_future, settled))
+        await self._first_of(settled)
+
+    async def _first_of(self, event: "asyncio.Future[None]") -> None:
+        """Wait for an event, or for the member to fail."""
+        waiting: list[asyncio.Future[Any]] = [event]
+        if self._failure is not None:
+            waiting.append(self._failure)
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+
+    def _fail(self, error: BaseException) -> None:
+        """End the member: its state or its disk can no longer be trusted."""
+        log.critical("member failed", exc_info=error)
+        if self._server is not None:
+            self._server.node.stop()
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_result(error)
+
+
+def _open_session(server: Server, routes: dict[bytes, Route], limits: Limits, link: Link) -> Session:
+    return Session(server, routes, limits, link)
+
+
+def _adapt(pages: Pages) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:
+    """Pages answer through a callback, connections await a response."""
+
+    async def handle(request: HttpRequest) -> HttpResponse:
+        answered: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
+
+        def answer(status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+            if not answered.done():
+                answered.set_result(HttpResponse(status, headers, body))
+
+        pages.handle(request.method, request.path, request.query, answer)
+        return await answered
+
+    return handle
+
+
+def _min_ttl_s(config: Config) -> int:
+    """Shortest lease: one and a half election timeouts, in whole seconds (semantics 8.3)."""
+    ticks = 3 * config.election_ticks // 2
+    return -(-ticks * config.heartbeat_interval_ms // 1000)
+
+
+def _settle_future(future: "asyncio.Future[None]", error: BaseException | None = None) -> None:
+    """Wake whoever awaits a callback; a late or repeated one is harmless."""
+    if not future.done():
+        future.set_result(None)
+
+
+def _ignore_done(error: BaseException | None) -> None:
+    if error is not None:
+        raise error

@@ -1,0 +1,126 @@
+"""Log lines in zap's form, as etcd writes them, over the standard `logging` module.
+
+Any room logs with `logging.getLogger("ratifyd.<room>")` and puts structured fields into `extra`:
+
+    log.info("ready to serve client requests")
+    log.info("added member", extra=fields(local_member_id=hex_id, added_peer_urls=urls))    # names get dashes
+    log.info("added member", extra={"fields": {"local-member-id": hex_id}})                 # exact names
+
+JSON lines carry level, ts, caller and msg, then the fields in the order given, then error and stacktrace of an
+exception. Only `configure` changes the process; a program that embeds a member keeps its own logging setup.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+PANIC = 45
+"""Levels above ERROR: etcd's panic, and fatal (logging.CRITICAL), after which the process ends."""
+
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+    "dpanic": PANIC,
+    "panic": PANIC,
+    "fatal": logging.CRITICAL,
+}
+_ROOT = "ratifyd"
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+_encode_spaced = json.JSONEncoder(ensure_ascii=False, default=str).encode
+
+
+def fields(**values: object) -> dict[str, dict[str, object]]:
+    """The `extra` argument of a log call; underscores in names become the dashes etcd writes."""
+    return {"fields": {name.replace("_", "-"): value for name, value in values.items()}}
+
+
+def level_name(number: int) -> str:
+    """etcd's name of a level of the logging module."""
+    if number < logging.INFO:
+        return "debug"
+    if number < logging.WARNING:
+        return "info"
+    if number < logging.ERROR:
+        return "warn"
+    if number < PANIC:
+        return "error"
+    return "panic" if number < logging.CRITICAL else "fatal"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: etcd's `--log-format=json`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "level": level_name(record.levelno),
+            "ts": timestamp(record.created),
+            "caller": caller(record),
+            "msg": record.getMessage(),
+        }
+        line.update(_extra_fields(record))
+        return _encode(line)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Columns separated by tabs: etcd's `--log-format=console`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        columns = [timestamp(record.created), level_name(record.levelno), caller(record), record.getMessage()]
+        extra = _extra_fields(record)
+        stack = extra.pop("stacktrace", "")
+        if extra:
+            columns.append(_encode_spaced(extra))
+        return "\t".join(columns) + (f"\n{stack}" if stack else "")
+
+
+def timestamp(seconds: float) -> str:
+    """Local time as etcd 3.6 writes it: 2006-01-02T15:04:05.000000Z, or +hhmm away from UTC."""
+    moment = datetime.fromtimestamp(seconds, UTC).astimezone()
+    text = moment.strftime("%Y-%m-%dT%H:%M:%S.%f%z")
+    return text[:-5] + "Z" if text.endswith("+0000") else text
+
+
+def caller(record: logging.LogRecord) -> str:
+    """`room/file.py:line` of the code that logged."""
+    return f"{'/'.join(record.pathname.rsplit('/', 2)[-2:])}:{record.lineno}"
+
+
+def configure(level: str, form: str, outputs: Sequence[str]) -> None:
+    """Send everything under `ratifyd`, and warnings of other libraries, to `outputs` (stderr, stdout, default, paths).
+
+    OSError when a file cannot be opened.
+    """
+    formatter = ConsoleFormatter() if form == "console" else JsonFormatter()
+    handlers = [] if "/dev/null" in outputs else [_handler(name) for name in sorted(set(outputs))]
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+        old.close()
+    for handler in handlers or [logging.NullHandler()]:
+        handler.setFormatter(formatter)
+        root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger(_ROOT).setLevel(LEVELS[level.lower()])
+    logging.raiseExceptions = False
+
+
+def _handler(name: str) -> logging.Handler:
+    if name in ("default", "stderr"):
+        return logging.StreamHandler(sys.stderr)
+    if name == "stdout":
+        return logging.StreamHandler(sys.stdout)
+    return logging.FileHandler(name, encoding="utf-8")
+
+
+def _extra_fields(record: logging.LogRecord) -> dict[str, Any]:
+    extra = dict(getattr(record, "fields", ()))
+    if record.exc_info and record.exc_info[0] is not None:
+        extra.setdefault("error", str(record.exc_info[1]) or record.exc_info[0].__name__)
+        extra["stacktrace"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+    return extra

@@ -1,0 +1,79 @@
+"""Removal of superseded rows after a compaction was accepted: in slices, oldest revision first.
+
+One scan over the rows up to the compacted revision trims the index, deletes what no read can see any more and hashes
+what etcd would hash. Jobs run in order. A crash in between is harmless: the scan starts over on what is left.
+Knows neither when it may run nor how fast.
+"""
+
+from collections import deque
+
+from ratifyd.mvcc.buffer import WriteBuffer
+from ratifyd.mvcc.hash import CompactionHasher, HashCache
+from ratifyd.mvcc.index import Index
+from ratifyd.mvcc.records import row_key
+from ratifyd.schema import FINISHED_COMPACT, KEY, META, encode_revision
+
+
+class _Job:
+    """One accepted compaction: its revision, the hash of what it keeps, whether that hash covers everything."""
+
+    __slots__ = ("cursor", "first_of_revision", "hasher", "revision", "upper")
+
+    def __init__(self, revision: int, hasher: CompactionHasher | None) -> None:
+        self.revision = revision
+        self.hasher = hasher
+        self.cursor = b""
+        self.first_of_revision = encode_revision(revision, 0)
+        self.upper = encode_revision(revision + 1, 0)
+
+
+class Compaction:
+    """The queue of accepted compactions of one store."""
+
+    __slots__ = ("_buffer", "_hashes", "_index", "_jobs", "removed")
+
+    def __init__(self, buffer: WriteBuffer, index: Index, hashes: HashCache) -> None:
+        self._buffer = buffer
+        self._index = index
+        self._hashes = hashes
+        self._jobs: deque[_Job] = deque()
+        self.removed = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether an accepted compaction has rows left to look at."""
+        return bool(self._jobs)
+
+    def schedule(self, revision: int, *, previous: int, complete: bool) -> None:
+        """Queue a compaction to `revision`; its hash is remembered only if the one before (`previous`) is complete."""
+        hasher = CompactionHasher(self._index, revision=revision, previous=previous) if complete else None
+        self._jobs.append(_Job(revision, hasher))
+
+    def step(self, max_rows: int) -> bool:
+        """Look at up to `max_rows` rows; whether anything is left to do."""
+        if not self._jobs:
+            return False
+        job = self._jobs[0]
+        buffer, compact_key = self._buffer, self._index.compact_key
+        rows = buffer.range(KEY, job.cursor, job.upper, max_rows)
+        hashed = job.hasher.add if job.hasher is not None else None
+        for row, value in rows:
+            kept = compact_key(row_key(value), row, job.upper, job.first_of_revision)
+            if not kept:
+                buffer.delete(KEY, row)
+                self.removed += 1
+            if hashed is not None:
+                hashed(row, value, kept)
+        if job.hasher is not None:
+            job.hasher.flush()
+        if len(rows) == max_rows:
+            job.cursor = rows[-1][0] + b"\0"
+            return True
+        self._finish(job)
+        return bool(self._jobs)
+
+    def _finish(self, job: _Job) -> None:
+        self._buffer.put(META, FINISHED_COMPACT, encode_revision(job.revision, 0))
+        if job.hasher is not None:
+            self._hashes.add(job.hasher.result())
+        self._jobs.popleft()

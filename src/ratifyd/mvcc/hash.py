@@ -1,0 +1,173 @@
+"""Hashes of the store: etcd's HashKV, the hash of a compaction, and the hash over all buckets.
+
+All are CRC-32C. They equal etcd's for the same history, whatever the progress of compactions. Long ones are generators:
+each step hashes one slice of rows, the result is the generator's return value (`finish` runs one to its end).
+"""
+
+from collections.abc import Generator
+from itertools import chain
+from typing import NamedTuple, TypeVar
+
+import google_crc32c
+
+from ratifyd.mvcc.buffer import WriteBuffer
+from ratifyd.mvcc.index import Index
+from ratifyd.mvcc.records import row_key
+from ratifyd.schema import (
+    BUCKETS,
+    CONSISTENT_INDEX,
+    KEY,
+    META,
+    REVISION_BYTES,
+    STORAGE_VERSION,
+    TERM,
+    encode_revision,
+)
+
+T = TypeVar("T")
+
+CACHED_HASHES = 10
+"""Hashes of compactions that are remembered."""
+
+_LOCAL_META = frozenset((CONSISTENT_INDEX, TERM, STORAGE_VERSION))
+"""Rows of bucket `meta` that differ between members by nature."""
+
+_crc32c = google_crc32c.extend
+
+
+class KvHash(NamedTuple):
+    """Hash of all revisions up to `revision`, with the rows at or below `compact_revision` reduced to the visible."""
+
+    hash: int
+    compact_revision: int
+    revision: int
+
+
+def finish(steps: Generator[int, None, T]) -> T:
+    """Run a sliced computation to its end and return its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+
+class HashCache:
+    """The newest compaction hashes, by revision."""
+
+    __slots__ = ("hashes",)
+
+    def __init__(self) -> None:
+        self.hashes: list[KvHash] = []
+
+    def add(self, found: KvHash) -> None:
+        """Remember a hash, forgetting the one of the oldest revision when there are too many."""
+        self.hashes = sorted([*self.hashes, found], key=lambda known: known.revision)[-CACHED_HASHES:]
+
+    def get(self, revision: int) -> KvHash | None:
+        """The hash of a compaction to `revision`."""
+        for known in self.hashes:
+            if known.revision == revision:
+                return known
+        return None
+
+
+class CompactionHasher:
+    """Hash of what a compaction to `revision` scans, as etcd takes it: HashKV as of the compaction before."""
+
+    __slots__ = ("_crc", "_index", "_keeps_any", "_lower", "_parts", "_previous", "_previous_first", "_revision")
+
+    def __init__(self, index: Index, *, revision: int, previous: int) -> None:
+        self._index = index
+        self._revision = revision
+        self._previous = previous
+        self._lower, self._previous_first = _compacted_rows(previous)
+        self._keeps_any: bool | None = None
+        self._crc = _crc32c(0, KEY)
+        self._parts: list[bytes] = []
+
+    def add(self, row: bytes, value: bytes, kept: bool) -> None:
+        """Take the next row; `kept` tells whether it survives this compaction."""
+        if row < self._lower:
+            if len(row) != REVISION_BYTES and row >= self._previous_first:
+                return
+            if not kept:
+                if self._keeps_any is None:
+                    self._keeps_any = self._index.keeps_any(self._revision)
+                if self._keeps_any:
+                    return
+        self._parts += (row, value)
+
+    def flush(self) -> None:
+        """Hash the rows taken so far."""
+        self._crc = _crc32c(self._crc, b"".join(self._parts))
+        self._parts.clear()
+
+    def result(self) -> KvHash:
+        """The hash, once all rows were taken and flushed."""
+        return KvHash(self._crc, self._previous, self._revision)
+
+
+def _compacted_rows(compacted: int) -> tuple[bytes, bytes]:
+    """Upper bound of the rows at or below a compacted revision, and the first of those exactly at it."""
+    if compacted < 0:
+        return b"", b""
+    return encode_revision(compacted + 1, 0), encode_revision(compacted, 0)
+
+
+def hash_revisions(
+    buffer: WriteBuffer, index: Index, *, revision: int, compacted: int, rows: int
+) -> Generator[int, None, KvHash]:
+    """HashKV at `revision` (etcd HashByRev), `rows` per slice. The caller keeps compaction from running meanwhile."""
+    crc = _crc32c(0, KEY)
+    if revision < 0:
+        return KvHash(crc, compacted, revision)
+    lower, compacted_first = _compacted_rows(compacted)
+    upper = encode_revision(revision + 1, 0)
+    shows_any: bool | None = None
+    keys = index.keys
+    cursor = b""
+    while True:
+        found = buffer.range(KEY, cursor, upper, rows)
+        if cursor >= lower:
+            crc = _crc32c(crc, b"".join(chain.from_iterable(found)))
+        else:
+            parts: list[bytes] = []
+            for row, value in found:
+                if row < lower:
+                    if len(row) != REVISION_BYTES and row >= compacted_first:
+                        continue
+                    entry = keys.get(row_key(value))
+                    if entry is None or entry.visible(upper) != row:
+                        if shows_any is None:
+                            shows_any = index.shows_any(revision)
+                        if shows_any:
+                            continue
+                parts += (row, value)
+            crc = _crc32c(crc, b"".join(parts))
+        if len(found) < rows:
+            return KvHash(crc, compacted, revision)
+        cursor = found[-1][0] + b"\0"
+        yield len(found)
+
+
+def hash_buckets(buffer: WriteBuffer, rows: int) -> Generator[int, None, int]:
+    """Hash over all buckets (etcd Maintenance.Hash) as they are at the first step, `rows` per slice."""
+    view = buffer.view()
+    try:
+        crc = 0
+        for bucket in BUCKETS:
+            crc = _crc32c(crc, bucket)
+            cursor = b""
+            while True:
+                found = view.range(bucket, cursor, None, rows)
+                kept = [row for row in found if row[0] not in _LOCAL_META] if bucket == META else found
+                crc = _crc32c(crc, b"".join(chain.from_iterable(kept)))
+                if len(found) < rows:
+                    break
+                cursor = found[-1][0] + b"\0"
+                yield len(found)
+        return crc
+    finally:
+        view.close()

@@ -1,0 +1,395 @@
+"""The multi-version store: reads at any kept revision, writes as transactions of one revision, compaction, hashes.
+
+The index (memory) says which revision of a key is in force, the write buffer and the backend hold its encoded
+mvccpb.KeyValue; results are those bytes. One write transaction may be open at a time; all of it happens on the loop.
+Anything long is sliced; a pin keeps compaction from removing what a sliced read still needs.
+Knows nothing of leases (a lease is a number in the value), users, quotas or raft.
+"""
+
+from collections.abc import Generator, Iterator
+from struct import Struct
+from types import TracebackType
+
+from ratifyd import errors
+from ratifyd.keys import KeyRange
+from ratifyd.mvcc.buffer import WriteBuffer
+from ratifyd.mvcc.compaction import Compaction
+from ratifyd.mvcc.hash import HashCache, KvHash, hash_buckets, hash_revisions
+from ratifyd.mvcc.index import Index
+from ratifyd.mvcc.records import decode, row_key
+from ratifyd.mvcc.watch import Change, WatchHub
+from ratifyd.proto import fast
+from ratifyd.schema import (
+    FINISHED_COMPACT,
+    KEY,
+    META,
+    SCHEDULED_COMPACT,
+    decode_revision,
+    encode_revision,
+    encode_tombstone,
+)
+
+ROWS_PER_SLICE = 1000
+"""Rows looked at between two yields of sliced work."""
+
+_pack_revision = Struct(">QcQ").pack
+
+
+class RangeResult:
+    """Encoded mvccpb.KeyValues in key order, and the number of keys in the range whatever the limit."""
+
+    __slots__ = ("count", "kvs")
+
+    def __init__(self, kvs: list[bytes], count: int) -> None:
+        self.kvs = kvs
+        self.count = count
+
+
+class Store:
+    """The key space of one member, over its write buffer. `restore` must run to its end before anything else."""
+
+    __slots__ = ("_buffer", "_compaction", "_hashes", "_hub", "_index", "_pins", "attachments", "compacted", "revision")
+
+    def __init__(self, buffer: WriteBuffer, hub: WatchHub) -> None:
+        self._buffer = buffer
+        self._hub = hub
+        self._hashes = HashCache()
+        self._index = Index()
+        self._compaction = Compaction(buffer, self._index, self._hashes)
+        self._pins = 0
+        self.revision = 1
+        self.compacted = -1
+        self.attachments: list[tuple[bytes, int]] = []
+        hub.bind(self)
+
+    # ------------------------------------------------------------------ reads
+
+    def check_revision(self, revision: int) -> None:
+        """Raise FutureRev or Compacted unless `revision` can be read; 0 and below mean the latest."""
+        if revision > self.revision:
+            raise errors.FutureRev
+        if 0 < revision < self.compacted:
+            raise errors.Compacted
+
+    def get(self, key: bytes, revision: int = 0) -> bytes | None:
+        """The KeyValue of one key in force at `revision`. Raises FutureRev, Compacted."""
+        if 0 < revision != self.revision:
+            self.check_revision(revision)
+            row = self._index.get(key, revision)
+            return None if row is None else self.value(row)
+        entry = self._index.keys.get(key)
+        if entry is None or not entry.mod:
+            return None
+        return self._buffer.revisions.get(entry.mod) or self.value(entry.mod)
+
+    def value(self, row: bytes) -> bytes:
+        """The stored KeyValue of an encoded revision that exists."""
+        value = self._buffer.get(KEY, row)
+        assert value is not None, f"no record of revision {decode_revision(row)}"
+        return value
+
+    def range(self, keys: KeyRange, *, revision: int = 0, limit: int = 0, count_only: bool = False) -> RangeResult:
+        """Read a range in key order at `revision` (0 and below: latest). Raises FutureRev, Compacted."""
+        self.check_revision(revision)
+        return self._range(keys, revision if 0 < revision < self.revision else 0, limit, count_only)
+
+    def count(self, keys: KeyRange, revision: int = 0) -> int:
+        """Number of keys in a range at `revision`. Raises FutureRev, Compacted."""
+        return self.range(keys, revision=revision, count_only=True).count
+
+    def range_slices(
+        self, keys: KeyRange, *, revision: int, limit: int = 0, rows: int = ROWS_PER_SLICE
+    ) -> Generator[list[bytes], None, None]:
+        """Read a long range at the fixed `revision` > 0 in slices of about `rows` keys, which may be empty.
+
+        Compaction waits from the first step until the generator is exhausted or closed. Raises FutureRev, Compacted;
+        never step it while `restore` runs.
+        """
+        self._pins += 1
+        try:
+            cursor, left = keys.start, limit
+            while True:
+                self.check_revision(revision)
+                names, found = self._index.slice(cursor, keys.end, revision, rows)
+                if limit > 0:
+                    found = found[:left]
+                    left -= len(found)
+                yield self._values(found)
+                if len(names) < rows or (limit > 0 and left <= 0):
+                    return
+                cursor = names[-1] + b"\0"
+        finally:
+            self._pins -= 1
+
+    def history(self, first: int, max_rows: int) -> tuple[list[tuple[bytes, bytes]], int]:
+        """Rows of whole revisions from `first` on, about `max_rows` of them, and the last revision they cover."""
+        start = encode_revision(max(first, 0), 0)
+        rows = self._buffer.range(KEY, start, encode_revision(self.revision + 1, 0), max_rows + 1)
+        if len(rows) <= max_rows:
+            return rows, self.revision
+        last, _ = decode_revision(rows[-1][0])
+        last_start = encode_revision(last, 0)
+        while rows and rows[-1][0] >= last_start:
+            rows.pop()
+        if rows:
+            return rows, last - 1
+        return self._buffer.range(KEY, last_start, encode_revision(last + 1, 0)), last
+
+    def _range(self, keys: KeyRange, revision: int, limit: int, count_only: bool) -> RangeResult:
+        """Read as of `revision`, 0 for what the index has last."""
+        start, end = keys
+        if end is not None and end <= start:
+            return RangeResult([], 0)
+        index = self._index
+        if revision:
+            rows, count = index.range(start, end, revision, limit)
+        elif end is not None and len(end) == len(start) + 1 and end == start + b"\0":
+            entry = index.keys.get(start)
+            if entry is None or not entry.mod:
+                return RangeResult([], 0)
+            rows, count = [entry.mod], 1
+        elif count_only:
+            return RangeResult([], index.latest_count(start, end))
+        else:
+            rows = index.latest(start, end, limit)
+            count = len(rows) if limit <= 0 or len(rows) < limit else index.latest_count(start, end)
+        return RangeResult([] if count_only else self._values(rows), count)
+
+    def _values(self, rows: list[bytes]) -> list[bytes]:
+        values = self._buffer.get_many(KEY, rows)
+        assert None not in values, "a revision of the index has no record"
+        return values  # type: ignore[return-value]
+
+    # ------------------------------------------------------------------ writes
+
+    def write(self) -> "WriteTxn":
+        """Open the write transaction; use it as a context manager. Exactly one may be open."""
+        return WriteTxn(self, self._buffer, self._index, self._hub)
+
+    # ------------------------------------------------------------------ compaction and hashes
+
+    def compact(self, revision: int) -> None:
+        """Make revisions below `revision` unreadable; rows go by `compaction_step`. Raises Compacted, FutureRev."""
+        if revision <= self.compacted:
+            raise errors.Compacted
+        if revision > self.revision:
+            raise errors.FutureRev
+        buffer = self._buffer
+        complete = buffer.get(META, SCHEDULED_COMPACT) == buffer.get(META, FINISHED_COMPACT)
+        previous, self.compacted = self.compacted, revision
+        buffer.put(META, SCHEDULED_COMPACT, encode_revision(revision, 0))
+        self._compaction.schedule(revision, previous=previous, complete=complete)
+
+    def compaction_step(self, max_rows: int = ROWS_PER_SLICE) -> bool:
+        """Look at up to `max_rows` rows for removal; whether more is left. Does nothing while a sliced read is open."""
+        if self._pins:
+            return self._compaction.running
+        return self._compaction.step(max_rows)
+
+    @property
+    def compacting(self) -> bool:
+        """Whether an accepted compaction still has rows to remove."""
+        return self._compaction.running
+
+    @property
+    def rows_compacted(self) -> int:
+        """Rows removed by compaction since the last restore (etcd db_compaction_keys_total)."""
+        return self._compaction.removed
+
+    @property
+    def compaction_hashes(self) -> list[KvHash]:
+        """Hashes of the last compactions, oldest revision first."""
+        return self._hashes.hashes
+
+    def hash_kv(self, revision: int = 0, rows: int = ROWS_PER_SLICE) -> Generator[int, None, KvHash]:
+        """HashKV at `revision` (0: latest), sliced; compaction waits for it. Raises Compacted, FutureRev.
+
+        Canceled is raised when the store is restored meanwhile.
+        """
+        known = self._hashes.get(revision)
+        if known is not None:
+            return known
+        self.check_revision(revision)
+        index = self._index
+        steps = hash_revisions(
+            self._buffer, index, revision=revision or self.revision, compacted=self.compacted, rows=rows
+        )
+        self._pins += 1
+        try:
+            while True:
+                try:
+                    done = next(steps)
+                except StopIteration as stop:
+                    result: KvHash = stop.value
+                    return result
+                yield done
+                if self._index is not index:
+                    raise errors.Canceled
+        finally:
+            self._pins -= 1
+
+    def hash(self, rows: int = ROWS_PER_SLICE) -> Generator[int, None, int]:
+        """Hash over all buckets as they are at the first step, sliced (etcd Maintenance.Hash)."""
+        return hash_buckets(self._buffer, rows)
+
+    # ------------------------------------------------------------------ recovery and checking
+
+    @property
+    def key_count(self) -> int:
+        """Number of live keys."""
+        return len(self._index.live)
+
+    def restore(self) -> Iterator[int]:
+        """Rebuild everything from the buffer's rows; yields after each slice with the rows or keys it took.
+
+        Also for a replaced backend: all watchers become lagging. `attachments` then lists (key, lease) of the live
+        keys that have a lease, for the caller to take. An unfinished compaction goes on by `compaction_step`.
+        """
+        self._hub.restore(self.revision)
+        self._index = index = Index()
+        self._compaction = Compaction(self._buffer, index, self._hashes)
+        self.revision, self.compacted = 1, -1
+        leases: dict[bytes, int] = {}
+        cursor = b"\0"
+        while rows := self._buffer.range(KEY, cursor, None, ROWS_PER_SLICE):
+            _restore_rows(index, rows, leases)
+            cursor = rows[-1][0] + b"\0"
+            yield len(rows)
+        yield from index.finish_restore(ROWS_PER_SLICE)
+        finished = self._meta_revision(FINISHED_COMPACT)
+        scheduled = self._meta_revision(SCHEDULED_COMPACT)
+        highest = decode_revision(cursor)[0] if cursor != b"\0" else 1
+        self.revision = max(1, highest, finished, scheduled)
+        self.compacted = max(finished, scheduled)
+        if scheduled > finished:
+            self._compaction.schedule(scheduled, previous=finished, complete=False)
+        self.attachments = list(leases.items())
+
+    def _meta_revision(self, name: bytes) -> int:
+        """Main revision recorded in bucket `meta`, -1 if none."""
+        data = self._buffer.get(META, name)
+        return -1 if data is None else decode_revision(data)[0]
+
+    def check(self) -> None:
+        """Assert that index and rows agree; for tests and the offline tool (reads everything)."""
+        index = self._index
+        index.check()
+        rows = dict(self._buffer.range(KEY, b"\0", None))
+        known = {row for entry in index.keys.values() for row in entry.revisions()}
+        assert known <= rows.keys(), "the index knows revisions without a record"
+        if not self._compaction.running:
+            assert known == rows.keys(), "records that the index does not know"
+        for key, entry in index.keys.items():
+            for row in entry.revisions():
+                assert row_key(rows[row]) == key, f"record of another key at a revision of {key!r}"
+                main, _ = decode_revision(row)
+                assert main <= self.revision, f"revision {main} of {key!r} is in the future"
+            if entry.mod:
+                stored = decode(rows[entry.mod])
+                expected = fast.key_value(
+                    key, entry.create, decode_revision(entry.mod)[0], entry.version, stored.value, stored.lease
+                )
+                assert rows[entry.mod] == expected, f"record of {key!r} differs from the index"
+
+
+def _restore_rows(index: Index, rows: list[tuple[bytes, bytes]], leases: dict[bytes, int]) -> None:
+    """Take a slice of bucket `key` into the index, and the leases of its keys into `leases`."""
+    restore = index.restore
+    for row, data in rows:
+        record = decode(data)
+        key = record.key
+        restore(key, row, main=decode_revision(row)[0], create=record.create_revision, version=record.version)
+        lease = record.lease
+        if lease:
+            leases[key] = lease
+        elif leases:
+            leases.pop(key, None)
+
+
+class WriteTxn:
+    """All changes of one revision. Changes take effect in the store at once; the revision advances on a clean exit.
+
+    After the first change no error is legal: an exception that leaves the block makes the store unusable.
+    """
+
+    __slots__ = ("_buffer", "_changes", "_hub", "_index", "_replaced", "_store", "revision")
+
+    def __init__(self, store: Store, buffer: WriteBuffer, index: Index, hub: WatchHub) -> None:
+        self._store = store
+        self._buffer = buffer
+        self._index = index
+        self._hub = hub
+        self._changes: list[Change] = []
+        self._replaced: dict[bytes, bytes] | None = None
+        self.revision = store.revision + 1
+        """The main revision of this transaction's changes."""
+
+    def __enter__(self) -> "WriteTxn":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._changes and kind is None:
+            assert self._store.revision == self.revision - 1, "two write transactions at once"
+            self._store.revision = self.revision
+            self._hub.notify(self.revision, self._changes)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was written."""
+        return bool(self._changes)
+
+    def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
+        """Set a key; `lease` is recorded, not attached."""
+        revision = self.revision
+        changes = self._changes
+        row = _pack_revision(revision, b"_", len(changes))
+        entry = self._index.put(key, row, revision)
+        version = entry.version
+        kv = fast.key_value(key, entry.create, revision, version, value, lease)
+        self._buffer.revisions[row] = kv
+        # a version above 1 has its predecessor at the end of the history
+        changes.append((key, row, kv, entry.history[-1] if version > 1 else b""))  # type: ignore[index]
+
+    def delete_range(self, keys: KeyRange) -> list[bytes]:
+        """Delete all live keys of a range; returns them in order."""
+        start, end = keys
+        index = self._index
+        if keys.is_point:
+            entry = index.keys.get(start)
+            names = [start] if entry is not None and entry.mod else []
+        elif keys.is_empty:
+            names = []
+        else:
+            names = index.latest_keys(start, end)
+        revision = self.revision
+        revisions = self._buffer.revisions
+        changes = self._changes
+        for name in names:
+            row = encode_tombstone(revision, len(changes))
+            replaced = index.keys[name].mod
+            index.tombstone(name, row)
+            revisions[row] = fast.tombstone(name)
+            changes.append((name, row, fast.tombstone(name, revision), replaced))
+        return names
+
+    def range(self, keys: KeyRange, *, revision: int = 0, limit: int = 0, count_only: bool = False) -> RangeResult:
+        """As `Store.range`, own changes included; with changes, `revision` may be this transaction's."""
+        current = self.revision if self._changes else self.revision - 1
+        if revision > current:
+            raise errors.FutureRev
+        if 0 < revision < self._store.compacted:
+            raise errors.Compacted
+        return self._store._range(keys, revision if 0 < revision < current else 0, limit, count_only)
+
+    def previous(self, key: bytes) -> bytes | None:
+        """The KeyValue that this transaction's last change of `key` replaced, None if there was none."""
+        changes = self._changes
+        if changes and changes[-1][0] == key:
+            replaced = changes[-1][3]
+        else:
+            if self._replaced is None or len(self._replaced) < len(changes):
+                self._replaced = {change[0]: change[3] or b"" for change in changes}
+            replaced = self._replaced.get(key, b"")
+        return self._store.value(replaced) if replaced else None

@@ -1,0 +1,273 @@
+"""Accepted connections: the first bytes decide between an HTTP/2 session and HTTP/1.1, then net steps aside.
+
+`Acceptor` makes one protocol per connection and knows all live ones, for a graceful stop. After the decision the
+transport calls `session.receive` directly, and `link.write` is the transport's own method: no layer of ours is left on
+the way of the bytes. While the peer does not read and more than HIGH_WATER bytes wait, its socket is not read either.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+from ratifyd.net.http1 import Handle, Http1Connection, Http1Limits
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+HIGH_WATER = 1 << 20
+LOW_WATER = 1 << 18
+FIRST_BYTES_TIMEOUT_S = 60.0
+
+
+class Session(Protocol):
+    """What speaks HTTP/2 on a connection."""
+
+    def receive(self, data: bytes) -> None: ...
+
+    def eof(self) -> None:
+        """The peer will send no more; net closes the connection once what was written is out."""
+        ...
+
+    def pause_writing(self) -> None:
+        """Too much is waiting to be sent: produce less until `resume_writing`."""
+        ...
+
+    def resume_writing(self) -> None: ...
+
+    def closed(self) -> None:
+        """The connection is gone; nothing is called after this."""
+        ...
+
+    def go_away(self) -> None:
+        """Take no new work, finish what is under way, then close the link."""
+        ...
+
+
+class Link:
+    """A session's end of its connection."""
+
+    __slots__ = (
+        "_reading_wanted",
+        "_transport",
+        "_writing_paused",
+        "abort",
+        "close",
+        "peer",
+        "write",
+        "write_buffer_size",
+    )
+
+    write: Callable[[bytes], None]
+    close: Callable[[], None]
+    """Close after what was written is out."""
+    abort: Callable[[], None]
+    """Close at once."""
+    write_buffer_size: Callable[[], int]
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._reading_wanted = True
+        self._writing_paused = False
+        self.write = transport.write
+        self.close = transport.close
+        self.abort = transport.abort
+        self.write_buffer_size = transport.get_write_buffer_size
+        self.peer = peer_name(transport)
+
+    def pause_reading(self) -> None:
+        """Read no more from the peer until `resume_reading`."""
+        self._reading_wanted = False
+        self._apply()
+
+    def resume_reading(self) -> None:
+        self._reading_wanted = True
+        self._apply()
+
+    def set_writing_paused(self, paused: bool) -> None:
+        """Reading also rests while writes are stuck."""
+        self._writing_paused = paused
+        self._apply()
+
+    def _apply(self) -> None:
+        if self._transport.is_closing():
+            return
+        if self._reading_wanted and not self._writing_paused:
+            if not self._transport.is_reading():
+                self._transport.resume_reading()
+        elif self._transport.is_reading():
+            self._transport.pause_reading()
+
+
+OpenSession = Callable[[Link], Session]
+
+
+class Acceptor:
+    """Makes the protocols of one or more listeners and stops their connections.
+
+    `open_session` is None where only HTTP/1.1 is served, `handle` is None where only HTTP/2 is.
+    """
+
+    def __init__(
+        self,
+        open_session: OpenSession | None,
+        handle: Handle | None,
+        *,
+        http1_limits: Http1Limits | None = None,
+        first_bytes_timeout_s: float = FIRST_BYTES_TIMEOUT_S,
+    ) -> None:
+        self.open_session = open_session
+        self.handle = handle
+        self.http1_limits = http1_limits or Http1Limits()
+        self.first_bytes_timeout_s = first_bytes_timeout_s
+        self.connections: set[_Connection] = set()
+        self._leaving = False
+        self._drained: asyncio.Event | None = None
+
+    def __call__(self) -> asyncio.BaseProtocol:
+        """The protocol of a new connection."""
+        return _Unknown(self)
+
+    def add(self, connection: "_Connection") -> None:
+        """Called by a connection that is made or takes over from another."""
+        self.connections.add(connection)
+        if self._leaving:
+            connection.go_away()
+
+    def remove(self, connection: "_Connection") -> None:
+        """Called by a connection that is lost or hands over to another."""
+        self.connections.discard(connection)
+        if self._drained is not None and not self.connections:
+            self._drained.set()
+
+    def go_away(self) -> None:
+        """Tell every connection to finish what it is doing and close."""
+        self._leaving = True
+        for connection in list(self.connections):
+            connection.go_away()
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until all connections are gone; False when some are left after `timeout_s`."""
+        if not self.connections:
+            return True
+        self._drained = asyncio.Event()
+        try:
+            await asyncio.wait_for(self._drained.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def abort(self) -> None:
+        """Cut every connection now."""
+        for connection in list(self.connections):
+            connection.abort()
+
+
+class _Connection(Protocol):
+    def go_away(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class _Unknown(asyncio.Protocol):
+    """A connection that has not yet shown what it speaks."""
+
+    def __init__(self, acceptor: Acceptor) -> None:
+        self._acceptor = acceptor
+        self._transport: asyncio.Transport
+        self._received = b""
+        self._timer: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._acceptor.first_bytes_timeout_s, self._transport.abort)
+        self._acceptor.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        received = self._received + data if self._received else data
+        if received.startswith(PREFACE):
+            self._become_session(received)
+        elif PREFACE.startswith(received):
+            self._received = received
+        else:
+            self._become_http1(received)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._timer.cancel()
+        self._acceptor.remove(self)
+
+    def go_away(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _become_session(self, received: bytes) -> None:
+        if self._acceptor.open_session is None:
+            self._transport.close()
+            return
+        link = Link(self._transport)
+        session = self._acceptor.open_session(link)
+        protocol = _SessionProtocol(self._acceptor, link, session)
+        self._hand_over(protocol, cast(asyncio.BaseProtocol, protocol))
+        session.receive(received)
+
+    def _become_http1(self, received: bytes) -> None:
+        acceptor = self._acceptor
+        if acceptor.handle is None:
+            self._transport.close()
+            return
+        http1 = Http1Connection(acceptor.handle, acceptor.http1_limits, acceptor.remove, peer_name(self._transport))
+        self._hand_over(http1, http1)
+        http1.connection_made(self._transport)
+        http1.data_received(received)
+
+    def _hand_over(self, connection: _Connection, protocol: asyncio.BaseProtocol) -> None:
+        self._timer.cancel()
+        self._transport.set_protocol(protocol)
+        self._acceptor.add(connection)
+        self._acceptor.remove(self)
+
+
+class _SessionProtocol:
+    """The asyncio protocol of a session; a plain class, so that `data_received` can be the session's own method."""
+
+    __slots__ = ("_acceptor", "_link", "_session", "data_received")
+
+    def __init__(self, acceptor: Acceptor, link: Link, session: Session) -> None:
+        self._acceptor = acceptor
+        self._link = link
+        self._session = session
+        self.data_received = session.receive
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Never called: the transport is taken over from `_Unknown`."""
+
+    def eof_received(self) -> None:
+        self._session.eof()
+
+    def pause_writing(self) -> None:
+        self._link.set_writing_paused(True)
+        self._session.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._link.set_writing_paused(False)
+        self._session.resume_writing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._acceptor.remove(self)
+        self._session.closed()
+
+    def go_away(self) -> None:
+        self._session.go_away()
+
+    def abort(self) -> None:
+        self._link.abort()
+
+
+def peer_name(transport: asyncio.BaseTransport) -> str:
+    """The remote address as host:port, [v6]:port or @ for a unix socket, as Go prints it."""
+    name: Any = transport.get_extra_info("peername")
+    if not isinstance(name, tuple):
+        return "@"
+    host = name[0].removeprefix("::ffff:")
+    return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"

@@ -1,0 +1,75 @@
+"""Committing the write buffer in the background: every interval, or when it holds enough rows (semantics 14.5)."""
+
+from collections.abc import Callable
+
+from ratifyd.apply.state import State
+from ratifyd.ports import Clock
+
+
+class Committer:
+    """Seals the write buffer of one member. A failed commit ends the member: it is never retried."""
+
+    __slots__ = ("_clock", "_fail", "_interval_s", "_last", "_limit", "_state", "_waiters", "_wake", "committed_index")
+
+    def __init__(
+        self,
+        state: State,
+        clock: Clock,
+        *,
+        interval_s: float,
+        limit: int,
+        fail: Callable[[BaseException], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._clock = clock
+        self._interval_s = interval_s
+        self._limit = limit
+        self._fail = fail
+        self._wake = wake
+        self._last = clock.time()
+        self._waiters: list[Callable[[], None]] = []
+        self.committed_index = state.consistent_index
+
+    def tick(self, now: float) -> None:
+        """Seal when the interval has passed."""
+        if self._state.buffer.pending and now - self._last >= self._interval_s:
+            self._seal()
+
+    def has_room(self) -> bool:
+        """Whether another entry may be applied; seals a full buffer on the way."""
+        buffer = self._state.buffer
+        if buffer.pending < self._limit:
+            return True
+        if not buffer.flushing:
+            self._seal()
+            return True
+        return buffer.pending < 2 * self._limit
+
+    def sync(self, done: Callable[[], None]) -> None:
+        """Call `done` once everything applied so far is in the backend file."""
+        buffer = self._state.buffer
+        if not buffer.pending and not buffer.flushing:
+            done()
+            return
+        if buffer.flushing:
+            self._waiters.append(lambda: self.sync(done))
+        else:
+            self._waiters.append(done)
+            self._seal()
+
+    def _seal(self) -> None:
+        self._last = self._clock.time()
+        index = self._state.consistent_index
+
+        def committed(error: BaseException | None) -> None:
+            if error is not None:
+                self._fail(error)
+                return
+            self.committed_index = index
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                waiter()
+            self._wake()
+
+        self._state.seal(committed)

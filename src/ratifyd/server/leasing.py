@@ -1,0 +1,81 @@
+"""The leader's lease duty: clocks of leases, renewals, and revoking what has expired, through raft."""
+
+from collections.abc import Callable
+
+from ratifyd.errors import EtcdError
+from ratifyd.lease import Lease, LeaseBook, LeaseTimer
+from ratifyd.proto.rpc_pb2 import LeaseRevokeRequest
+from ratifyd.server.proposals import Answer
+
+EXPIRY_LIMIT = 500
+"""Leases revoked in one pass at most (semantics 8.13)."""
+
+
+class Leasing:
+    """Lease time on this member. Only a leader has a clock running: elsewhere leases live for ever (semantics 8.4)."""
+
+    __slots__ = ("_book", "_extend_s", "_propose", "_timer", "_waiting", "expired_total", "renewed_total")
+
+    def __init__(self, book: LeaseBook, propose: Callable[[bytes, Answer], None], *, extend_s: float) -> None:
+        """`propose` proposes an encoded LeaseRevoke; `extend_s` is added to each lease when the leader changes."""
+        self._book = book
+        self._propose = propose
+        self._extend_s = extend_s
+        self._timer: LeaseTimer | None = None
+        self._waiting: dict[int, list[Callable[[int], None]]] = {}
+        self.expired_total = 0
+        self.renewed_total = 0
+
+    def promote(self, now: float) -> None:
+        """Become the member whose clock decides: every lease starts afresh, with room for the change of leader."""
+        self.demote()
+        self._timer = LeaseTimer(self._book, now, min_ttl_s=self._book.min_ttl_s, extend_s=self._extend_s)
+
+    def demote(self) -> None:
+        """Another member's clock decides from now on."""
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+
+    def tick(self, now: float) -> None:
+        """Start clocks of new leases and propose the revocation of expired ones."""
+        if self._timer is not None:
+            for lease_id in self._timer.expired(now, EXPIRY_LIMIT):
+                self.expired_total += 1
+                self._propose(LeaseRevokeRequest(ID=lease_id).SerializeToString(), _ignore)
+
+    def changed(self, now: float) -> None:
+        """A lease was granted or revoked: start its clock now, answer renewals that waited for its end."""
+        if self._timer is not None:
+            self._timer.tick(now)
+        if self._waiting:
+            gone = [lease_id for lease_id in self._waiting if lease_id not in self._book.leases]
+            for lease_id in gone:
+                for answer in self._waiting.pop(lease_id):
+                    answer(0)
+
+    def renew(self, lease_id: int, now: float, answer: Callable[[int], None]) -> None:
+        """Start a lease's time afresh; `answer` gets its TTL in seconds, 0 when there is no such lease any more.
+
+        A lease that has expired but still stands answers only once it is revoked (semantics 8.7).
+        """
+        timer = self._timer
+        if timer is None or lease_id not in self._book.leases:
+            answer(0)
+        elif timer.is_expired(lease_id, now):
+            self._waiting.setdefault(lease_id, []).append(answer)
+        else:
+            self.renewed_total += 1
+            answer(timer.renew(lease_id, now))
+
+    def remaining_s(self, lease: Lease, now: float) -> float:
+        """Seconds a lease has left; its granted TTL where no clock runs."""
+        return float(lease.ttl_s) if self._timer is None else self._timer.remaining(lease.id, now)
+
+    def in_order(self, now: float) -> list[int]:
+        """All leases, the one that ends first in front (semantics 8.10)."""
+        return sorted(self._book.leases) if self._timer is None else self._timer.leases(now)
+
+
+def _ignore(_body: bytes, _error: EtcdError | None) -> None:
+    """Nobody waits for the revocation of an expired lease: if it fails it is tried again."""

@@ -1,0 +1,228 @@
+"""`Node.turn`: one replica at work, in one function.
+
+External events never act. They leave work in the inbox or a queue and call `wake()`, which schedules one turn, so
+everything that arrived together is done together: one raft step, one WAL batch, one flush per connection.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ratifyd.apply.cluster import change_members
+from ratifyd.apply.entries import Outcome, apply_entry
+from ratifyd.apply.state import State
+from ratifyd.errors import EtcdError, RequestError
+from ratifyd.membership import Change
+from ratifyd.ports import Clock, Done, Transport
+from ratifyd.raft.codec import decode_conf_change
+from ratifyd.raft.confstate import encode_conf_state_json
+from ratifyd.raft.core import Raft
+from ratifyd.raft.messages import ConfChange, Entry, EntryKind, HardState, Message
+from ratifyd.raft.ready import Ready
+from ratifyd.server.proposals import Proposals
+from ratifyd.server.reads import Reads
+
+APPLY_BUDGET = 1000
+"""Entries applied in one turn before the loop gets its chance."""
+
+
+class Log(Protocol):
+    """What the node needs of the write-ahead log."""
+
+    def append(self, entries: Sequence[Entry], hard_state: HardState | None, sync: bool, done: Done) -> bool:
+        """Make a batch durable; True when it already is, else `done` is called, in order."""
+        ...
+
+
+class Node:
+    """The replica: raft, log and state, driven turn by turn."""
+
+    __slots__ = (
+        "_after_turn",
+        "_appended",
+        "_awake",
+        "_clock",
+        "_fail",
+        "_leader",
+        "_messages",
+        "_seal_if_full",
+        "_transport",
+        "_unapplied",
+        "_wal",
+        "applied",
+        "at_end",
+        "on_leader_change",
+        "on_outcome",
+        "proposals",
+        "raft",
+        "reads",
+        "state",
+        "stopped",
+    )
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        raft: Raft,
+        wal: Log,
+        state: State,
+        proposals: Proposals,
+        reads: Reads,
+        transport: Transport,
+        fail: Callable[[BaseException], None],
+        seal_if_full: Callable[[], bool],
+    ) -> None:
+        """`fail` ends the member; `seal_if_full` answers whether the write buffer has room for more."""
+        self.raft = raft
+        self.state = state
+        self.proposals = proposals
+        self.reads = reads
+        self.applied = raft.log.applied
+        self.stopped = False
+        self.on_outcome: Callable[[Outcome], None] = lambda outcome: None
+        self.on_leader_change: Callable[[], None] = lambda: None
+        self.at_end: Callable[[], None] = lambda: None
+        self._clock = clock
+        self._wal = wal
+        self._transport = transport
+        self._fail = fail
+        self._seal_if_full = seal_if_full
+        self._appended: deque[Ready] = deque()
+        self._messages: list[Message] = []
+        self._unapplied: deque[Entry] = deque()
+        self._after_turn: list[Callable[[], None]] = []
+        self._leader = (raft.leader_id, raft.term)
+        self._awake = False
+
+    def wake(self) -> None:
+        """Have a turn soon; any number of calls before it make one turn."""
+        if not self._awake and not self.stopped:
+            self._awake = True
+            self._clock.call_soon(self._guarded_turn)
+
+    def after_turn(self, callback: Callable[[], None]) -> None:
+        """Call once at the end of the coming turn: how sessions flush their answers together."""
+        self._after_turn.append(callback)
+        self.wake()
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Take messages from other members."""
+        self._messages.extend(messages)
+        self.wake()
+
+    @property
+    def gap(self) -> int:
+        """Entries committed but not yet applied."""
+        return self.raft.log.committed - self.applied
+
+    def _guarded_turn(self) -> None:
+        self._awake = False
+        if self.stopped:
+            return
+        try:
+            self.turn()
+        except Exception as error:  # whatever it was, the state can no longer be trusted: end the member
+            self._fail(error)
+
+    def turn(self) -> None:
+        """Everything that is ready to happen, in the order that durability demands."""
+        raft = self.raft
+        while self._appended:
+            self._durable(self._appended.popleft())
+        if self._messages:
+            messages, self._messages = self._messages, []
+            for message in messages:
+                raft.step(message)
+        if self.proposals.queued and raft.leader_id:
+            raft.propose(self.proposals.take())
+        self._advance()
+        if self.reads.can_open and raft.leader_id:
+            raft.read_index(self.reads.open_batch())
+            self._advance()
+        self._apply_some()
+        self.reads.run(self.applied)
+        if self._leader != (raft.leader_id, raft.term):
+            self._leader = (raft.leader_id, raft.term)
+            self.on_leader_change()
+        self.at_end()
+        callbacks, self._after_turn = self._after_turn, []
+        for callback in callbacks:
+            callback()
+
+    def _advance(self) -> None:
+        raft = self.raft
+        while (ready := raft.ready()) is not None:
+            if ready.messages:
+                self._transport.send(ready.messages)  # may leave before our own sync
+            if ready.must_append:
+                if self._wal.append(ready.entries, ready.hard_state, ready.must_sync, self._append_done(ready)):
+                    self._durable(ready)
+            for read_state in ready.read_states:
+                self.reads.confirm(read_state.context, read_state.index)
+            self._unapplied.extend(ready.committed)
+
+    def _append_done(self, ready: Ready) -> Done:
+        def done(error: BaseException | None) -> None:
+            if error is not None:
+                self._fail(error)
+                return
+            self._appended.append(ready)
+            self.wake()
+
+        return done
+
+    def _durable(self, ready: Ready) -> None:
+        self.raft.appended(ready)
+        if ready.messages_after_append:
+            self._transport.send(ready.messages_after_append)  # votes and acknowledgements: only after the sync
+
+    def _apply_some(self) -> None:
+        """Apply committed entries up to the budget; the rest gets a turn of its own."""
+        unapplied = self._unapplied
+        if not unapplied:
+            return
+        state, waiting, resolve, on_outcome = (
+            self.state,
+            self.proposals.waiting,
+            self.proposals.resolve,
+            self.on_outcome,
+        )
+        pending_limit_reached = self._seal_if_full
+        for _ in range(min(APPLY_BUDGET, len(unapplied))):
+            if not pending_limit_reached():
+                break  # the backend is behind: it wakes us when it has caught up
+            entry = unapplied.popleft()
+            if entry.kind == EntryKind.NORMAL:
+                outcome = apply_entry(state, entry.index, entry.term, entry.data, waiting)
+                self.applied = entry.index
+                if outcome is not None:
+                    resolve(outcome.request_id, outcome.body, outcome.error)
+                    on_outcome(outcome)
+            else:
+                self._apply_conf_change(entry)
+                self.applied = entry.index
+        else:
+            if unapplied:
+                self.wake()
+        self.raft.applied_to(self.applied)
+
+    def _apply_conf_change(self, entry: Entry) -> None:
+        conf_change = decode_conf_change(entry.data)
+        change = Change.decode(int(conf_change.kind), conf_change.node_id, conf_change.context)
+        error: EtcdError | None = None
+        if entry.index > self.state.consistent_index:
+            try:
+                change_members(self.state, change)
+            except RequestError as refused:
+                error = refused
+                conf_change = ConfChange(conf_change.kind, 0, b"", conf_change.id)  # still a step of raft, to no effect
+            self.state.consistent_index = entry.index
+            self.state.term = entry.term
+        conf_state = self.raft.apply_conf_change(conf_change)
+        self.state.conf_state_json = encode_conf_state_json(conf_state)
+        self.proposals.resolve(conf_change.id, b"", error)
+
+    def stop(self) -> None:
+        """Take no further turns."""
+        self.stopped = True

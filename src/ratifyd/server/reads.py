@@ -1,0 +1,99 @@
+"""Linearizable reads: all that arrive together share one ReadIndex, and run once the state has caught up with it.
+
+Raft §6.4. A read that arrives while a batch is being confirmed waits for the next one (semantics 12.1).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ratifyd.errors import EtcdError, LeaderChanged, Stopped, Timeout
+from ratifyd.schema import encode_u64
+
+Read = Callable[[Any, EtcdError | None], None]
+"""Called with its argument and None when the state may be read, or with the error."""
+
+RETRY_S = 0.5
+"""Seconds after which an unanswered ReadIndex is sent again (etcd readIndexRetryTime)."""
+
+
+class Reads:
+    """Reads waiting for a ReadIndex, and those waiting for the state to reach it."""
+
+    __slots__ = (
+        "_next_id",
+        "_now",
+        "_open",
+        "_open_context",
+        "_open_since",
+        "_retried",
+        "_timeout_s",
+        "confirmed",
+        "queued",
+    )
+
+    def __init__(self, next_id: Callable[[], int], *, timeout_s: float, now: Callable[[], float]) -> None:
+        self._next_id = next_id
+        self._timeout_s = timeout_s
+        self._now = now
+        self.queued: list[tuple[Read, Any]] = []
+        self._open: list[tuple[Read, Any]] = []
+        self._open_context = b""
+        self._open_since = 0.0
+        self._retried = 0.0
+        self.confirmed: list[tuple[int, list[tuple[Read, Any]]]] = []
+
+    def after(self, read: Read, argument: Any) -> None:
+        """Run `read(argument, None)` at a moment that reflects everything acknowledged before this call."""
+        self.queued.append((read, argument))
+
+    @property
+    def can_open(self) -> bool:
+        """Whether reads wait and no batch is being confirmed."""
+        return bool(self.queued) and not self._open
+
+    def open_batch(self) -> bytes:
+        """Close the batch over all queued reads; the context for raft's ReadIndex."""
+        self._open, self.queued = self.queued, []
+        self._open_context = encode_u64(self._next_id())
+        self._open_since = self._retried = self._now()
+        return self._open_context
+
+    def confirm(self, context: bytes, index: int) -> None:
+        """Raft has confirmed a context: its reads are valid from this index on."""
+        if self._open and context == self._open_context:
+            self.confirmed.append((index, self._open))
+            self._open = []
+
+    def run(self, applied: int) -> None:
+        """Run the reads whose index the state has reached."""
+        while self.confirmed and self.confirmed[0][0] <= applied:
+            _, reads = self.confirmed.pop(0)
+            for read, argument in reads:
+                read(argument, None)
+
+    def retry(self, now: float) -> bytes | None:
+        """The context to ask for again, when its answer is late; gives up on a batch whose time is up."""
+        if not self._open:
+            return None
+        if now - self._open_since >= self._timeout_s:
+            self._fail(Timeout())
+            return None
+        if now - self._retried < RETRY_S:
+            return None
+        self._retried = now
+        return self._open_context
+
+    def leader_changed(self) -> None:
+        """Fail the batch under confirmation: its leader is gone (etcd ErrLeaderChanged)."""
+        self._fail(LeaderChanged())
+
+    def stop(self) -> None:
+        """Refuse everything that waits: the member is stopping."""
+        self._fail(Stopped())
+        self._open, self.queued = self.queued, []
+        self._fail(Stopped())
+
+    def _fail(self, error: EtcdError) -> None:
+        failed, self._open = self._open, []
+        for read, argument in failed:
+            read(argument, error)

@@ -1,0 +1,355 @@
+"""The backend on disk: one LMDB file, one named database per bucket, one transaction per commit.
+
+The loop reads from a transaction that is exchanged when a commit is acknowledged, so what it sees never changes under
+it; the worker owns everything that writes. Keys of LMDB end at 511 bytes: longer user and role names are stored under
+a digest, with the name in the value. A failed commit is final. Does not know what rows mean.
+"""
+
+import fcntl
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from operator import itemgetter
+from pathlib import Path
+from time import sleep
+
+import lmdb
+
+from ratifyd import schema
+from ratifyd.ports import BackendView, Done, Rows, Worker
+
+MAP_BYTES = 64 << 30
+"""Address space set aside for the file, which itself only grows as it fills."""
+
+SLICE_ROWS = 256
+"""Rows written while holding the interpreter; the loop gets its turn in between."""
+
+MAX_VIEWS = 1000
+"""Views pinned at the same time, a page of LMDB's lock file each."""
+
+_LONG_KEY_BUCKETS = frozenset((schema.AUTH_USERS, schema.AUTH_ROLES))
+_PREFIX_BYTES = 511 - 32
+_LENGTH_BYTES = 4
+
+
+class BackendInUse(Exception):
+    """Another process has this backend file open."""
+
+
+class BackendBroken(Exception):
+    """The file is no backend, or an earlier commit failed."""
+
+
+class LmdbBackend:
+    """`ports.Backend` over an LMDB file. Calls come from the loop; writing jobs run on the worker, in order."""
+
+    __slots__ = ("_closed", "_file", "_fsync", "_map_bytes", "_path", "_reading", "_worker", "_writing")
+
+    def __init__(self, path: str, *, worker: Worker, map_bytes: int = MAP_BYTES, fsync: bool = True) -> None:
+        """Open or create the file at `path`, with all buckets. Raises BackendInUse and BackendBroken."""
+        self._path = path
+        self._worker = worker
+        self._map_bytes = map_bytes
+        self._fsync = fsync
+        self._closed = False
+        self._writing = _LmdbFile(path, map_bytes=map_bytes, fsync=fsync)
+        self._reading = self._writing.read()
+        self._writing.views += 1
+
+    def get(self, bucket: bytes, key: bytes) -> bytes | None:
+        """Value of a key, None when absent."""
+        return self._reading.get(bucket, key)
+
+    def get_many(self, bucket: bytes, keys: Iterable[bytes]) -> list[bytes | None]:
+        """Values of keys, in their order."""
+        return self._reading.get_many(bucket, keys)
+
+    def range(self, bucket: bytes, start: bytes, end: bytes | None, limit: int = 0) -> list[tuple[bytes, bytes]]:
+        """Rows with start <= key < end in key order, at most `limit` when positive."""
+        return self._reading.range(bucket, start, end, limit)
+
+    def view(self) -> BackendView:
+        """The current read transaction, kept until the view is closed. Costs nothing until a commit replaces it."""
+        return _PinnedView(self._reading.pin())
+
+    def commit(self, rows: Rows, done: Done) -> None:
+        """Write a sealed batch in one transaction; visible from the moment `done` is called."""
+        self._exchange(lambda: self._writing.write(rows), done)
+
+    def defragment(self, done: Done) -> None:
+        """Rewrite the file without its free pages; reads go on meanwhile, commits wait."""
+        self._exchange(self._compacted, done)
+
+    def replace(self, source: str, done: Done) -> None:
+        """Make the complete LMDB file `source`, in the same directory, the backend; it is renamed over the old one."""
+        self._exchange(lambda: self._adopt(source), done)
+
+    def size(self) -> int:
+        """Bytes of the file up to its last used page (etcd dbSize)."""
+        return self._reading.size
+
+    def size_in_use(self) -> int:
+        """Bytes of the pages that hold data (etcd dbSizeInUse)."""
+        return self._reading.size_in_use()
+
+    def close(self) -> None:
+        """Close the file. Call when the worker has no more jobs of ours; views must not be used any more."""
+        if not self._closed:
+            self._closed = True
+            self._reading.unpin()
+            self._writing.close()
+
+    def _exchange(self, job: "Callable[[], _LmdbView]", done: Done) -> None:
+        """Run `job` on the worker; the transaction it opened replaces the loop's."""
+
+        def exchanged(reading: "_LmdbView | None", error: BaseException | None) -> None:
+            if reading is not None:
+                old, self._reading = self._reading, reading
+                reading.file.views += 1
+                if old.file is not reading.file:
+                    # Views of a replaced file keep it open until they are closed.
+                    old.file.wanted = False
+                old.unpin()
+            done(error)
+
+        self._worker.submit(job, exchanged)
+
+    def _compacted(self) -> "_LmdbView":
+        copy = f"{self._path}.tmp.defrag"
+        _remove_file(copy)
+        self._writing.copy_to(copy)
+        return self._adopt(copy)
+
+    def _adopt(self, source: str) -> "_LmdbView":
+        new = _LmdbFile(source, map_bytes=self._map_bytes, fsync=self._fsync)
+        try:
+            new.rename(self._path)
+        except BaseException:
+            new.close()
+            raise
+        self._writing = new
+        return new.read()
+
+
+class _LmdbFile:
+    """One open LMDB environment and its buckets, with an advisory lock on the file."""
+
+    __slots__ = ("_broken", "_buckets", "_env", "_fsync", "_lock_fd", "_path", "views", "wanted")
+
+    def __init__(self, path: str, *, map_bytes: int, fsync: bool) -> None:
+        self._path = path
+        self._fsync = fsync
+        self.views = 0
+        """Read transactions the loop knows of; the file is closed with the last one once it is not `wanted`."""
+        self.wanted = True
+        self._broken = False
+        self._lock_fd = _lock_file(path)
+        try:
+            self._env = lmdb.open(
+                path,
+                subdir=False,
+                map_size=map_bytes,
+                max_dbs=len(schema.BUCKETS) + 1,
+                max_readers=MAX_VIEWS,
+                max_spare_txns=4,
+                mode=0o600,
+                sync=fsync,
+                metasync=fsync,
+            )
+            self._buckets = {name: self._env.open_db(name) for name in schema.BUCKETS}
+        except lmdb.Error as error:
+            os.close(self._lock_fd)
+            raise BackendBroken(f"{path} cannot be opened as a backend: {error}") from error
+
+    def read(self) -> "_LmdbView":
+        """A new read transaction of the last commit. The loop counts it in `views` when it takes it."""
+        return _LmdbView(self, self._env, self._buckets)
+
+    def released(self) -> None:
+        """A read transaction ended."""
+        self.views -= 1
+        if not self.views and not self.wanted:
+            self.close()
+
+    def write(self, rows: Rows) -> "_LmdbView":
+        """Commit a batch and open a read transaction of it. After a failure every later commit is refused."""
+        if self._broken:
+            raise BackendBroken(f"an earlier commit to {self._path} failed")
+        self._broken = True
+        with self._env.begin(write=True) as txn:
+            for name in sorted(rows):
+                if rows[name]:
+                    _write_bucket(txn, self._buckets[name], name, rows[name])
+        self._broken = False
+        return self.read()
+
+    def copy_to(self, path: str) -> None:
+        """Write a compact copy of the last commit, durably."""
+        self._env.copy(path, compact=True)
+        if self._fsync:
+            _sync(path)
+
+    def rename(self, path: str) -> None:
+        """Move the open file over another one."""
+        Path(self._path).replace(path)
+        Path(self._path + "-lock").replace(path + "-lock")
+        self._path = path
+        if self._fsync:
+            _sync(str(Path(path).parent))
+
+    def close(self) -> None:
+        self._env.close()
+        os.close(self._lock_fd)
+
+
+class _LmdbView:
+    """A read transaction, shared by those who pinned it. Opened on the worker, used on the loop."""
+
+    __slots__ = ("_buckets", "_env", "_get", "_in_use", "_page_bytes", "_pins", "_txn", "file", "size")
+
+    def __init__(self, file: _LmdbFile, env: lmdb.Environment, buckets: "dict[bytes, lmdb._Database]") -> None:
+        self.file = file
+        self._env = env
+        self._buckets = buckets
+        self._txn = env.begin()
+        self._get = self._txn.get
+        self._pins = 1
+        self._page_bytes: int = env.stat()["psize"]
+        self.size: int = (env.info()["last_pgno"] + 1) * self._page_bytes
+        self._in_use = 0
+
+    def pin(self) -> "_LmdbView":
+        self._pins += 1
+        return self
+
+    def unpin(self) -> None:
+        self._pins -= 1
+        if not self._pins:
+            self._txn.abort()
+            self.file.released()
+
+    def get(self, bucket: bytes, key: bytes) -> bytes | None:
+        if len(key) > _PREFIX_BYTES and bucket in _LONG_KEY_BUCKETS:
+            value = self._get(_long_key(key), None, self._buckets[bucket])
+            return None if value is None else _decode_long(value)[1]
+        return self._get(key, None, self._buckets[bucket])
+
+    def get_many(self, bucket: bytes, keys: Iterable[bytes]) -> list[bytes | None]:
+        if bucket in _LONG_KEY_BUCKETS:
+            return [self.get(bucket, key) for key in keys]
+        get, database = self._get, self._buckets[bucket]
+        return [get(key, None, database) for key in keys]
+
+    def range(self, bucket: bytes, start: bytes, end: bytes | None, limit: int = 0) -> list[tuple[bytes, bytes]]:
+        if bucket in _LONG_KEY_BUCKETS:
+            return self._range_of_names(bucket, start, end, limit)
+        found: list[tuple[bytes, bytes]] = []
+        with self._txn.cursor(self._buckets[bucket]) as cursor:
+            if not cursor.set_range(start):
+                return found
+            append = found.append
+            for row in cursor.iternext():
+                if end is not None and row[0] >= end:
+                    break
+                append(row)
+                if len(found) == limit:
+                    break
+        return found
+
+    def _range_of_names(self, bucket: bytes, start: bytes, end: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        """Names sharing a long prefix lie in the order of their digests: the bucket is small, so sort it."""
+        rows: list[tuple[bytes, bytes]] = []
+        with self._txn.cursor(self._buckets[bucket]) as cursor:
+            for key, value in cursor:
+                row = (key, value) if len(key) <= _PREFIX_BYTES else _decode_long(value)
+                if start <= row[0] and (end is None or row[0] < end):
+                    rows.append(row)
+        rows.sort()
+        return rows[:limit] if limit > 0 else rows
+
+    def size_in_use(self) -> int:
+        if not self._in_use:
+            stats = [self._env.stat(), *(self._txn.stat(database) for database in self._buckets.values())]
+            pages = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+            self._in_use = (pages + 2) * self._page_bytes
+        return self._in_use
+
+
+class _PinnedView:
+    """A caller's share of a read transaction."""
+
+    __slots__ = ("_shared", "get", "get_many", "range")
+
+    def __init__(self, shared: _LmdbView) -> None:
+        self._shared: _LmdbView | None = shared
+        self.get = shared.get
+        self.get_many = shared.get_many
+        self.range = shared.range
+
+    def close(self) -> None:
+        if self._shared is not None:
+            self._shared.unpin()
+            self._shared = None
+
+
+def _write_bucket(
+    txn: lmdb.Transaction, database: "lmdb._Database", name: bytes, changes: Mapping[bytes, bytes | None]
+) -> None:
+    puts = []
+    with txn.cursor(database) as cursor:
+        for key in sorted(changes):
+            value = changes[key]
+            if len(key) > _PREFIX_BYTES and name in _LONG_KEY_BUCKETS:
+                key, value = _long_key(key), None if value is None else _encode_long(key, value)
+            if value is None:
+                if cursor.set_key(key):
+                    cursor.delete()
+            else:
+                puts.append((key, value))
+        # Revisions only ever go up: rows behind the last one skip the search for their place.
+        inside = len(puts)
+        if name == schema.KEY:
+            inside = bisect_right(puts, bytes(cursor.key()), key=itemgetter(0)) if cursor.last() else 0
+        for at in range(0, inside, SLICE_ROWS):
+            cursor.putmulti(puts[at : min(inside, at + SLICE_ROWS)])
+            sleep(0)
+        for at in range(inside, len(puts), SLICE_ROWS):
+            cursor.putmulti(puts[at : at + SLICE_ROWS], append=True)
+            sleep(0)
+
+
+def _long_key(key: bytes) -> bytes:
+    return key[:_PREFIX_BYTES] + sha256(key).digest()
+
+
+def _encode_long(key: bytes, value: bytes) -> bytes:
+    return len(key).to_bytes(_LENGTH_BYTES) + key + value
+
+
+def _decode_long(stored: bytes) -> tuple[bytes, bytes]:
+    end = _LENGTH_BYTES + int.from_bytes(stored[:_LENGTH_BYTES])
+    return stored[_LENGTH_BYTES:end], stored[end:]
+
+
+def _lock_file(path: str) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise BackendInUse(f"{path} is in use by another process") from None
+    return fd
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove_file(path: str) -> None:
+    Path(path).unlink(missing_ok=True)
+    Path(path + "-lock").unlink(missing_ok=True)

@@ -1,0 +1,236 @@
+"""How a member comes back from its data directory, or finds that it has none yet.
+
+    <data-dir>/member/lock                     held while the member runs
+    <data-dir>/member/wal/                     the log (or --wal-dir)
+    <data-dir>/member/snap/db                  the backend
+    <data-dir>/member/snap/<term>-<index>.snap where the log may start
+
+A crash at any point leaves one of the states accepted here; anything else is refused, and the message says what to do.
+The backend is the state; the log from the newest snapshot on is what it may still miss. Decides nothing about raft.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ratifyd import schema
+from ratifyd.ports import Backend, Disk, File
+from ratifyd.raft.messages import ConfState, Entry, HardState, Snapshot, SnapshotMeta
+from ratifyd.storage.snapshots import SnapshotFiles, received_name
+from ratifyd.storage.wal import Wal, wal_exists
+from ratifyd.storage.walread import WalContents, valid_snapshots
+
+OpenBackend = Callable[[str], Backend]
+"""Opens or creates the backend at a path."""
+
+OpenWal = Callable[[str, SnapshotMeta], tuple[Wal, WalContents]]
+"""Opens the log in a directory from a snapshot on."""
+
+_log = logging.getLogger("ratifyd.storage")
+
+
+class DataDirInUse(Exception):
+    """Another process runs on this data directory."""
+
+
+class RecoveryRefused(Exception):
+    """What is on disk does not fit together; the message says what to do."""
+
+
+@dataclass(slots=True, frozen=True)
+class DataDir:
+    """Paths of a member's files."""
+
+    path: str
+    wal_path: str = ""
+    """Directory of the log when it is elsewhere (--wal-dir)."""
+
+    @property
+    def member(self) -> str:
+        return f"{self.path}/member"
+
+    @property
+    def wal(self) -> str:
+        return self.wal_path or f"{self.member}/wal"
+
+    @property
+    def snap(self) -> str:
+        return f"{self.member}/snap"
+
+    @property
+    def backend(self) -> str:
+        return f"{self.snap}/db"
+
+    @property
+    def lock_file(self) -> str:
+        return f"{self.member}/lock"
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What was on disk. When `fresh`, an empty backend only: make the log with `Wal.create` and the first entries."""
+
+    fresh: bool
+    backend: Backend
+    wal: Wal | None = None
+    metadata: bytes = b""
+    snapshot: Snapshot = field(default_factory=lambda: Snapshot(SnapshotMeta()))
+    """Where the log starts; index 0 without a snapshot."""
+    hard_state: HardState = field(default_factory=HardState)
+    """As logged, its commit raised to what the backend has applied."""
+    entries: Sequence[Entry] = ()
+    """Every logged entry above the snapshot."""
+    conf_state: ConfState = field(default_factory=ConfState)
+    """As of `applied`."""
+    consistent_index: int = 0
+    """Last entry whose effect is in the backend; above `applied` only after a snapshot from another member."""
+    term: int = 0
+    """Term of that entry."""
+    applied: int = 0
+    """Where raft goes on applying: entries up to here are in the backend."""
+
+
+def lock_data_dir(disk: Disk, data_dir: DataDir) -> File:
+    """Make the directories and lock them; keep the file open as long as the member runs. Raises DataDirInUse."""
+    disk.make_dirs(data_dir.snap)
+    disk.make_dirs(data_dir.wal.rpartition("/")[0] or ".")
+    file = disk.open(data_dir.lock_file, create=True)
+    if not file.lock():
+        file.close()
+        raise DataDirInUse(f"data directory {data_dir.path} is in use by another process")
+    return file
+
+
+def recover(disk: Disk, data_dir: DataDir, *, open_backend: OpenBackend, open_wal: OpenWal) -> Recovered:
+    """Bring back what a member had. The data directory must be locked; blocks.
+
+    Raises RecoveryRefused, WalCorrupt, SegmentLocked and whatever opening the backend raises.
+    """
+    _discard_unfinished(disk, data_dir)
+    if not wal_exists(disk, data_dir.wal):
+        return _recover_nothing(disk, data_dir, open_backend)
+    valid = valid_snapshots(disk, data_dir.wal)
+    snapshot = SnapshotFiles(disk, data_dir.snap).load_newest(valid) or Snapshot(SnapshotMeta())
+    backend = _open_matching_backend(disk, data_dir, snapshot.meta, open_backend)
+    try:
+        wal, contents = open_wal(data_dir.wal, snapshot.meta)
+    except BaseException:
+        backend.close()
+        raise
+    return _fit_together(data_dir, snapshot, backend, wal, contents)
+
+
+def _discard_unfinished(disk: Disk, data_dir: DataDir) -> None:
+    """Drop what a crash left half done: a log being created, a file being received, a backend being rewritten."""
+    disk.remove_tree(data_dir.wal + ".tmp")
+    for name in disk.list(data_dir.snap):
+        if name.startswith(("tmp", "db.tmp")):
+            disk.remove(f"{data_dir.snap}/{name}")
+
+
+def _recover_nothing(disk: Disk, data_dir: DataDir, open_backend: OpenBackend) -> Recovered:
+    """No log: a new member, unless the backend shows that there was one."""
+    backend = open_backend(data_dir.backend)
+    consistent_index = _number(backend, schema.CONSISTENT_INDEX)
+    if consistent_index or SnapshotFiles(disk, data_dir.snap).names():
+        backend.close()
+        raise RecoveryRefused(
+            f"the log in {data_dir.wal} is gone, but {data_dir.snap} holds data applied up to index "
+            f"{consistent_index}. If the log lives in another directory, give it as --wal-dir; if it is lost, remove "
+            "this member from the cluster, delete its data directory and add it again, or restore it from a snapshot."
+        )
+    return Recovered(fresh=True, backend=backend)
+
+
+def _open_matching_backend(disk: Disk, data_dir: DataDir, snapshot: SnapshotMeta, open_backend: OpenBackend) -> Backend:
+    """The live backend, or the received one when the crash came between logging its snapshot and renaming it."""
+    received = f"{data_dir.snap}/{received_name(snapshot.index)}"
+    backend = open_backend(data_dir.backend)
+    if _number(backend, schema.CONSISTENT_INDEX) < snapshot.index:
+        backend.close()
+        if not disk.exists(received):
+            raise RecoveryRefused(
+                f"backend {data_dir.backend} is older than the snapshot at index {snapshot.index}, and the entries in "
+                "between are no longer in the log. Remove this member from the cluster, delete its data directory and "
+                "add it again, or restore it from a snapshot."
+            )
+        _log.info("taking over received backend %s", received)
+        disk.rename(received, data_dir.backend)
+        disk.sync_dir(data_dir.snap)
+        backend = open_backend(data_dir.backend)
+    for name in disk.list(data_dir.snap):
+        if name.endswith((".snap.db", ".snap.db-lock")):
+            disk.remove(f"{data_dir.snap}/{name}")
+    return backend
+
+
+def _fit_together(
+    data_dir: DataDir, snapshot: Snapshot, backend: Backend, wal: Wal, contents: WalContents
+) -> Recovered:
+    consistent_index = _number(backend, schema.CONSISTENT_INDEX)
+    stored = backend.get(schema.META, schema.CONF_STATE)
+    conf_state = snapshot.meta.conf_state if stored is None else decode_conf_state_json(stored)
+    last = contents.entries[-1].index if contents.entries else snapshot.meta.index
+    if consistent_index > last and len(conf_state.voters) < 2:
+        # Other members would send what is missing; a single one would fill these indexes with something else.
+        backend.close()
+        wal.close()
+        raise RecoveryRefused(
+            f"the log in {data_dir.wal} ends at index {last}, but the backend has applied index {consistent_index}: "
+            "entries that were acknowledged are lost from the log. Restore the member from a snapshot."
+        )
+    applied = min(consistent_index, last)
+    logged = contents.hard_state
+    return Recovered(
+        fresh=False,
+        backend=backend,
+        wal=wal,
+        metadata=contents.metadata,
+        snapshot=snapshot,
+        hard_state=HardState(logged.term, logged.vote, min(last, max(logged.commit, applied))),
+        entries=contents.entries,
+        conf_state=conf_state,
+        consistent_index=consistent_index,
+        term=_number(backend, schema.TERM),
+        applied=applied,
+    )
+
+
+def encode_conf_state_json(state: ConfState) -> bytes:
+    """Value of `confState` in bucket meta, as etcd 3.5 and 3.6 write it."""
+    fields: dict[str, object] = {}
+    if state.voters:
+        fields["voters"] = state.voters
+    if state.learners:
+        fields["learners"] = state.learners
+    if state.voters_outgoing:
+        fields["voters_outgoing"] = state.voters_outgoing
+    if state.learners_next:
+        fields["learners_next"] = state.learners_next
+    fields["auto_leave"] = state.auto_leave
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def decode_conf_state_json(data: bytes) -> ConfState:
+    """Read `confState` of any etcd release. Raises RecoveryRefused when it is none."""
+    try:
+        fields = json.loads(data)
+        return ConfState(
+            voters=_ids(fields.get("voters")),
+            learners=_ids(fields.get("learners")),
+            voters_outgoing=_ids(fields.get("voters_outgoing")),
+            learners_next=_ids(fields.get("learners_next")),
+            auto_leave=bool(fields.get("auto_leave", False)),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RecoveryRefused(f"the backend's membership record is unreadable: {data!r}") from error
+
+
+def _ids(value: Sequence[int] | None) -> tuple[int, ...]:
+    return tuple(map(int, value or ()))
+
+
+def _number(backend: Backend, key: bytes) -> int:
+    value = backend.get(schema.META, key)
+    return 0 if value is None else schema.decode_u64(value)

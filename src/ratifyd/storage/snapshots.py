@@ -1,0 +1,89 @@
+"""The .snap files of a member: the points from which its log can be read, newest first.
+
+A file counts only if the log names it too. Written whole or not at all; an unreadable one is set aside as `.broken` and
+the next older one is used. Every call blocks: run it on a worker. Does not know what snapshot data means.
+"""
+
+import logging
+from collections.abc import Collection
+
+from ratifyd.formats.snap import SnapCorrupt, decode_snap, encode_snap
+from ratifyd.ports import Disk
+from ratifyd.raft.codec import DecodeError, decode_snapshot, encode_snapshot
+from ratifyd.raft.messages import Snapshot, SnapshotMeta
+
+_SUFFIX = ".snap"
+_log = logging.getLogger("ratifyd.storage")
+
+
+def snapshot_name(meta: SnapshotMeta) -> str:
+    """File name of a snapshot; names sort as their logical times do."""
+    return f"{meta.term:016x}-{meta.index:016x}{_SUFFIX}"
+
+
+def received_name(index: int) -> str:
+    """File name of a backend that came with the snapshot at `index`, until it is renamed over the live one."""
+    return f"{index:016x}.snap.db"
+
+
+class SnapshotFiles:
+    """The .snap files of one directory."""
+
+    __slots__ = ("_directory", "_disk", "_fsync")
+
+    def __init__(self, disk: Disk, directory: str, *, fsync: bool = True) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._fsync = fsync
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Store a snapshot durably. Record it in the WAL next: until then it does not count."""
+        path = f"{self._directory}/{snapshot_name(snapshot.meta)}"
+        unfinished = f"{self._directory}/tmp.{snapshot_name(snapshot.meta)}"
+        file = self._disk.open(unfinished, create=True)
+        try:
+            file.truncate(0)
+            file.pwrite(encode_snap(encode_snapshot(snapshot)), 0)
+            if self._fsync:
+                file.datasync()
+        finally:
+            file.close()
+        self._disk.rename(unfinished, path)
+        if self._fsync:
+            self._disk.sync_dir(self._directory)
+
+    def load_newest(self, named_by_wal: Collection[SnapshotMeta]) -> Snapshot | None:
+        """The newest readable snapshot the log names by index and term; None when there is none."""
+        named = {(meta.term, meta.index) for meta in named_by_wal}
+        for name in reversed(self.names()):
+            path = f"{self._directory}/{name}"
+            try:
+                snapshot = self._read(path)
+            except (SnapCorrupt, DecodeError) as error:
+                _log.warning("setting unreadable snapshot %s aside: %s", path, error)
+                self._disk.rename(path, path + ".broken")
+                continue
+            if (snapshot.meta.term, snapshot.meta.index) in named:
+                return snapshot
+        return None
+
+    def purge(self, keep: int) -> None:
+        """Delete all but the newest `keep` snapshots. Call when the newest one is recorded in the WAL."""
+        names = self.names()
+        for name in names[: max(0, len(names) - keep)]:
+            self._disk.remove(f"{self._directory}/{name}")
+
+    def names(self) -> list[str]:
+        """File names, oldest first."""
+        return [
+            name
+            for name in self._disk.list(self._directory)
+            if name.endswith(_SUFFIX) and "-" in name[:-5] and not name.startswith("tmp")
+        ]
+
+    def _read(self, path: str) -> Snapshot:
+        file = self._disk.open(path)
+        try:
+            return decode_snapshot(decode_snap(file.pread(file.size(), 0)))
+        finally:
+            file.close()

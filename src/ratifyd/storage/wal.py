@@ -1,0 +1,429 @@
+"""The write-ahead log, byte for byte etcd's: files named by sequence and index, framed records, one rolling crc.
+
+`append` encodes at once and makes durable in groups: one write and one sync in flight, and whatever arrives meanwhile
+is the next group. Answers come in the order of the calls, always from the loop and never from inside a call. Bytes
+that need no sync wait in memory for the next group that does. A failed write or sync is final: every waiting call is
+told, later calls raise WalFailed, nothing is retried. Does not know what entries mean, nor when they commit.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Protocol
+
+from ratifyd.ports import Disk, Done, File, Worker
+from ratifyd.raft.codec import encode_entries, encode_hard_state
+from ratifyd.raft.messages import Entry, HardState, SnapshotMeta
+from ratifyd.storage.syncpolicy import SyncPolicy
+from ratifyd.storage.walread import (
+    SegmentName,
+    WalContents,
+    read_segments,
+    repair,
+    segment_names,
+    select_segments,
+)
+from ratifyd.storage.walrecord import (
+    RecordKind,
+    encode_crc_record,
+    encode_records,
+    encode_snapshot_record,
+)
+from ratifyd.storage.walsegments import SegmentLocked, SegmentWriter
+
+SEGMENT_BYTES = 64_000_000
+DEFERRED_BYTES = 1 << 20
+"""Bytes that need no sync are written at the latest when so many wait."""
+
+_log = logging.getLogger("ratifyd.storage")
+
+
+class WalFailed(Exception):
+    """The disk failed under the log, or the log is closed. The member must stop; what is on disk stays valid."""
+
+
+class Histogram(Protocol):
+    def observe(self, value: float) -> object: ...
+
+
+class WalMetrics(Protocol):
+    """What the log counts."""
+
+    wal_write_bytes: int
+
+    @property
+    def wal_fsync_seconds(self) -> Histogram: ...
+
+
+class _Flight:
+    """Bytes written and synced together, and who waits for them; with `cut`, the last ones of their file."""
+
+    __slots__ = ("chunks", "cut", "dones", "size", "sync")
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.sync = False
+        self.dones: list[Done] = []
+        self.cut: tuple[SegmentName, bytes] | None = None
+
+
+class Wal:
+    """The log of one member, open for appending. All calls come from the loop."""
+
+    __slots__ = (
+        "_clock",
+        "_closed",
+        "_crc",
+        "_delivering",
+        "_failed",
+        "_flying",
+        "_gathering",
+        "_last_index",
+        "_metadata",
+        "_metrics",
+        "_name",
+        "_offset",
+        "_policy",
+        "_segment_bytes",
+        "_state",
+        "_waiting",
+        "_worker",
+        "_writer",
+    )
+
+    def __init__(
+        self,
+        writer: SegmentWriter,
+        *,
+        metadata: bytes,
+        name: SegmentName,
+        offset: int,
+        crc: int,
+        last_index: int,
+        state: HardState | None,
+        worker: Worker,
+        segment_bytes: int,
+        metrics: WalMetrics | None,
+        policy: SyncPolicy | None,
+        clock: Callable[[], float],
+    ) -> None:
+        """Use `create` or `open`."""
+        self._writer = writer
+        self._metadata = metadata
+        self._name = name
+        self._offset = offset
+        self._crc = crc
+        self._last_index = last_index
+        self._state = state
+        self._worker = worker
+        self._segment_bytes = segment_bytes
+        self._metrics = metrics
+        self._policy = policy or SyncPolicy()
+        self._clock = clock
+        self._gathering = _Flight()
+        self._waiting: deque[_Flight] = deque()
+        self._flying: _Flight | None = None
+        self._delivering = False
+        self._failed: BaseException | None = None
+        self._closed = False
+        self._prepare_spare()
+
+    @classmethod
+    def create(
+        cls,
+        disk: Disk,
+        directory: str,
+        metadata: bytes,
+        *,
+        worker: Worker,
+        fsync: bool = True,
+        segment_bytes: int = SEGMENT_BYTES,
+        entries: Sequence[Entry] = (),
+        hard_state: HardState | None = None,
+        metrics: WalMetrics | None = None,
+        policy: SyncPolicy | None = None,
+        clock: Callable[[], float] = perf_counter,
+    ) -> "Wal":
+        """Make a new log holding `entries` and `hard_state`, whole or not at all.
+
+        It is built in `<directory>.tmp`, then renamed. Blocks; raises FileExistsError when the directory exists.
+        """
+        if disk.exists(directory):
+            raise FileExistsError(f"{directory} exists already")
+        out = [encode_crc_record(0)]
+        crc = encode_records(RecordKind.METADATA, (metadata,), 0, out)
+        crc = encode_records(RecordKind.SNAPSHOT, (encode_snapshot_record(SnapshotMeta()),), crc, out)
+        crc = _encode(entries, hard_state, crc, out)
+        image = b"".join(out)
+        writer = SegmentWriter.create(disk, directory, image, fsync=fsync, segment_bytes=segment_bytes)
+        return cls(
+            writer,
+            metadata=metadata,
+            name=SegmentName(0, 0),
+            offset=len(image),
+            crc=crc,
+            last_index=entries[-1].index if entries else 0,
+            state=hard_state,
+            worker=worker,
+            segment_bytes=segment_bytes,
+            metrics=metrics,
+            policy=policy,
+            clock=clock,
+        )
+
+    @classmethod
+    def open(
+        cls,
+        disk: Disk,
+        directory: str,
+        *,
+        snapshot_index: int,
+        snapshot_term: int,
+        worker: Worker,
+        fsync: bool = True,
+        segment_bytes: int = SEGMENT_BYTES,
+        metrics: WalMetrics | None = None,
+        policy: SyncPolicy | None = None,
+        clock: Callable[[], float] = perf_counter,
+    ) -> tuple["Wal", WalContents]:
+        """Read the log from a snapshot on, cut a torn write off its end, and go on writing there. Blocks the caller.
+
+        Raises WalCorrupt, WalSnapshotMissing, and SegmentLocked when another process writes this log.
+        """
+        names = select_segments(disk, directory, snapshot_index)
+        files: list[tuple[SegmentName, File]] = []
+        try:
+            for name in names:
+                path = f"{directory}/{name}"
+                files.append((name, disk.open(path)))
+                if not files[-1][1].lock():
+                    raise SegmentLocked(f"{path} is locked by another process")
+            contents, end = read_segments(
+                [(f"{directory}/{name}", file) for name, file in files],
+                snapshot_index=snapshot_index,
+                snapshot_term=snapshot_term,
+            )
+            if end.torn:
+                _log.warning("cutting a torn write off %s/%s at offset %d", directory, names[-1], end.offset)
+                repair(disk, f"{directory}/{names[-1]}", end.offset)
+            writer = SegmentWriter(disk, directory, files, end.offset, fsync=fsync, segment_bytes=segment_bytes)
+            writer.zero_tail(needed=not end.clean)
+        except BaseException:
+            for _, file in files:
+                file.close()
+            raise
+        wal = cls(
+            writer,
+            metadata=contents.metadata,
+            name=names[-1],
+            offset=end.offset,
+            crc=end.crc,
+            last_index=max(snapshot_index, contents.entries[-1].index if contents.entries else 0),
+            state=contents.hard_state if contents.hard_state.term else None,
+            worker=worker,
+            segment_bytes=segment_bytes,
+            metrics=metrics,
+            policy=policy,
+            clock=clock,
+        )
+        return wal, contents
+
+    def append(self, entries: Sequence[Entry], hard_state: HardState | None, sync: bool, done: Done) -> bool:
+        """Log entries, then the hard state.
+
+        True: as durable as asked, and so is everything before; go on at once, `done` is *not* called. False:
+        `done(None)` or `done(error)` follows from the loop, in the order of the appends. Without `sync` nothing is
+        waited for but what was appended before. Raises WalFailed after any failure, this call's own included.
+        """
+        out: list[bytes] = []
+        crc = _encode(entries, hard_state, self._crc, out)
+        if entries:
+            self._last_index = entries[-1].index
+        if hard_state is not None:
+            self._state = hard_state
+        return self._add(b"".join(out), crc, sync, done)
+
+    def save_snapshot(self, meta: SnapshotMeta, done: Done) -> bool:
+        """Log that the snapshot of `meta` is on disk. Synced; answers as `append` does."""
+        out: list[bytes] = []
+        crc = encode_records(RecordKind.SNAPSHOT, (encode_snapshot_record(meta),), self._crc, out)
+        self._last_index = max(self._last_index, meta.index)
+        return self._add(b"".join(out), crc, True, done)
+
+    def release_to(self, index: int) -> None:
+        """Unlock the files that reading from a snapshot at `index` no longer needs; `purge` may then delete them."""
+        self._worker.submit(lambda: self._writer.release_to(index), _warn_of("releasing WAL files"))
+
+    def purge(self, keep: int) -> None:
+        """Delete the oldest released files, as long as more than `keep` files are left."""
+        self._worker.submit(lambda: self._writer.purge(keep), _warn_of("purging WAL files"))
+
+    def close(self, done: Done | None = None) -> None:
+        """Write and sync what waits, then close the files, all on the worker; then the waiting and `done` are told."""
+        if self._closed:
+            return
+        self._closed = True
+        flights = [*self._waiting, self._gathering]
+        self._waiting.clear()
+        self._gathering = _Flight()
+        self._worker.submit(lambda: self._finish(flights), lambda _, error: self._finished(flights, done, error))
+
+    def _add(self, data: bytes, crc: int, sync: bool, done: Done) -> bool:
+        if self._failed is not None or self._closed:
+            raise WalFailed("the log is closed" if self._failed is None else f"the disk failed: {self._failed!r}")
+        self._crc = crc
+        self._offset += len(data)
+        flight = self._gathering
+        flight.chunks.append(data)
+        flight.size += len(data)
+        if self._offset >= self._segment_bytes:
+            self._begin_cut(flight)
+        elif sync or flight.size > DEFERRED_BYTES:
+            flight.sync = True
+        if self._flying is None and not self._delivering:
+            if not flight.sync:
+                return True
+            if flight.cut is None and self._policy.in_place(flight.size):
+                self._write_in_place(flight)
+                return True
+            flight.dones.append(done)
+            self._fly()
+            return False
+        flight.dones.append(done)
+        return False
+
+    def _begin_cut(self, flight: _Flight) -> None:
+        """The next record opens a new file, headed by crc, metadata and state."""
+        head = [encode_crc_record(self._crc)]
+        crc = encode_records(RecordKind.METADATA, (self._metadata,), self._crc, head)
+        if self._state is not None:
+            crc = encode_records(RecordKind.STATE, (encode_hard_state(self._state),), crc, head)
+        image = b"".join(head)
+        self._name = SegmentName(self._name.sequence + 1, self._last_index + 1)
+        self._crc = crc
+        self._offset = len(image)
+        flight.sync = True
+        flight.cut = (self._name, image)
+        self._waiting.append(flight)
+        self._gathering = _Flight()
+
+    def _write_in_place(self, flight: _Flight) -> None:
+        try:
+            seconds = self._write(flight)
+        except BaseException as error:
+            self._failed = error
+            if isinstance(error, OSError):
+                raise WalFailed(f"the disk failed: {error!r}") from error
+            raise
+        self._gathering = _Flight()
+        self._note(flight, seconds)
+
+    def _fly(self) -> None:
+        """Hand the next flight to the worker."""
+        if self._waiting:
+            flight = self._waiting.popleft()
+        else:
+            flight = self._gathering
+            self._gathering = _Flight()
+        self._flying = flight
+        self._worker.submit(lambda: self._write(flight), self._landed)
+
+    def _write(self, flight: _Flight) -> float:
+        """Write, sync, and cut when due; returns the seconds of write and sync. Runs on the worker, or in place."""
+        started = self._clock()
+        chunks = flight.chunks
+        self._writer.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        seconds = self._clock() - started
+        if flight.cut is not None:
+            self._writer.cut(*flight.cut)
+        return seconds
+
+    def _landed(self, seconds: float | None, error: BaseException | None) -> None:
+        flight = self._flying
+        assert flight is not None
+        self._flying = None
+        if error is not None or seconds is None:
+            self._fail(flight, error)
+            return
+        self._note(flight, seconds)
+        if flight.cut is not None:
+            self._prepare_spare()
+        self._go_on()
+        self._deliver(flight.dones)
+
+    def _go_on(self) -> None:
+        """Keep the disk busy while the loop deals with what landed."""
+        if self._flying is None and not self._closed and (self._waiting or self._gathering.sync):
+            self._fly()
+
+    def _deliver(self, dones: list[Done]) -> None:
+        self._delivering = True
+        try:
+            while dones:
+                for done in dones:
+                    done(None)
+                dones = []
+                self._go_on()
+                if self._flying is None and not self._closed:
+                    # What needed no sync waited for those before it only.
+                    dones, self._gathering.dones = self._gathering.dones, dones
+        finally:
+            self._delivering = False
+
+    def _note(self, flight: _Flight, seconds: float) -> None:
+        self._policy.note(seconds)
+        metrics = self._metrics
+        if metrics is not None:
+            metrics.wal_write_bytes += flight.size
+            metrics.wal_fsync_seconds.observe(seconds)
+
+    def _fail(self, flight: _Flight, error: BaseException | None) -> None:
+        self._failed = error = error or WalFailed("the log is closed")
+        for failed in (flight, *self._waiting, self._gathering):
+            for done in failed.dones:
+                done(error)
+            failed.dones = []
+        self._waiting.clear()
+
+    def _finish(self, flights: list[_Flight]) -> None:
+        try:
+            if self._writer.intact:
+                for flight in flights:
+                    if flight.size:
+                        self._write(flight)
+        finally:
+            self._writer.close()
+
+    def _finished(self, flights: list[_Flight], done: Done | None, error: BaseException | None) -> None:
+        error = error or self._failed
+        for flight in flights:
+            for waiting in flight.dones:
+                waiting(error)
+        if done is not None:
+            done(error)
+
+    def _prepare_spare(self) -> None:
+        self._worker.submit(self._writer.prepare_spare, _warn_of("preallocating a WAL file"))
+
+
+def _encode(entries: Sequence[Entry], hard_state: HardState | None, crc: int, out: list[bytes]) -> int:
+    if entries:
+        crc = encode_records(RecordKind.ENTRY, encode_entries(entries), crc, out)
+    if hard_state is not None:
+        crc = encode_records(RecordKind.STATE, (encode_hard_state(hard_state),), crc, out)
+    return crc
+
+
+def _warn_of(what: str) -> Callable[[None, BaseException | None], None]:
+    def check(_: None, error: BaseException | None) -> None:
+        if error is not None:
+            _log.warning("%s failed: %r", what, error)
+
+    return check
+
+
+def wal_exists(disk: Disk, directory: str) -> bool:
+    """Whether a log was created here; an unfinished `<directory>.tmp` is none."""
+    return bool(segment_names(disk, directory))

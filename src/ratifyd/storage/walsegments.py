@@ -1,0 +1,187 @@
+"""The files of the WAL behind the one being written: preallocation ahead of time, cuts, locks and deletion.
+
+Writes come one at a time, from the worker or the loop; everything else runs on the worker only.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from ratifyd.ports import Disk, File
+from ratifyd.storage.walread import SegmentName, segment_names
+
+
+class SegmentLocked(Exception):
+    """Another process holds a file of this log."""
+
+
+@runtime_checkable
+class _SyncingFile(Protocol):
+    """A file that can write and sync in one call: a thread then meets the interpreter's lock once, not twice."""
+
+    def pwrite_datasync(self, data: bytes, offset: int) -> None: ...
+
+
+class SegmentWriter:
+    """The open files of a log; writes go to the end of the last one."""
+
+    __slots__ = (
+        "_directory",
+        "_disk",
+        "_fsync",
+        "_offset",
+        "_segment_bytes",
+        "_segments",
+        "_spare",
+        "_spares_made",
+        "_write_at",
+        "intact",
+    )
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        segments: list[tuple[SegmentName, File]],
+        offset: int,
+        *,
+        fsync: bool,
+        segment_bytes: int,
+    ) -> None:
+        """Take over locked files, oldest first; writing goes on at `offset` of the last."""
+        self._disk = disk
+        self._directory = directory
+        self._segments = segments
+        self._offset = offset
+        self._fsync = fsync
+        self._segment_bytes = segment_bytes
+        self._spare: tuple[str, File] | None = None
+        self._spares_made = 0
+        self._write_at = self._writing(segments[-1][1])
+        self.intact = True
+        """False after a failed write or sync: nothing may be written behind it."""
+
+    @classmethod
+    def create(cls, disk: Disk, directory: str, image: bytes, *, fsync: bool, segment_bytes: int) -> "SegmentWriter":
+        """Make the directory with a first file that starts with `image`, whole or not at all."""
+        parent, unfinished = directory.rpartition("/")[0] or ".", directory + ".tmp"
+        disk.remove_tree(unfinished)
+        disk.make_dirs(unfinished)
+        name = SegmentName(0, 0)
+        file = disk.open(f"{unfinished}/{name}", create=True)
+        if not file.lock():
+            raise SegmentLocked(f"{unfinished}/{name} is locked by another process")
+        file.allocate(segment_bytes)
+        file.pwrite(image, 0)
+        if fsync:
+            file.datasync()
+            disk.sync_dir(unfinished)
+        disk.rename(unfinished, directory)
+        if fsync:
+            disk.sync_dir(parent)
+        return cls(disk, directory, [(name, file)], len(image), fsync=fsync, segment_bytes=segment_bytes)
+
+    def zero_tail(self, *, needed: bool) -> None:
+        """Make the rest of the last file zeros, preallocated: leftovers of a torn write must not be read later."""
+        file = self._segments[-1][1]
+        if needed:
+            file.truncate(self._offset)
+        if file.size() < self._segment_bytes:
+            file.allocate(self._segment_bytes)
+            if self._fsync:
+                file.datasync()
+
+    def write(self, data: bytes) -> None:
+        """Write at the end, durably unless syncs are off."""
+        self.intact = False
+        self._write_at(data, self._offset)
+        self._offset += len(data)
+        self.intact = True
+
+    def cut(self, name: SegmentName, head: bytes) -> None:
+        """Close the file at its end and go on in a new one that starts with `head`."""
+        self.intact = False
+        tail = self._segments[-1][1]
+        tail.truncate(self._offset)
+        if self._fsync:
+            tail.datasync()
+        if self._spare is None:
+            self.prepare_spare()
+        assert self._spare is not None
+        path, file = self._spare
+        self._spare = None
+        file.pwrite(head, 0)
+        if self._fsync:
+            file.datasync()
+        self._disk.rename(path, f"{self._directory}/{name}")
+        if self._fsync:
+            self._disk.sync_dir(self._directory)
+        self._segments.append((name, file))
+        self._write_at = self._writing(file)
+        self._offset = len(head)
+        self.intact = True
+
+    def prepare_spare(self) -> None:
+        """Preallocate the next file, unless there is one."""
+        if self._spare is not None:
+            return
+        path = f"{self._directory}/{self._spares_made % 2}.tmp"
+        file = self._disk.open(path, create=True)
+        try:
+            if not file.lock():
+                raise SegmentLocked(f"{path} is locked by another process")
+            file.truncate(0)
+            file.allocate(self._segment_bytes)
+        except BaseException:
+            file.close()
+            raise
+        self._spares_made += 1
+        self._spare = (path, file)
+
+    def release_to(self, index: int) -> None:
+        """Close the files before the last one that may hold entry `index`."""
+        needed = max((at for at, (name, _) in enumerate(self._segments) if name.first_index < index), default=0)
+        for _, file in self._segments[:needed]:
+            file.close()
+        del self._segments[:needed]
+
+    def purge(self, keep: int) -> None:
+        """Delete the oldest files while more than `keep` exist, up to the first that is in use."""
+        names = segment_names(self._disk, self._directory)
+        oldest_held = self._segments[0][0]
+        removed = False
+        for name in names[: max(0, len(names) - keep)]:
+            if name >= oldest_held:
+                break
+            path = f"{self._directory}/{name}"
+            file = self._disk.open(path)
+            try:
+                if not file.lock():
+                    break
+                self._disk.remove(path)
+                removed = True
+            finally:
+                file.close()
+        if removed and self._fsync:
+            self._disk.sync_dir(self._directory)
+
+    def close(self) -> None:
+        """Close all files and drop the preallocated one. Syncs nothing: `write` did."""
+        for _, file in self._segments:
+            file.close()
+        if self._spare is not None:
+            path, file = self._spare
+            file.close()
+            self._disk.remove(path)
+            self._spare = None
+
+    def _writing(self, file: File) -> Callable[[bytes, int], None]:
+        if not self._fsync:
+            return file.pwrite
+        if isinstance(file, _SyncingFile):
+            return file.pwrite_datasync
+
+        def write_and_sync(data: bytes, offset: int) -> None:
+            file.pwrite(data, offset)
+            file.datasync()
+
+        return write_and_sync

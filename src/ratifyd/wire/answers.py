@@ -1,0 +1,128 @@
+"""The sending half of a gRPC connection: replies, messages, statuses, and answers to plain HTTP requests.
+
+Calls on streams that no longer exist are ignored: the client gave them up meanwhile.
+"""
+
+from collections.abc import Iterable
+from struct import Struct
+
+from ratifyd.wire import frames
+from ratifyd.wire.h2 import Http2Connection
+from ratifyd.wire.headers import OK_BLOCK, RESPONSE_BLOCK, status_block
+from ratifyd.wire.hpack import encode_field
+from ratifyd.wire.stream import WHOLE, Stream
+
+# A whole reply around its message: HEADERS frame, DATA frame header and message prefix; then the trailers' frame.
+_HEADERS_START = frames.frame(frames.HEADERS, frames.END_HEADERS, 0, RESPONSE_BLOCK)[:5]
+_TRAILERS_START = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 0, OK_BLOCK)[:5]
+_reply_start = Struct(f">5sI{len(RESPONSE_BLOCK)}sIBIBI").pack
+_reply_end = Struct(f">5sI{len(OK_BLOCK)}s").pack
+_message_header = frames.MESSAGE_FRAME_HEADER.pack
+
+
+class AnsweringConnection(Http2Connection):
+    """Adds everything a session sends."""
+
+    def reply(self, stream_id: int, message: bytes) -> None:
+        """Answer a call with one message and status OK."""
+        size = len(message) + 5
+        if self._streams.get(stream_id) is WHOLE and size <= self._reply_room and size <= self._send_window:
+            del self._streams[stream_id]
+            self._send_window -= size
+            self._forgive_pings = True
+            self._out += (
+                _reply_start(_HEADERS_START, stream_id, RESPONSE_BLOCK, size << 8, 0, stream_id, 0, size - 5),
+                message,
+                _reply_end(_TRAILERS_START, stream_id, OK_BLOCK),
+            )
+        else:
+            self.send_message(stream_id, message)
+            self.finish(stream_id)
+
+    def send_headers(self, stream_id: int) -> None:
+        """Send response headers now rather than with the first message."""
+        stream = self._sendable(stream_id)
+        if stream is not None and not stream.headers_sent:
+            self._send_headers(stream)
+
+    def send_message(self, stream_id: int, message: bytes) -> None:
+        """Send one message; it is queued while the client's windows are shut (see `queued_bytes`, `Writable`)."""
+        stream = self._sendable(stream_id)
+        if stream is None:
+            return
+        if not stream.headers_sent:
+            self._send_headers(stream)
+        size = len(message) + 5
+        if size <= stream.window and size <= self._send_window and size <= self._peer_frame_bytes and not stream.queue:
+            stream.window -= size
+            self._send_window -= size
+            self._forgive_pings = True
+            self._out.append(_message_header(size << 8, 0, stream_id, 0, size - 5))
+            self._out.append(message)
+        else:
+            self._send_payload(stream, frames.MESSAGE_PREFIX.pack(0, size - 5) + message)
+
+    def finish(self, stream_id: int) -> None:
+        """End a call with status OK, after what is queued."""
+        stream = self._sendable(stream_id)
+        if stream is not None:
+            self._end_call(stream, OK_BLOCK)
+
+    def fail(self, stream_id: int, code: int, message: str) -> None:
+        """End a call with an error status, after what is queued."""
+        stream = self._sendable(stream_id)
+        if stream is not None:
+            self._end_call(stream, status_block(code, message))
+
+    def respond(
+        self,
+        stream_id: int,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+        *,
+        end: bool = True,
+    ) -> None:
+        """Answer an HttpRequest; with `end` False the body goes on with `send_body`. Names are lower case."""
+        stream = self._sendable(stream_id)
+        if stream is None or stream.headers_sent:
+            return
+        block = encode_field(b":status", b"%d" % status)
+        block += b"".join(encode_field(name, value) for name, value in headers)
+        stream.headers_sent = True
+        self._forgive_pings = True
+        self._out.append(
+            frames.headers_frames(stream_id, block, end_stream=False, max_frame_bytes=self._peer_frame_bytes)
+        )
+        self.send_body(stream_id, body, end=end)
+
+    def send_body(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
+        """Send more of a response body begun by `respond`."""
+        stream = self._sendable(stream_id)
+        if stream is None:
+            return
+        self._send_payload(stream, data)
+        if end:
+            self._finish_stream(stream, frames.frame(frames.DATA, frames.END_STREAM, stream_id, b""))
+
+    def _sendable(self, stream_id: int) -> Stream | None:
+        """State of a stream that may still be sent on."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return None
+        if type(stream) is not Stream or stream is WHOLE:
+            stream = self._promote(stream_id, stream)
+        return None if stream.last_frame else stream
+
+    def _send_headers(self, stream: Stream) -> None:
+        stream.headers_sent = True
+        self._forgive_pings = True
+        self._out.append(frames.frame(frames.HEADERS, frames.END_HEADERS, stream.id, RESPONSE_BLOCK))
+
+    def _end_call(self, stream: Stream, block: bytes) -> None:
+        if not stream.headers_sent:
+            stream.headers_sent = True
+            block = RESPONSE_BLOCK + block
+        self._forgive_pings = True
+        last_frame = frames.headers_frames(stream.id, block, end_stream=True, max_frame_bytes=self._peer_frame_bytes)
+        self._finish_stream(stream, last_frame)

@@ -1,0 +1,42 @@
+"""Fixtures of the crash tests: which server they run against, and how often it is killed.
+
+`RATIFYD_TEST_SERVER=etcd` runs them against a real etcd, which shows that the tests themselves are right;
+`RATIFYD_TEST_KILLS=20` kills more often.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from harness.servers import EtcdServer
+
+StartServer = Callable[..., EtcdServer]
+
+
+@pytest.fixture(scope="session")
+def kind() -> str:
+    """The server under test."""
+    return os.environ.get("RATIFYD_TEST_SERVER", "ratifyd")
+
+
+@pytest.fixture(scope="session")
+def kills() -> int:
+    """How many kill -9 one test of the kind deals out."""
+    return int(os.environ.get("RATIFYD_TEST_KILLS", "5"))
+
+
+@pytest.fixture
+def start_server(kind: str) -> Iterator[StartServer]:
+    """Make servers of the kind under test; all are stopped at the end of the test."""
+    with ExitStack() as stack:
+
+        def make(*flags: str, start: bool = True, **options: object) -> EtcdServer:
+            server = EtcdServer(kind, flags, start=False, **options)  # type: ignore[arg-type]
+            stack.callback(server.stop)
+            if start:
+                server.start()
+            return server
+
+        yield make

@@ -1,0 +1,361 @@
+"""Telling HTTP/2 from HTTP/1.1, flow control both ways, graceful stop; raw bytes over loopback."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from ratifyd.net.clock import LoopClock
+from ratifyd.net.connection import HIGH_WATER, PREFACE, Acceptor, Link
+from ratifyd.net.http1 import HttpRequest, HttpResponse
+from ratifyd.net.listener import Listener, ListenError
+
+WAIT_S = 5.0
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    def run_with(main: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.run(main)
+
+    return run_with
+
+
+class Recorder:
+    """A session that notes what it is told."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.received = b""
+        self.paused = False
+        self.news: asyncio.Queue[str] = asyncio.Queue()
+
+    def receive(self, data: bytes) -> None:
+        self.received += data
+        self.news.put_nowait("data")
+
+    def eof(self) -> None:
+        self.news.put_nowait("eof")
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        self.news.put_nowait("pause")
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.news.put_nowait("resume")
+
+    def closed(self) -> None:
+        self.news.put_nowait("closed")
+
+    def go_away(self) -> None:
+        self.link.write(b"BYE")
+        self.link.close()
+
+    async def wait_for(self, news: str) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while await self.news.get() != news:
+                pass
+
+
+async def hello(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(200, [], b"hello")
+
+
+class Server:
+    """A listener whose HTTP/2 sessions are Recorders."""
+
+    def __init__(
+        self, url: str = "http://127.0.0.1:0", *, http1: bool = True, http2: bool = True, timeout_s: float = 60
+    ) -> None:
+        self.sessions: list[Recorder] = []
+        self.opened = asyncio.Event()
+        self.acceptor = Acceptor(
+            self._open if http2 else None, hello if http1 else None, first_bytes_timeout_s=timeout_s
+        )
+        self.listener = Listener.bind(url, flag="--x")
+
+    def _open(self, link: Link) -> Recorder:
+        self.sessions.append(Recorder(link))
+        self.opened.set()
+        return self.sessions[-1]
+
+    async def __aenter__(self) -> "Server":
+        await self.listener.serve(self.acceptor)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.listener.close()
+        self.acceptor.abort()
+        assert await self.acceptor.drained(WAIT_S)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.listener.port)
+
+    async def session(self) -> Recorder:
+        await asyncio.wait_for(self.opened.wait(), WAIT_S)
+        return self.sessions[-1]
+
+
+def test_a_preface_opens_a_session(run: Run) -> None:
+    async def main() -> None:
+        async with Server() as server:
+            reader, writer = await server.connect()
+            writer.write(PREFACE + b"frames")
+            session = await server.session()
+            await session.wait_for("data")
+            assert session.received == PREFACE + b"frames"
+            assert session.link.peer == f"127.0.0.1:{writer.get_extra_info('sockname')[1]}"
+            session.link.write(b"settings")
+            assert await asyncio.wait_for(reader.readexactly(8), WAIT_S) == b"settings"
+            writer.write(b"more")
+            await session.wait_for("data")
+            assert session.received.endswith(b"more")
+            writer.write_eof()
+            await session.wait_for("eof")
+            await session.wait_for("closed")
+
+    run(main())
+
+
+def test_a_preface_may_come_in_pieces(run: Run) -> None:
+    async def main() -> None:
+        async with Server() as server:
+            _, writer = await server.connect()
+            for at in range(len(PREFACE)):
+                assert not server.sessions
+                writer.write(PREFACE[at : at + 1])
+                await writer.drain()
+                await asyncio.sleep(0)
+            session = await server.session()
+            await session.wait_for("data")
+            assert session.received == PREFACE
+            writer.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("first", [b"G", b"P", b"PRI * HTTP/2.1"])
+def test_anything_else_is_http1(run: Run, first: bytes) -> None:
+    async def main() -> None:
+        rest = {b"G": b"ET / HTTP/1.1\r\nHost: h\r\n\r\n", b"P": b"UT / HTTP/1.1\r\nHost: h\r\n\r\n"}
+        async with Server() as server:
+            reader, writer = await server.connect()
+            writer.write(first)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+            writer.write(rest.get(first, b"\r\n\r\n"))
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), WAIT_S)
+            assert answer.startswith(b"HTTP/1.1 200" if first in rest else b"HTTP/1.1 400")
+            assert not server.sessions
+            writer.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("kinds", "first"), [({"http1": False}, b"GET / HTTP/1.1\r\n\r\n"), ({"http2": False}, PREFACE)]
+)
+def test_an_acceptor_may_speak_one_kind_only(run: Run, kinds: dict[str, bool], first: bytes) -> None:
+    async def main() -> None:
+        async with Server(**kinds) as server:  # type: ignore[arg-type]
+            reader, writer = await server.connect()
+            writer.write(first)
+            assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
+            writer.close()
+
+    run(main())
+
+
+def test_silent_connections_are_closed(run: Run) -> None:
+    async def main() -> None:
+        async with Server(timeout_s=0.05) as server:
+            reader, writer = await server.connect()
+            with pytest.raises(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
+                raise ConnectionResetError
+            writer.close()
+
+    run(main())
+
+
+def test_a_slow_reader_pauses_writing_and_is_not_read(run: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with Server() as server:
+            with socket.create_connection(("127.0.0.1", server.listener.port)) as client:
+                client.setblocking(False)
+                await loop.sock_sendall(client, PREFACE)
+                session = await server.session()
+                total, rounds_paused = 0, 0
+                while rounds_paused < 5:
+                    if session.paused:
+                        rounds_paused += 1
+                        await asyncio.sleep(0.01)
+                        continue
+                    rounds_paused = 0
+                    session.link.write(b"x" * HIGH_WATER)
+                    total += HIGH_WATER
+                    await asyncio.sleep(0)
+                assert session.link.write_buffer_size() > 0
+                await loop.sock_sendall(client, b"unread")
+                await asyncio.sleep(0.05)
+                assert session.received == PREFACE
+                async with asyncio.timeout(WAIT_S):
+                    while total:
+                        total -= len(await loop.sock_recv(client, HIGH_WATER))
+                    while session.received != PREFACE + b"unread":
+                        await session.wait_for("data")
+                assert not session.paused
+
+    run(main())
+
+
+def test_reading_can_be_paused_on_demand(run: Run) -> None:
+    async def main() -> None:
+        async with Server() as server:
+            _, writer = await server.connect()
+            writer.write(PREFACE)
+            session = await server.session()
+            await session.wait_for("data")
+            session.link.pause_reading()
+            session.link.pause_reading()
+            writer.write(b"later")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+            assert session.received == PREFACE
+            session.link.resume_reading()
+            await session.wait_for("data")
+            assert session.received == PREFACE + b"later"
+            session.link.close()
+            await session.wait_for("closed")
+            session.link.resume_reading()
+            writer.close()
+
+    run(main())
+
+
+def test_go_away_reaches_sessions_and_newcomers(run: Run) -> None:
+    async def main() -> None:
+        async with Server() as server:
+            reader, writer = await server.connect()
+            writer.write(PREFACE)
+            await (await server.session()).wait_for("data")
+            server.acceptor.go_away()
+            assert await asyncio.wait_for(reader.read(), WAIT_S) == b"BYE"
+            late, late_writer = await server.connect()
+            assert await asyncio.wait_for(late.read(), WAIT_S) == b""
+            assert await server.acceptor.drained(WAIT_S)
+            writer.close()
+            late_writer.close()
+
+    run(main())
+
+
+def test_connections_made_before_serving_wait(run: Run) -> None:
+    async def main() -> None:
+        server = Server()
+        reader, writer = await server.connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 0.05)
+        async with server:
+            assert (await asyncio.wait_for(reader.readuntil(b"hello"), WAIT_S)).startswith(b"HTTP/1.1 200 OK")
+            writer.close()
+
+    run(main())
+
+
+def test_nodelay_is_set_on_accepted_connections(run: Run) -> None:
+    async def main() -> None:
+        async with Server() as server:
+            _, writer = await server.connect()
+            writer.write(PREFACE)
+            session = await server.session()
+            sock = session.link._transport.get_extra_info("socket")
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
+            writer.close()
+
+    run(main())
+
+
+def test_unix_sockets(run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "etcd.sock"
+        async with Server(f"unix://{path}") as server:
+            _, writer = await asyncio.open_unix_connection(str(path))
+            writer.write(PREFACE)
+            session = await server.session()
+            assert session.link.peer == "@"
+            writer.close()
+            with pytest.raises(ListenError, match="address already in use"):
+                Listener.bind(f"unix://{path}", flag="--x")
+        assert not path.exists()
+        stale = socket.socket(socket.AF_UNIX)
+        stale.bind(str(path))
+        stale.close()
+        Listener.bind(f"unix://{path}", flag="--x").close()
+        path.write_text("a file of somebody else")
+        with pytest.raises(ListenError, match="address already in use"):
+            Listener.bind(f"unix://{path}", flag="--x")
+        assert path.read_text() == "a file of somebody else"
+
+    run(main())
+
+
+def test_bind_errors_say_what_to_do() -> None:
+    first = Listener.bind("http://127.0.0.1:0", flag="--listen-client-urls")
+    url = f"http://127.0.0.1:{first.port}"
+    with pytest.raises(ListenError) as caught:
+        Listener.bind(url, flag="--listen-client-urls")
+    assert str(caught.value) == (
+        f"cannot listen on {url}: address already in use; stop the program that uses it, or change --listen-client-urls"
+    )
+    first.close()
+    Listener.bind(url, flag="--x").close()
+    with pytest.raises(ListenError, match="cannot assign requested address"):
+        Listener.bind("http://192.0.2.1:1", flag="--x")
+    with pytest.raises(ListenError, match="port must be 0-65535"):
+        Listener.bind("http://127.0.0.1:70000", flag="--x")
+    with pytest.raises(ListenError, match="no such file or directory"):
+        Listener.bind("unix:///nonexistent/dir/sock", flag="--x")
+
+
+def test_reuse_port_and_wildcards() -> None:
+    first = Listener.bind("http://127.0.0.1:0", flag="--x", reuse_port=True)
+    second = Listener.bind(f"http://127.0.0.1:{first.port}", flag="--x", reuse_port=True)
+    second.close()
+    first.close()
+    everywhere = Listener.bind("http://0.0.0.0:0", flag="--x")
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        if family == socket.AF_INET6 and not socket.has_ipv6:
+            continue
+        with socket.socket(family) as client:
+            client.settimeout(WAIT_S)
+            client.connect((host, everywhere.port))
+    everywhere.close()
+
+
+def test_clock(run: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        clock = LoopClock(loop)
+        order: list[object] = []
+        done = clock.future()
+        clock.call_later(0.01, done.set_result, None)
+        clock.call_later(0.0, order.append, "never").cancel()
+        clock.call_soon(order.append, "soon")
+        before = clock.time()
+        await asyncio.wait_for(done, WAIT_S)
+        assert order == ["soon"]
+        assert clock.time() > before
+        assert abs(clock.wall() - 1.8e9) < 1e9
+
+    run(main())

@@ -1,0 +1,386 @@
+"""The write-ahead log: bytes, order of answers, files, locks and damage."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ratifyd.raft.messages import ConfState, Entry, EntryKind, HardState, SnapshotMeta
+from ratifyd.storage.disk import OsDisk
+from ratifyd.storage.syncpolicy import SyncPolicy
+from ratifyd.storage.wal import Wal, WalFailed
+from ratifyd.storage.walread import WalContents, WalCorrupt, WalSnapshotMissing, valid_snapshots
+from ratifyd.storage.walsegments import SegmentLocked
+from tests.support_disk import SimDisk, StepWorker
+from tests.support_wal import entries_of, read_records
+
+METADATA = b"\x08\x01\x10\x02"
+SEGMENT = 16 << 10
+
+
+class Always(SyncPolicy):
+    """Syncs always run where the test wants them."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.wanted = in_place
+
+    def in_place(self, size: int) -> bool:
+        return self.wanted
+
+
+def entries(first: int, last: int, term: int = 1, size: int = 20) -> list[Entry]:
+    return [Entry(term, index, b"%d" % index * size) for index in range(first, last + 1)]
+
+
+def create(
+    disk: object, directory: str, worker: StepWorker, *, in_place: bool = False, segment_bytes: int = SEGMENT
+) -> Wal:
+    return Wal.create(
+        disk,  # type: ignore[arg-type]
+        directory,
+        METADATA,
+        worker=worker,
+        segment_bytes=segment_bytes,
+        policy=Always(in_place=in_place),
+    )
+
+
+def reopen(
+    disk: object, directory: str, worker: StepWorker, index: int = 0, term: int = 0, segment_bytes: int = SEGMENT
+) -> tuple[Wal, WalContents]:
+    return Wal.open(
+        disk,  # type: ignore[arg-type]
+        directory,
+        snapshot_index=index,
+        snapshot_term=term,
+        worker=worker,
+        segment_bytes=segment_bytes,
+        policy=Always(in_place=True),
+    )
+
+
+def close(wal: Wal, worker: StepWorker) -> None:
+    answers: list[BaseException | None] = []
+    wal.close(answers.append)
+    worker.run()
+    assert answers == [None]
+
+
+def refuse(_: BaseException | None) -> None:
+    raise AssertionError("must not be called")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> str:
+    return str(tmp_path / "wal")
+
+
+def images(directory: str) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(Path(directory).glob("*.wal"))]
+
+
+def test_a_new_log_starts_with_etcds_bytes(directory: str) -> None:
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker)
+    image = Path(directory, "0000000000000000-0000000000000000.wal").read_bytes()
+    assert len(image) == SEGMENT
+    assert image[:16] == bytes.fromhex("04000000000000840804100000000000")
+    assert read_records([image]) == [(4, b""), (1, METADATA), (5, bytes.fromhex("08001000"))]
+    assert not Path(directory + ".tmp").exists()
+    worker.run()
+    assert Path(directory, "0.tmp").stat().st_size == SEGMENT
+    close(wal, worker)
+    assert not Path(directory, "0.tmp").exists()
+
+
+def test_entries_precede_the_state_and_an_independent_reader_agrees(directory: str) -> None:
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker, in_place=True)
+    written = [*entries(1, 9), Entry(1, 10, b"", EntryKind.NORMAL), Entry(2, 11, b"c", EntryKind.CONF_CHANGE)]
+    assert wal.append(written, HardState(2, 7, 3), True, refuse)
+    records = read_records(images(directory))
+    assert entries_of(records) == [(entry.kind, entry.term, entry.index, entry.data) for entry in written]
+    assert records[-1] == (3, bytes.fromhex("080210071803"))
+    close(wal, worker)
+
+
+def test_a_log_can_be_born_with_its_first_entries(directory: str) -> None:
+    worker = StepWorker()
+    first = [Entry(1, 1, b"conf", EntryKind.CONF_CHANGE)]
+    wal = Wal.create(
+        OsDisk(),
+        directory,
+        METADATA,
+        worker=worker,
+        segment_bytes=SEGMENT,
+        entries=first,
+        hard_state=HardState(1, 0, 1),
+    )
+    close(wal, worker)
+    wal, contents = reopen(OsDisk(), directory, worker)
+    assert contents.entries == first
+    assert contents.hard_state == HardState(1, 0, 1)
+    assert contents.metadata == METADATA
+    assert wal.append(entries(2, 2), None, True, refuse)
+    close(wal, worker)
+    with pytest.raises(FileExistsError):
+        create(OsDisk(), directory, worker)
+
+
+def test_later_entries_replace_from_their_index_on(directory: str) -> None:
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker, in_place=True)
+    wal.append(entries(1, 5), HardState(1, 1, 0), True, refuse)
+    wal.append(entries(3, 4, term=2), HardState(2, 1, 2), True, refuse)
+    close(wal, worker)
+    _, contents = reopen(OsDisk(), directory, worker)
+    assert contents.entries == entries(1, 2) + entries(3, 4, term=2)
+    assert contents.hard_state == HardState(2, 1, 2)
+
+
+def test_groups_form_while_a_sync_is_in_flight(directory: str) -> None:
+    """One flight at a time; what arrives meanwhile is the next; answers keep the order."""
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker)
+    worker.run()
+    order: list[int] = []
+
+    def answer(number: int) -> Callable[[BaseException | None], None]:
+        return lambda error: order.append(number if error is None else -number)
+
+    for number in range(1, 5):
+        assert wal.append(entries(number, number), None, True, answer(number)) is False
+    assert len(worker.jobs) == 1
+    worker.run_one()
+    assert order == [1]
+    assert len(worker.jobs) == 1
+    assert wal.append([], HardState(1, 1, 4), False, answer(5)) is False
+    worker.run_one()
+    assert order == [1, 2, 3, 4, 5]
+    assert worker.jobs == []
+    close(wal, worker)
+    _, contents = reopen(OsDisk(), directory, worker)
+    assert contents.hard_state.commit == 4
+    assert len(contents.entries) == 4
+
+
+def test_an_append_from_within_an_answer_keeps_its_turn(directory: str) -> None:
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker)
+    worker.run()
+    order: list[str] = []
+
+    def first(_: BaseException | None) -> None:
+        order.append("first")
+        wal._policy.wanted = True  # type: ignore[attr-defined]
+        assert wal.append(entries(3, 3), None, True, lambda _: order.append("third")) is False
+        assert wal.append([], HardState(1, 1, 1), False, lambda _: order.append("fourth")) is False
+
+    wal.append([], HardState(1, 1, 0), True, lambda _: order.append("in flight"))
+    wal.append(entries(1, 1), None, True, first)
+    wal.append(entries(2, 2), None, True, lambda _: order.append("second"))
+    worker.run()
+    assert order == ["in flight", "first", "second", "third", "fourth"]
+    close(wal, worker)
+
+
+def test_what_needs_no_sync_waits_for_nothing_and_is_written_with_the_next(directory: str) -> None:
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker, in_place=True)
+    before = images(directory)
+    assert wal.append([], HardState(1, 1, 0), False, refuse)
+    assert images(directory) == before
+    assert wal.append(entries(1, 1), None, True, refuse)
+    assert [kind for kind, _ in read_records(images(directory))] == [4, 1, 5, 3, 2]
+    close(wal, worker)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_files_are_cut_and_read_through(directory: str, in_place: bool) -> None:
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker, in_place=in_place, segment_bytes=4096)
+    worker.run()
+    for start in range(1, 100, 3):
+        wal.append(entries(start, start + 2, size=40), HardState(1, 1, start), True, lambda _: None)
+        worker.run()
+    names = sorted(path.name for path in Path(directory).glob("*.wal"))
+    assert len(names) > 2
+    records = read_records(images(directory))
+    assert [entry[2] for entry in entries_of(records)] == list(range(1, 100))
+    heads = [read_records([image])[:3] for image in images(directory)[:1]]
+    assert heads[0][1] == (1, METADATA)
+    second = int(names[1][17:33], 16)
+    tail_of_first = entries_of(read_records(images(directory)[:1]))[-1]
+    assert second == tail_of_first[2] + 1
+    assert Path(directory, names[0]).stat().st_size % 8 == 0
+    assert Path(directory, names[-1]).stat().st_size == 4096
+    close(wal, worker)
+    wal, contents = reopen(OsDisk(), directory, worker, segment_bytes=4096)
+    assert [entry.index for entry in contents.entries] == list(range(1, 100))
+    assert wal.append(entries(100, 100), None, True, refuse)
+    close(wal, worker)
+    assert len(entries_of(read_records(images(directory)))) == 100
+
+
+def test_released_files_are_purged_and_reading_starts_at_the_snapshot(directory: str) -> None:
+    worker = StepWorker()
+    conf = ConfState(voters=(1, 2), learners=(3,))
+    wal = create(OsDisk(), directory, worker, in_place=True, segment_bytes=4096)
+    for index in range(1, 100):
+        wal.append(entries(index, index, size=40), HardState(1, 1, index), True, lambda _: None)
+        worker.run()
+        if index == 80:
+            wal.save_snapshot(SnapshotMeta(80, 1, conf), lambda _: None)
+            worker.run()
+    count = len(images(directory))
+    wal.purge(2)
+    worker.run()
+    assert len(images(directory)) == count, "nothing is released yet"
+    wal.release_to(80)
+    wal.purge(count - 1)
+    worker.run()
+    assert len(images(directory)) == count - 1
+    wal.purge(1)
+    worker.run()
+    close(wal, worker)
+    assert 1 < len(images(directory)) < count - 1
+    assert valid_snapshots(OsDisk(), directory) == [SnapshotMeta(80, 1, conf)]
+    wal, contents = reopen(OsDisk(), directory, worker, 80, 1)
+    assert [entry.index for entry in contents.entries] == list(range(81, 100))
+    close(wal, worker)
+    with pytest.raises(WalSnapshotMissing, match="mismatch"):
+        reopen(OsDisk(), directory, worker, 80, 2)
+    with pytest.raises(WalSnapshotMissing, match="not found"):
+        reopen(OsDisk(), directory, worker, 90, 1)
+    with pytest.raises(WalCorrupt, match="no file holds"):
+        reopen(OsDisk(), directory, worker)
+
+
+def test_snapshots_above_the_commit_do_not_count(directory: str) -> None:
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker, in_place=True)
+    wal.append(entries(1, 9), HardState(1, 1, 5), True, refuse)
+    wal.save_snapshot(SnapshotMeta(5, 1, ConfState(voters=(1,))), refuse)
+    wal.save_snapshot(SnapshotMeta(6, 1, ConfState(voters=(1,))), refuse)
+    close(wal, worker)
+    assert [meta.index for meta in valid_snapshots(OsDisk(), directory)] == [0, 5]
+
+
+def test_a_second_process_is_refused(directory: str) -> None:
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker)
+    with pytest.raises(SegmentLocked, match="locked by another process"):
+        reopen(OsDisk(), directory, worker)
+    close(wal, worker)
+    wal, _ = reopen(OsDisk(), directory, worker)
+    close(wal, worker)
+
+
+def test_a_missing_file_in_between_is_refused(directory: str) -> None:
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker, in_place=True, segment_bytes=2048)
+    for index in range(1, 60):
+        wal.append(entries(index, index, size=40), HardState(1, 1, index), True, lambda _: None)
+        worker.run()
+    close(wal, worker)
+    sorted(Path(directory).glob("*.wal"))[1].unlink()
+    with pytest.raises(WalCorrupt, match="sequence 0 is missing"):
+        reopen(OsDisk(), directory, worker)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("operation", ["datasync", "pwrite"])
+def test_a_failing_disk_is_final(operation: str, in_place: bool) -> None:
+    disk, worker = SimDisk(), StepWorker()
+    wal = create(disk, "wal", worker, in_place=in_place)
+    worker.run()
+    disk.fail[operation] = OSError(5, "input/output error")
+    answers: list[BaseException | None] = []
+    if in_place:
+        with pytest.raises(WalFailed, match="input/output error"):
+            wal.append(entries(1, 1), None, True, answers.append)
+    else:
+        wal.append(entries(1, 1), None, True, answers.append)
+        wal.append(entries(2, 2), None, True, answers.append)
+        worker.run()
+        assert len(answers) == 2
+        assert all(isinstance(answer, OSError) for answer in answers)
+    disk.fail.clear()
+    with pytest.raises(WalFailed):
+        wal.append(entries(3, 3), None, True, answers.append)
+    before = disk.steps
+    wal.close()
+    worker.run()
+    assert disk.steps - before <= 1, "nothing is written or synced after a failure"
+
+
+def test_closing_writes_what_waits(directory: str) -> None:
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker)
+    order: list[int] = []
+    for number in range(1, 4):
+        wal.append(entries(number, number), None, True, lambda _, number=number: order.append(number))  # type: ignore[misc]
+    wal.append([], HardState(1, 1, 3), False, lambda _: order.append(4))
+    close(wal, worker)
+    assert order == [1, 2, 3, 4]
+    with pytest.raises(WalFailed, match="closed"):
+        wal.append(entries(4, 4), None, True, refuse)
+    _, contents = reopen(OsDisk(), directory, worker)
+    assert len(contents.entries) == 3
+    assert contents.hard_state.commit == 3
+
+
+def test_a_torn_tail_is_cut_and_kept_aside(directory: str) -> None:
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker, in_place=True)
+    wal.append(entries(1, 3), HardState(1, 1, 0), True, refuse)
+    good = wal._offset
+    wal.append(entries(4, 4, size=3000), None, True, refuse)
+    close(wal, worker)
+    path = next(Path(directory).glob("*.wal"))
+    image = bytearray(path.read_bytes())
+    image[1024:1536] = bytes(512)
+    path.write_bytes(image)
+    wal, contents = reopen(OsDisk(), directory, worker)
+    assert [entry.index for entry in contents.entries] == [1, 2, 3]
+    assert Path(str(path) + ".broken").read_bytes() == image
+    assert not path.read_bytes()[good:].strip(b"\0")
+    assert path.stat().st_size == SEGMENT
+    wal.append(entries(4, 4), None, True, refuse)
+    close(wal, worker)
+    assert len(entries_of(read_records(images(directory)))) == 4
+
+
+def test_damage_is_refused_with_place_and_advice(directory: str) -> None:
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker, in_place=True)
+    wal.append(entries(1, 30), HardState(1, 1, 0), True, refuse)
+    close(wal, worker)
+    path = next(Path(directory).glob("*.wal"))
+    image = bytearray(path.read_bytes())
+    image[700] ^= 4
+    path.write_bytes(image)
+    with pytest.raises(WalCorrupt) as caught:
+        reopen(OsDisk(), directory, worker)
+    assert path.name in str(caught.value)
+    assert "crc mismatch" in str(caught.value)
+    assert "restore" in str(caught.value)
+    assert path.read_bytes() == image, "left untouched"
+
+
+@pytest.mark.parametrize("bit", [12, 40, 63, 57])
+def test_a_damaged_length_word_is_no_torn_write(directory: str, bit: int) -> None:
+    """etcd would cut everything from there on; the record itself proves that it was once whole."""
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker, in_place=True)
+    wal.append(entries(1, 3), None, True, refuse)
+    word = wal._offset
+    wal.append(entries(4, 6), None, True, refuse)
+    close(wal, worker)
+    path = next(Path(directory).glob("*.wal"))
+    image = bytearray(path.read_bytes())
+    image[word + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(image)
+    with pytest.raises(WalCorrupt):
+        reopen(OsDisk(), directory, worker)
