@@ -9,7 +9,7 @@ install:
 
 # What to run before every commit: under two minutes.
 check: lint
-	$(PYTHON) -m pytest tests/tidy tests/unit tests/property tests/traces
+	$(PYTHON) -m pytest $(wildcard tests/tidy tests/unit tests/property tests/traces tests/fuzz)
 
 lint:
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports

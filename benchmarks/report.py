@@ -25,6 +25,8 @@ def _case_rows(report: Report) -> Iterable[Row]:
         first, second = (median(rates) for rates in result.rates)
         title = f"{result.case.title} (req/s)"
         yield title, _number(first), _number(second), f"{median(result.ratios):.2f}", _spread(result.ratios)
+        first, second = (median(cpu) for cpu in result.cpu_us)
+        yield "  server CPU per request (us)", _number(first), _number(second), _ratio(first, second), ""
 
 
 def _latency_rows(report: Report) -> Iterable[Row]:

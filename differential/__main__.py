@@ -11,7 +11,7 @@ from differential.operations import Kind, Operation
 from differential.pairs import session
 from differential.runner import HASH_PATH, Difference
 from differential.scenarios import run_scenarios
-from differential.shrink import shrink
+from differential.shrink import same_kind, shrink
 from harness.servers import KINDS
 
 _HASH_EVERY = 500
@@ -40,18 +40,28 @@ class Progress:
 
 
 async def run_seed(
-    seed: int, count: int, left: str, right: str, progress: Progress, counts: Counter[str]
+    seed: int, options: argparse.Namespace, progress: Progress, counts: Counter[str]
 ) -> tuple[list[Operation], Difference | None]:
-    """One random sequence on a fresh pair: the operations carried out and the first difference."""
-    generator = Generator(seed)
+    """One random sequence on a fresh pair: the operations carried out and the first difference.
+
+    With --collect, differences are printed and passed over, one of each kind, and the one that exceeds the number
+    given is returned; those after a change of state may be consequences of the first.
+    """
+    generator = Generator(seed, options.without)
+    count = options.ops
     done: list[Operation] = []
-    async with session(left, right) as both:
+    collected: list[Difference] = []
+    async with session(options.left, options.right) as both:
         for number in range(1, count + 1):
             operation = Operation(Kind.UNARY, HASH_PATH) if number % _HASH_EVERY == 0 else generator.next(both)
             done.append(operation)
             counts[operation.path] += 1
             found = await both.execute(operation)
-            if found is not None:
+            if found is not None and len(collected) < options.collect:
+                if not any(same_kind(found, each) for each in collected):
+                    collected.append(found)
+                    progress.line(f"seed {seed}: {found}")
+            elif found is not None:
                 return done, found
             progress(f"seed {seed}: {number}/{count} operations, revision {both.revision}")
         return done, await both.finish()
@@ -65,7 +75,7 @@ async def run(options: argparse.Namespace) -> int:
         return 1 if failed else 0
     for seed in options.seeds:
         started = time.monotonic()
-        done, found = await run_seed(seed, options.ops, options.left, options.right, progress, counts)
+        done, found = await run_seed(seed, options, progress, counts)
         if found is None:
             progress.line(f"seed {seed}: {len(done)} operations agree, {time.monotonic() - started:.1f} s")
             continue
@@ -102,6 +112,12 @@ def main() -> int:
     parser.add_argument("--show", type=int, default=40, help="operations printed of a shortened sequence (default 40)")
     parser.add_argument(
         "--scenarios", action="store_true", help="run the fixed scenarios that need time to pass instead"
+    )
+    parser.add_argument(
+        "--without", nargs="*", default=[], metavar="FAMILY", help="leave out: auth, txn, malformed ..."
+    )
+    parser.add_argument(
+        "--collect", type=int, default=0, metavar="N", help="pass over N kinds of differences (default 0)"
     )
     parser.add_argument("--counts", action="store_true", help="print how often each method was called")
     return asyncio.run(run(parser.parse_args()))

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from differential.runner import Session
-from differential.sides import Side
+from differential.sides import ANSWER_TIMEOUT_S, Side
 from harness.servers import EtcdServer
 
 _PEER_URL = "http://127.0.0.1:1"
@@ -31,13 +31,15 @@ def start_pair(left: str, right: str, flags: tuple[str, ...] = ()) -> tuple[Etcd
 
 
 @asynccontextmanager
-async def session(left: str, right: str, flags: tuple[str, ...] = ()) -> AsyncIterator[Session]:
+async def session(
+    left: str, right: str, flags: tuple[str, ...] = (), timeout_s: float = ANSWER_TIMEOUT_S
+) -> AsyncIterator[Session]:
     """A session over a fresh pair, which is stopped afterwards."""
     servers = await asyncio.to_thread(start_pair, left, right, flags)
     sides: list[Side] = []
     try:
         for kind, server in zip((left, right), servers):
-            sides.append(await Side.connect(kind, server.client_endpoint))
+            sides.append(await Side.connect(kind, server.client_endpoint, timeout_s))
         yield Session(sides[0], sides[1])
     finally:
         for side in sides:

@@ -6,7 +6,7 @@ from functools import partial
 
 from differential.compare import differences, sorted_range_differences
 from differential.operations import Kind, Operation
-from differential.sides import ANSWER_TIMEOUT_S, Side, Silent
+from differential.sides import Side, Silent
 from differential.watching import Watching, watcher_from
 from harness.fastgrpc import Answer
 from ratifyd.proto import rpc_pb2
@@ -49,6 +49,7 @@ class Session:
         self.step = 0
         self.revision = 1
         self.compacted = -1
+        self.compactions: set[int] = set()
         self.leases: set[int] = set()
 
     @property
@@ -59,7 +60,7 @@ class Session:
         """Carry out one step on both sides; the difference it shows, if any."""
         self.step += 1
         try:
-            async with asyncio.timeout(2 * ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(3 * self.left.timeout_s):
                 if operation.kind is Kind.UNARY:
                     return await self._unary(operation)
                 if operation.kind is Kind.KEEPALIVE:
@@ -134,6 +135,7 @@ class Session:
             self.revision = max(self.revision, header.revision)
         if operation.path == COMPACT_PATH:
             self.compacted = rpc_pb2.CompactionRequest.FromString(operation.request).revision
+            self.compactions.add(self.compacted)
         elif operation.path == GRANT_PATH:
             self.leases.add(rpc_pb2.LeaseGrantRequest.FromString(operation.request).ID)
         elif operation.path == REVOKE_PATH:

@@ -7,10 +7,13 @@ from differential.operations import Operation
 from differential.pairs import session
 from differential.runner import Difference
 
+_TIMEOUT_S = 1.5
+"""Shorter than for a first run: a sequence that fails by silence is replayed many times."""
+
 
 async def replay(operations: Sequence[Operation], left: str, right: str) -> Difference | None:
     """The first difference that these operations show on a fresh pair."""
-    async with session(left, right) as both:
+    async with session(left, right, timeout_s=_TIMEOUT_S) as both:
         for operation in operations:
             found = await both.execute(operation)
             if found is not None:
@@ -37,6 +40,14 @@ async def shrink(
     """The shortest sequence found in time that shows a difference of the same kind, and that difference."""
     best, difference = list(operations), found
     deadline = time.monotonic() + budget_s
+    for kind in dict.fromkeys((each.kind, each.path) for each in operations):
+        candidate = [each for each in best[:-1] if (each.kind, each.path) != kind] + best[-1:]
+        if time.monotonic() > deadline or len(candidate) == len(best):
+            continue
+        progress(f"shrinking: {len(best)} operations, trying without {kind[1]}")
+        seen = await replay(candidate, left, right)
+        if seen is not None and same_kind(seen, difference):
+            best, difference = candidate[: seen.step], seen
     chunk = max(1, len(best) // 2)
     while time.monotonic() < deadline:
         reduced = False

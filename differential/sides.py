@@ -9,6 +9,7 @@ from harness.fastgrpc import Answer, FastConnection
 from ratifyd.proto import kv_pb2, rpc_pb2
 
 ANSWER_TIMEOUT_S = 10.0
+"""How long a side may take for anything, unless told otherwise."""
 
 
 class Silent(Exception):
@@ -50,8 +51,9 @@ class WatchStream:
 class Side:
     """A connection to one server. `log` holds every event since `connect`, in order, from a watcher on all keys."""
 
-    def __init__(self, name: str, connection: FastConnection) -> None:
+    def __init__(self, name: str, connection: FastConnection, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self.name = name
+        self.timeout_s = timeout_s
         self.connection = connection
         self.changed = asyncio.Event()
         self.streams: dict[int, WatchStream] = {}
@@ -62,9 +64,9 @@ class Side:
         self._tap = connection.open(WATCH_PATH, self._tap_received)
 
     @classmethod
-    async def connect(cls, name: str, endpoint: str) -> "Side":
+    async def connect(cls, name: str, endpoint: str, timeout_s: float = ANSWER_TIMEOUT_S) -> "Side":
         """Connect and start following all keys."""
-        side = cls(name, await FastConnection.connect(endpoint))
+        side = cls(name, await FastConnection.connect(endpoint), timeout_s)
         create = rpc_pb2.WatchCreateRequest(key=b"\0", range_end=b"\0")
         side._tap.send(rpc_pb2.WatchRequest(create_request=create).SerializeToString())
         await side.wait(lambda: side.log_revision > 0, "creation of the watcher on all keys")
@@ -80,9 +82,9 @@ class Side:
         self._keepalive_answers.append(message)
         self.changed.set()
 
-    async def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    async def wait(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until `condition`, looked at after every arrival; Silent at the deadline or when the server is gone."""
-        deadline = self.connection.loop.time() + timeout_s
+        deadline = self.connection.loop.time() + self.timeout_s
         while not condition():
             self.changed.clear()
             left_s = deadline - self.connection.loop.time()

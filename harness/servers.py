@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import weakref
@@ -176,7 +177,7 @@ class EtcdServer:
             if not self.running:
                 raise StartFailed(f"{self.kind} ended with {self._exit_status()}:\n{self._log_tail()}")
             if time.monotonic() > deadline:
-                raise StartFailed(f"{self.kind} is not ready in time:\n{self._log_tail()}")
+                raise StartFailed(f"{self.kind} is not ready in time:\n{self._log_tail()}\n{self._stack()}")
             time.sleep(_POLL_S)
 
     def wait_log(self, text: str, timeout_s: float = 10.0) -> None:
@@ -197,6 +198,14 @@ class EtcdServer:
 
     def _log_tail(self) -> str:
         return self.log_text()[-4000:]
+
+    def _stack(self) -> str:
+        """Where a Python server hangs, if py-spy is there to tell."""
+        spy = shutil.which("py-spy", path=str(Path(sys.executable).parent))
+        if self.kind != "ratifyd" or spy is None:
+            return ""
+        dump = subprocess.run([spy, "dump", "--pid", str(self.pid)], capture_output=True, text=True, timeout=30)
+        return dump.stdout + dump.stderr
 
     def _exit_status(self) -> int | None:
         return None if self._process is None else self._process.poll()

@@ -93,13 +93,13 @@ def compact(index, model, back):
 def restarted(model):
     index = Index()
     for change in model.changes:
-        main, _, key, deleted = change
+        _, _, key, deleted = change
         create = version = 0
         if not deleted:
             for past in model.everything[: model.everything.index(change) + 1]:
                 if past[2] == key:
                     create, version = (0, 0) if past[3] else (create or past[0], version + 1)
-        index.restore(key, row(change), main=main, create=create, version=version)
+        index.restore(key, row(change), create=create, version=version)
     assert sum(index.finish_restore(2)) == len(index.keys)
     return index
 

@@ -117,8 +117,7 @@ class Model:
         return [
             row
             for row in self.rows
-            if row.main > compacted
-            or (newest[row.kv.key] is row and not (row.deleted and row.main < compacted))
+            if row.main > compacted or (newest[row.kv.key] is row and not (row.deleted and row.main < compacted))
         ]
 
     def hash_kv(self, revision, compacted, present):
@@ -372,9 +371,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # ---- watchers
 
-    @rule(
-        keys=ranges, ahead=st.integers(-6, 3), prev_kv=st.booleans(), no_put=st.booleans(), no_delete=st.booleans()
-    )
+    @rule(keys=ranges, ahead=st.integers(-6, 3), prev_kv=st.booleans(), no_put=st.booleans(), no_delete=st.booleans())
     def watch(self, keys, ahead, prev_kv, no_put, no_delete):
         start = max(0, self.model.revision + ahead)
         sink = RecordingSink(self.model, keys, start or self.model.revision + 1, prev_kv, no_put, no_delete)

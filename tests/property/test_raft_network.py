@@ -38,6 +38,7 @@ from ratifyd.raft.roles import Role
 
 MEMBERS = (1, 2, 3, 4, 5)
 FIRST_VOTERS = (1, 2, 3)
+MAX_UNDERWAY = 40
 PASSED_ON = {MessageKind.PROP, MessageKind.READ_INDEX, MessageKind.TRANSFER_LEADER}
 
 
@@ -157,6 +158,7 @@ class Member:
         for _ in range(kept_writes):
             self.disk.write(self.in_flight.popleft())
         self.raft = None
+        self.in_flight.clear()
 
     def work(self) -> None:
         """Drain what raft hands out."""
@@ -263,6 +265,8 @@ class Cluster:
         self.max_message_bytes = self.random.choice([0, 40, 1000])
         self.max_inflight = self.random.choice([1, 2, 10])
         self.loss = self.random.choice([0.0, 0.05, 0.3])
+        self.order = self.random.choice([0.5, 0.9, 1.0])
+        self.actions = self.draw_actions()
         self.history = History()
         self.tracer = Tracer()
         self.network: list[bytes] = []
@@ -275,6 +279,8 @@ class Cluster:
             assert message.to in self.members
             assert message.to != message.sender or message.kind in PASSED_ON
             self.network.append(encode_message(message))
+        while len(self.network) > MAX_UNDERWAY:
+            self.report(decode_message(self.network.pop(self.random.randrange(MAX_UNDERWAY))), ok=False)
 
     def deliver(self, position: int) -> None:
         message = decode_message(self.network.pop(position))
@@ -306,49 +312,83 @@ class Cluster:
         changes = tuple(ConfChangeSingle(draw.choice(kinds), m) for m in draw.sample(MEMBERS, count))
         return ConfChangeV2(changes, draw.choice(list(ConfChangeTransition)))
 
+    def draw_actions(self) -> dict[str, float]:
+        """Draw how often each thing happens in this run; some faults not at all, some much of the time."""
+        usual = {
+            "tick": 6.0,
+            "campaign": 1.0,
+            "propose": 5.0,
+            "finish_write": 25.0,
+            "apply": 10.0,
+            "deliver": 40.0,
+            "read": 3.0,
+            "change": 1.0,
+            "compact": 2.0,
+            "crash": 0.7,
+            "cut": 0.5,
+            "transfer": 0.3,
+            "unreachable": 0.5,
+        }
+        return {name: rate * self.random.choice([0.2, 1.0, 1.0, 4.0]) for name, rate in usual.items()}
+
     def fault_step(self) -> None:
-        draw = self.random
-        member = self.members[draw.choice(MEMBERS)]
-        raft = member.raft
-        roll = draw.random()
-        if raft is None:
-            if roll < 0.2:
+        (name,) = self.random.choices(list(self.actions), list(self.actions.values()))
+        member = self.members[self.random.choice(MEMBERS)]
+        if name == "deliver":
+            for _ in range(self.random.choice([1, 3, 10])):
+                self.deliver_badly()
+        elif name == "finish_write":
+            busy = [busy for busy in self.members.values() if busy.in_flight]
+            if busy:
+                self.random.choice(busy).finish_write()
+        elif member.raft is None:
+            if self.random.random() < 0.3:
                 member.start()
-        elif roll < 0.10:
-            raft.tick()
-        elif roll < 0.17:
-            self.proposals += 1
-            raft.propose([b"%d" % self.proposals] * draw.choice([1, 1, 3]))
-        elif roll < 0.40:
-            member.finish_write()
-        elif roll < 0.50:
-            member.apply(draw.choice([1, 3, 100]))
-        elif roll < 0.53:
-            context = b"%d" % draw.getrandbits(32)
-            member.reads[context] = self.history.highest_commit
-            raft.read_index(context)
-        elif roll < 0.55:
-            raft.propose_conf_change(self.random_change())
-        elif roll < 0.57:
-            member.persist_and_compact(draw.choice([0, 2, 10]))
-        elif roll < 0.575:
-            member.crash(draw.randint(0, len(member.in_flight)))
-        elif roll < 0.58:
-            self.cut = set(draw.sample(MEMBERS, draw.choice([0, 0, 1, 2])))
-        elif roll < 0.585:
-            raft.transfer_leader(draw.choice(MEMBERS))
-        elif roll < 0.59:
-            raft.report_unreachable(draw.choice(MEMBERS))
-        elif self.network:
-            # Mostly in order, as over one connection; sometimes any message, once more, or never.
-            position = 0 if draw.random() < 0.7 else draw.randrange(len(self.network))
-            if draw.random() < self.loss:
-                self.report(decode_message(self.network.pop(position)), ok=False)
-            else:
-                if draw.random() < 0.05:
-                    self.network.append(self.network[position])
-                self.deliver(position)
+        else:
+            self.act(name, member, member.raft)
         member.work()
+
+    def act(self, name: str, member: Member, raft: Raft) -> None:
+        draw = self.random
+        match name:
+            case "tick":
+                raft.tick()
+            case "campaign":
+                raft.campaign()
+            case "propose":
+                self.proposals += 1
+                raft.propose([b"%d" % self.proposals] * draw.choice([1, 1, 3]))
+            case "apply":
+                member.apply(draw.choice([1, 3, 100]))
+            case "read":
+                context = b"%d" % draw.getrandbits(32)
+                member.reads[context] = self.history.highest_commit
+                raft.read_index(context)
+            case "change":
+                raft.propose_conf_change(self.random_change())
+            case "compact":
+                member.persist_and_compact(draw.choice([0, 2, 10]))
+            case "crash":
+                member.crash(draw.randint(0, len(member.in_flight)))
+            case "cut":
+                self.cut = set(draw.sample(MEMBERS, draw.choice([0, 0, 1, 2])))
+            case "transfer":
+                raft.transfer_leader(draw.choice(MEMBERS))
+            case "unreachable":
+                raft.report_unreachable(draw.choice(MEMBERS))
+
+    def deliver_badly(self) -> None:
+        """Deliver one message, mostly in order, as over one connection; sometimes any, once more, or never."""
+        if not self.network:
+            return
+        draw = self.random
+        position = 0 if draw.random() < self.order else draw.randrange(len(self.network))
+        if draw.random() < self.loss:
+            self.report(decode_message(self.network.pop(position)), ok=False)
+            return
+        if draw.random() < 0.05:
+            self.network.append(self.network[position])
+        self.deliver(position)
 
     def heal(self) -> None:
         self.cut = set()

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +43,38 @@ def test_import_contracts_are_kept() -> None:
     run("-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())")
 
 
-def top_level_imports(directory: Path) -> set[str]:
-    found = set()
-    for path in directory.rglob("*.py"):
+def rooms_by_import() -> dict[str, set[str]]:
+    """Top-level module outside the package -> rooms of `ratifyd` that import it."""
+    package, found = ROOT / "src" / "ratifyd", defaultdict(set)
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0].removesuffix(".py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
+                for alias in node.names:
+                    found[alias.name.split(".")[0]].add(room)
             elif isinstance(node, ast.ImportFrom) and node.module:
-                found.add(node.module.split(".")[0])
-    return found
+                found[node.module.split(".")[0]].add(room)
+    return {name: rooms for name, rooms in found.items() if name != "ratifyd" and name not in sys.stdlib_module_names}
 
 
 def test_the_package_imports_its_declared_dependencies_only() -> None:
     names = {package_name(requirement) for requirement in project()["project"]["dependencies"]}
     declared = {IMPORT_NAMES.get(name, name) for name in names}
-    imported = top_level_imports(ROOT / "src") - set(sys.stdlib_module_names) - {"ratifyd"}
+    imported = set(rooms_by_import())
     assert imported == declared, f"undeclared {imported - declared}, unused {declared - imported}"
+
+
+def test_dependencies_are_imported_where_the_document_says() -> None:
+    text = (ROOT / "docs" / "dependencies.md").read_text()
+    actual = rooms_by_import()
+    wrong = []
+    for requirement in project()["project"]["dependencies"]:
+        name = package_name(requirement)
+        row = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+        said = set(re.findall(r"`([a-z]+)`", row.split("|")[4]))
+        if said != actual[IMPORT_NAMES.get(name, name)]:
+            wrong.append(f"{name}: imported by {sorted(actual[IMPORT_NAMES.get(name, name)])}, said {sorted(said)}")
+    assert not wrong, wrong
 
 
 def test_each_dependency_has_its_line() -> None:

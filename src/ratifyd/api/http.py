@@ -32,7 +32,7 @@ class Pages(Protocol):
 
 
 class HttpPages:
-    """The pages of one member; `render_metrics` gives the Prometheus text, `client` adds what only clients are served."""
+    """The pages of one member; `render_metrics` gives the Prometheus text, `client` adds what clients alone get."""
 
     __slots__ = ("_pages", "_render_metrics", "_server")
 

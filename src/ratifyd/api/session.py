@@ -2,9 +2,11 @@
 
 from typing import Protocol
 
+from google.protobuf.message import DecodeError
+
 from ratifyd.api.calls import Call, Stream
 from ratifyd.api.routes import Route, unimplemented
-from ratifyd.errors import Code, ContextDeadlineExceeded, EtcdError, NoLeader
+from ratifyd.errors import Code, ContextDeadlineExceeded, EtcdError, NoLeader, RequestError
 from ratifyd.server.server import Server
 from ratifyd.wire.events import Call as WholeCall
 from ratifyd.wire.events import HalfClosed, HttpRequest, Message, Opened, Reset, Writable
@@ -61,6 +63,8 @@ class Session:
                     route.handler(self.server, call)
                 except EtcdError as error:
                     call.fail(error)
+                except DecodeError as error:
+                    call.fail(_undecodable(error))
             else:
                 self._event(event)
         if connection.has_output:
@@ -198,6 +202,8 @@ class Session:
             handler(self.server, call)
         except EtcdError as error:
             call.fail(error)
+        except DecodeError as error:
+            call.fail(_undecodable(error))
 
     def _guard(self, stream: Stream, message: bytes) -> bool:
         try:
@@ -205,8 +211,16 @@ class Session:
         except EtcdError as error:
             stream.fail(error)
             return False
+        except DecodeError as error:
+            stream.fail(_undecodable(error))
+            return False
         return True
 
     def _deadline(self, stream: Stream) -> None:
         error = ContextDeadlineExceeded()
         stream.fail(error)
+
+
+def _undecodable(error: DecodeError) -> EtcdError:
+    """What a request that is no such message is answered, as grpc-go words it."""
+    return RequestError.with_text(Code.INTERNAL, f"grpc: error unmarshalling request: {error}")

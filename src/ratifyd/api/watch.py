@@ -98,7 +98,7 @@ class WatchStream(Stream):
         """Tell the client that the history it asked for is gone; such an answer carries no revision (semantics 7.7)."""
         watch = watcher.tag
         assert isinstance(watch, _Watch)
-        self._watches.pop(watch.id, None)
+        watch.watcher = None  # the id stays taken until the client cancels it, as in etcd
         header = self.server.headers.header(0, self.server.node.raft.term)
         self.send(fast.watch_response(header, watch.id, canceled=True, compact_revision=compact_revision))
 
@@ -154,10 +154,11 @@ class WatchStream(Stream):
 
     def _cancel(self, watch_id: int) -> None:
         watch = self._watches.pop(watch_id, None)
-        if watch is None or watch.watcher is None:
+        if watch is None:
             return
-        self.server.state.hub.remove(watch.watcher)
-        self._blocked.pop(watch.watcher, None)
+        if watch.watcher is not None:
+            self.server.state.hub.remove(watch.watcher)
+            self._blocked.pop(watch.watcher, None)
         self.send(fast.watch_response(self.server.header(), watch_id, canceled=True))
 
     # --- progress --------------------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ class WatchStream(Stream):
         hub = self.server.state.hub
         revision = self.server.store.revision
         watchers = [watch.watcher for watch in self._watches.values() if watch.watcher is not None]
-        if any(watcher.next_revision > revision + 1 for watcher in watchers):
+        if not watchers or any(watcher.next_revision > revision + 1 for watcher in watchers):
             self._progress_asked = False  # a watcher that has yet to begin would resume too early: no answer, as etcd
         elif all(hub.is_current(watcher) for watcher in watchers):
             self._progress_asked = False

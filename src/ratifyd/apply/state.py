@@ -74,9 +74,9 @@ class State:
         return bool(self.alarms) and any(kind == alarm for _, kind in self.alarms)
 
     def seal(self, done: Done) -> bool:
-        """Hand pending rows to the backend, with the index they reflect; False when there was nothing to do."""
+        """Hand pending rows to the backend, with the index they reflect; False while an earlier batch is under way."""
         buffer = self.buffer
-        if buffer.flushing or not buffer.pending:
+        if buffer.flushing:
             return False
         buffer.put(schema.META, schema.CONSISTENT_INDEX, schema.encode_u64(self.consistent_index))
         buffer.put(schema.META, schema.TERM, schema.encode_u64(self.term))

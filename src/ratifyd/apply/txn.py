@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ratifyd.apply.kv import check_present, delete_in, put_in, range_body
 from ratifyd.apply.state import State
-from ratifyd.errors import LeaseNotFound
+from ratifyd.errors import Compacted, LeaseNotFound
 from ratifyd.keys import KeyRange
 from ratifyd.mvcc.store import Store, WriteTxn
 from ratifyd.proto import fast
@@ -87,8 +87,10 @@ def _check_ranges(store: Store, path: Path) -> None:
         kind = op.WhichOneof("request")
         if kind == "request_range":
             revision = op.request_range.revision
-            if revision:
-                store.check_revision(revision)
+            # Stricter than a Range of its own, which reads a negative revision as the latest (semantics 2.5).
+            if revision and revision < store.compacted:
+                raise Compacted
+            store.check_revision(revision)
         elif kind == "request_txn":
             _check_ranges(store, path.nested[position])
 

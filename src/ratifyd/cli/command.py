@@ -22,6 +22,7 @@ except ImportError:
 from ratifyd import logs
 from ratifyd.cli.completion import SHELLS, completion_script
 from ratifyd.cli.settings import default_host, read_config_file
+from ratifyd.cli.systemd import notify_ready
 from ratifyd.config import Config, ConfigError, HelpWanted, Parsed, UsageError, VersionWanted, parse
 from ratifyd.config.help import help_text, usage
 from ratifyd.version import ETCD_VERSION, RATIFYD_VERSION
@@ -87,7 +88,7 @@ def run(
     except ConfigError as error:
         log.critical("failed to verify flags", extra=logs.fields(error=error.message, hint=error.hint))
         return 1
-    return _run_member(argv, parsed, open_member, operator_errors)
+    return _run_member(argv, environ, parsed, open_member, operator_errors)
 
 
 def version_text() -> str:
@@ -111,7 +112,11 @@ def _complete(words: Sequence[str], out: TextIO, err: TextIO) -> int:
 
 
 def _run_member(
-    argv: Sequence[str], parsed: Parsed, open_member: OpenMember, operator_errors: tuple[type[Exception], ...]
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    parsed: Parsed,
+    open_member: OpenMember,
+    operator_errors: tuple[type[Exception], ...],
 ) -> int:
     config = parsed.config
     try:
@@ -131,11 +136,11 @@ def _run_member(
         log.log(logs.LEVELS[notice.level], notice.message, extra={"fields": dict(notice.fields)})
     loop = new_event_loop()
     try:
-        loop.run_until_complete(_serve(config, open_member))
+        loop.run_until_complete(_serve(config, environ, open_member))
     except operator_errors as error:
         log.critical("failed to start etcd", extra=logs.fields(error=str(error)))
         return 1
-    except Exception:
+    except Exception:  # whatever escaped is reported once, in the form of the log, before the process ends
         log.critical("the member failed", exc_info=True)
         return 1
     finally:
@@ -143,7 +148,7 @@ def _run_member(
     return 0
 
 
-async def _serve(config: Config, open_member: OpenMember) -> None:
+async def _serve(config: Config, environ: Mapping[str, str], open_member: OpenMember) -> None:
     """Run a member until a signal or its own end. A second signal ends the process at once."""
     loop = asyncio.get_running_loop()
     stopping: asyncio.Future[None] = loop.create_future()
@@ -157,7 +162,7 @@ async def _serve(config: Config, open_member: OpenMember) -> None:
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
     member = open_member(config)
-    running = loop.create_task(_start_and_wait(member))
+    running = loop.create_task(_start_and_wait(member, environ))
     await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
     if not running.done():
         running.cancel()
@@ -169,6 +174,7 @@ async def _serve(config: Config, open_member: OpenMember) -> None:
         await member.stop()
 
 
-async def _start_and_wait(member: Member) -> BaseException | None:
+async def _start_and_wait(member: Member, environ: Mapping[str, str]) -> BaseException | None:
     await member.start()
+    notify_ready(environ)
     return await member.wait()

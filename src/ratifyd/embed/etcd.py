@@ -31,7 +31,9 @@ from ratifyd.proto.etcdserver_pb2 import Metadata
 from ratifyd.raft.core import Raft
 from ratifyd.raft.log import RaftLog
 from ratifyd.raft.messages import Message, Snapshot, SnapshotMeta
-from ratifyd.server.server import Parts, Server
+from ratifyd.server import readings
+from ratifyd.server.parts import Parts
+from ratifyd.server.server import Server
 from ratifyd.storage.disk import OsDisk
 from ratifyd.storage.lmdb import BackendBroken, BackendInUse, LmdbBackend
 from ratifyd.storage.recover import DataDir, DataDirInUse, Recovered, RecoveryRefused, lock_data_dir, recover
@@ -116,6 +118,7 @@ class Etcd:
         self._wal: Wal | None = None
         self._lock: File | None = None
         self._failure: asyncio.Future[BaseException | None] | None = None
+        self._stopped = False
 
     @property
     def server(self) -> Server:
@@ -171,6 +174,7 @@ class Etcd:
             fail=self._fail,
         )
         self._server = server = Server(config, parts, self.metrics)
+        readings.connect(self.metrics, server)
         log.info(
             "starting etcd server",
             extra={
@@ -325,6 +329,9 @@ class Etcd:
 
     async def stop(self) -> None:
         """Stop politely: no new work, answers out, everything durable. Killing the process would be just as safe."""
+        if self._stopped:
+            return
+        self._stopped = True
         for listener in self._listeners:
             listener.close()
         for acceptor in self._acceptors:

@@ -12,6 +12,5 @@ def row_key(data: bytes) -> bytes:
     return key
 
 
-def decode(data: bytes) -> KeyValue:
-    """The message of a stored KeyValue."""
-    return KeyValue.FromString(data)
+decode = KeyValue.FromString
+"""The message of a stored KeyValue."""

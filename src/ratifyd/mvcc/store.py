@@ -15,7 +15,7 @@ from ratifyd.keys import KeyRange
 from ratifyd.mvcc.buffer import WriteBuffer
 from ratifyd.mvcc.compaction import Compaction
 from ratifyd.mvcc.hash import HashCache, KvHash, hash_buckets, hash_revisions
-from ratifyd.mvcc.index import Index
+from ratifyd.mvcc.index import Index, KeyIndex
 from ratifyd.mvcc.records import decode, row_key
 from ratifyd.mvcc.watch import Change, WatchHub
 from ratifyd.proto import fast
@@ -23,6 +23,7 @@ from ratifyd.schema import (
     FINISHED_COMPACT,
     KEY,
     META,
+    REVISION_BYTES,
     SCHEDULED_COMPACT,
     decode_revision,
     encode_revision,
@@ -294,11 +295,14 @@ class Store:
 
 def _restore_rows(index: Index, rows: list[tuple[bytes, bytes]], leases: dict[bytes, int]) -> None:
     """Take a slice of bucket `key` into the index, and the leases of its keys into `leases`."""
-    restore = index.restore
+    keys = index.keys
     for row, data in rows:
         record = decode(data)
         key = record.key
-        restore(key, row, main=decode_revision(row)[0], create=record.create_revision, version=record.version)
+        if key not in keys and len(row) == REVISION_BYTES:
+            keys[key] = KeyIndex(row, record.create_revision, record.version)
+        else:
+            index.restore(key, row, create=record.create_revision, version=record.version)
         lease = record.lease
         if lease:
             leases[key] = lease

@@ -311,7 +311,7 @@ class Http1Connection(asyncio.Protocol):
         if response is None:
             try:
                 response = await self._handle(pending.request)
-            except Exception:
+            except Exception:  # a handler's bug costs its request, not the connection or the member
                 log.exception("HTTP request failed", extra={"fields": {"path": pending.request.path}})
                 response = HttpResponse(500, [("Content-Type", "text/plain; charset=utf-8")], b"internal error")
         keep_alive = pending.keep_alive and not self._leaving
@@ -339,7 +339,7 @@ class Http1Connection(asyncio.Protocol):
                 if piece:
                     self._transport.write(_chunk(piece) if chunked else piece)
                     await self._writable.wait()
-        except Exception:
+        except Exception:  # half an answer is out: only the end of the connection tells the client
             log.exception("HTTP answer broke off", extra={"fields": {"path": pending.request.path}})
             self._transport.abort()
             return False

@@ -376,8 +376,8 @@ class Raft:
 
     @property
     def is_singleton(self) -> bool:
-        """Whether one vote is a quorum."""
-        return len(self.config.voters) == 1 and not self.config.outgoing
+        """Whether this member alone is a quorum; a removed leader never is, even if one voter is left."""
+        return len(self.config.voters) == 1 and self.id in self.config.voters and not self.config.outgoing
 
     @property
     def is_promotable(self) -> bool:

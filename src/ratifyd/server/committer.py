@@ -37,19 +37,20 @@ class Committer:
             self._seal()
 
     def has_room(self) -> bool:
-        """Whether another entry may be applied; seals a full buffer on the way."""
+        """Whether more entries may be applied; seals a full buffer on the way."""
         buffer = self._state.buffer
-        if buffer.pending < self._limit:
+        pending = len(buffer.revisions)  # the other buckets hold next to nothing
+        if pending < self._limit:
             return True
         if not buffer.flushing:
             self._seal()
             return True
-        return buffer.pending < 2 * self._limit
+        return pending < 2 * self._limit
 
     def sync(self, done: Callable[[], None]) -> None:
         """Call `done` once everything applied so far is in the backend file."""
         buffer = self._state.buffer
-        if not buffer.pending and not buffer.flushing:
+        if not buffer.pending and not buffer.flushing and self.committed_index == self._state.consistent_index:
             done()
             return
         if buffer.flushing:

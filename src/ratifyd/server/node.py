@@ -6,32 +6,22 @@ everything that arrived together is done together: one raft step, one WAL batch,
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from ratifyd.apply.cluster import change_members
 from ratifyd.apply.entries import Outcome, apply_entry
-from ratifyd.apply.state import State
 from ratifyd.errors import EtcdError, RequestError
 from ratifyd.membership import Change
-from ratifyd.ports import Clock, Done, Transport
+from ratifyd.ports import Done
 from ratifyd.raft.codec import decode_conf_change
 from ratifyd.raft.confstate import encode_conf_state_json
-from ratifyd.raft.core import Raft
-from ratifyd.raft.messages import ConfChange, Entry, EntryKind, HardState, Message
+from ratifyd.raft.messages import ConfChange, Entry, EntryKind, Message
 from ratifyd.raft.ready import Ready
+from ratifyd.server.parts import Parts
 from ratifyd.server.proposals import Proposals
 from ratifyd.server.reads import Reads
 
 APPLY_BUDGET = 1000
 """Entries applied in one turn before the loop gets its chance."""
-
-
-class Log(Protocol):
-    """What the node needs of the write-ahead log."""
-
-    def append(self, entries: Sequence[Entry], hard_state: HardState | None, sync: bool, done: Done) -> bool:
-        """Make a batch durable; True when it already is, else `done` is called, in order."""
-        ...
 
 
 class Node:
@@ -43,9 +33,9 @@ class Node:
         "_awake",
         "_clock",
         "_fail",
+        "_has_room",
         "_leader",
         "_messages",
-        "_seal_if_full",
         "_transport",
         "_unapplied",
         "_wal",
@@ -60,39 +50,27 @@ class Node:
         "stopped",
     )
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        raft: Raft,
-        wal: Log,
-        state: State,
-        proposals: Proposals,
-        reads: Reads,
-        transport: Transport,
-        fail: Callable[[BaseException], None],
-        seal_if_full: Callable[[], bool],
-    ) -> None:
-        """`fail` ends the member; `seal_if_full` answers whether the write buffer has room for more."""
-        self.raft = raft
-        self.state = state
+    def __init__(self, parts: Parts, proposals: Proposals, reads: Reads, *, has_room: Callable[[], bool]) -> None:
+        """`has_room` says whether the write buffer takes more."""
+        self.raft = parts.raft
+        self.state = parts.state
         self.proposals = proposals
         self.reads = reads
-        self.applied = raft.log.applied
+        self.applied = parts.raft.log.applied
         self.stopped = False
         self.on_outcome: Callable[[Outcome], None] = lambda outcome: None
         self.on_leader_change: Callable[[], None] = lambda: None
         self.at_end: Callable[[], None] = lambda: None
-        self._clock = clock
-        self._wal = wal
-        self._transport = transport
-        self._fail = fail
-        self._seal_if_full = seal_if_full
+        self._clock = parts.clock
+        self._wal = parts.wal
+        self._transport = parts.transport
+        self._fail = parts.fail
+        self._has_room = has_room
         self._appended: deque[Ready] = deque()
         self._messages: list[Message] = []
         self._unapplied: deque[Entry] = deque()
         self._after_turn: list[Callable[[], None]] = []
-        self._leader = (raft.leader_id, raft.term)
+        self._leader = (parts.raft.leader_id, parts.raft.term)
         self._awake = False
 
     def wake(self) -> None:
@@ -155,9 +133,10 @@ class Node:
         while (ready := raft.ready()) is not None:
             if ready.messages:
                 self._transport.send(ready.messages)  # may leave before our own sync
-            if ready.must_append:
-                if self._wal.append(ready.entries, ready.hard_state, ready.must_sync, self._append_done(ready)):
-                    self._durable(ready)
+            if ready.must_append and self._wal.append(
+                ready.entries, ready.hard_state, ready.must_sync, self._append_done(ready)
+            ):
+                self._durable(ready)
             for read_state in ready.read_states:
                 self.reads.confirm(read_state.context, read_state.index)
             self._unapplied.extend(ready.committed)
@@ -180,18 +159,15 @@ class Node:
     def _apply_some(self) -> None:
         """Apply committed entries up to the budget; the rest gets a turn of its own."""
         unapplied = self._unapplied
-        if not unapplied:
-            return
+        if not unapplied or not self._has_room():
+            return  # a backend that is behind wakes us when it has caught up
         state, waiting, resolve, on_outcome = (
             self.state,
             self.proposals.waiting,
             self.proposals.resolve,
             self.on_outcome,
         )
-        pending_limit_reached = self._seal_if_full
         for _ in range(min(APPLY_BUDGET, len(unapplied))):
-            if not pending_limit_reached():
-                break  # the backend is behind: it wakes us when it has caught up
             entry = unapplied.popleft()
             if entry.kind == EntryKind.NORMAL:
                 outcome = apply_entry(state, entry.index, entry.term, entry.data, waiting)
@@ -202,9 +178,8 @@ class Node:
             else:
                 self._apply_conf_change(entry)
                 self.applied = entry.index
-        else:
-            if unapplied:
-                self.wake()
+        if unapplied:
+            self.wake()
         self.raft.applied_to(self.applied)
 
     def _apply_conf_change(self, entry: Entry) -> None:

@@ -2,53 +2,34 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from ratifyd import schema
 from ratifyd.apply import requests
 from ratifyd.apply.entries import Outcome
 from ratifyd.apply.requests import Row
-from ratifyd.apply.state import State
 from ratifyd.config import Config
 from ratifyd.errors import EtcdError
 from ratifyd.membership import hex_id
 from ratifyd.metrics import Metrics
-from ratifyd.ports import Backend, Clock, Transport
 from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import NOSPACE, AlarmRequest, CompactionRequest
-from ratifyd.raft.core import Raft
 from ratifyd.raft.roles import Role
 from ratifyd.server.committer import Committer
 from ratifyd.server.compaction import AutoCompactor, CompactionRunner
 from ratifyd.server.leasing import Leasing
-from ratifyd.server.node import Log, Node
+from ratifyd.server.node import Node
+from ratifyd.server.parts import Parts
 from ratifyd.server.proposals import Answer, Proposals, RequestIds
 from ratifyd.server.quota import Quota
 from ratifyd.server.reads import Read, Reads
-from ratifyd.server.snapshots import Snapshots, SnapshotStore
+from ratifyd.server.snapshots import Snapshots
 from ratifyd.server.versions import Publisher, VersionMonitor
 
 REQUEST_TIMEOUT_S = 5.0
 """Time a request may take besides two election timeouts (etcd ServerConfig.ReqTimeout)."""
 
 log = logging.getLogger("ratifyd.server")
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the composition root has built for a member, ready to run."""
-
-    clock: Clock
-    raft: Raft
-    wal: Log
-    state: State
-    backend: Backend
-    transport: Transport
-    snapshot_store: SnapshotStore
-    snapshot_index: int
-    jitter: Callable[[], float]
-    fail: Callable[[BaseException], None]
 
 
 class Server:
@@ -82,29 +63,12 @@ class Server:
             fail=parts.fail,
             wake=self._committed,
         )
-        self.node = Node(
-            clock=parts.clock,
-            raft=parts.raft,
-            wal=parts.wal,
-            state=parts.state,
-            proposals=self.proposals,
-            reads=self.reads,
-            transport=parts.transport,
-            fail=parts.fail,
-            seal_if_full=self.committer.has_room,
-        )
+        self.node = Node(parts, self.proposals, self.reads, has_room=self.committer.has_room)
         self.node.on_outcome = self._applied
         self.node.on_leader_change = self._leader_changed
         self.node.at_end = self._turn_ended
         self.snapshots = Snapshots(
-            parts.raft,
-            self.members,
-            self.committer,
-            parts.snapshot_store,
-            count=config.snapshot_count,
-            catchup=config.snapshot_catchup_entries,
-            last_index=parts.snapshot_index,
-            fail=parts.fail,
+            parts, self.committer, count=config.snapshot_count, catchup=config.snapshot_catchup_entries
         )
         self.compaction = CompactionRunner(
             self.store,

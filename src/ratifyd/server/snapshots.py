@@ -4,25 +4,11 @@ The backend is the state; a snapshot only marks where the log may start. So it i
 already reflects, and the log keeps some entries behind it for followers that lag (semantics 14.8).
 """
 
-from collections.abc import Callable
-from typing import Protocol
-
 from ratifyd.formats.v2 import V2Member, V2Store, encode_v2
 from ratifyd.membership import Membership
-from ratifyd.ports import Done
-from ratifyd.raft.core import Raft
 from ratifyd.raft.messages import Snapshot, SnapshotMeta
 from ratifyd.server.committer import Committer
-
-
-class SnapshotStore(Protocol):
-    """Where snapshots go: the file, then the record in the log, both durable."""
-
-    def save(self, snapshot: Snapshot, done: Done) -> None: ...
-
-    def release(self, index: int) -> None:
-        """Log segments wholly below `index` are no longer needed."""
-        ...
+from ratifyd.server.parts import Parts
 
 
 class Snapshots:
@@ -30,26 +16,15 @@ class Snapshots:
 
     __slots__ = ("_catchup", "_committer", "_count", "_fail", "_last", "_members", "_raft", "_running", "_store")
 
-    def __init__(
-        self,
-        raft: Raft,
-        members: Membership,
-        committer: Committer,
-        store: SnapshotStore,
-        *,
-        count: int,
-        catchup: int,
-        last_index: int,
-        fail: Callable[[BaseException], None],
-    ) -> None:
-        self._raft = raft
-        self._members = members
+    def __init__(self, parts: Parts, committer: Committer, *, count: int, catchup: int) -> None:
+        self._raft = parts.raft
+        self._members = parts.state.members
         self._committer = committer
-        self._store = store
+        self._store = parts.snapshot_store
         self._count = count
         self._catchup = catchup
-        self._last = last_index
-        self._fail = fail
+        self._last = parts.snapshot_index
+        self._fail = parts.fail
         self._running = False
 
     def maybe_take(self, applied: int) -> bool:

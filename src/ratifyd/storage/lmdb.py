@@ -10,7 +10,6 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
-from operator import itemgetter
 from pathlib import Path
 from time import sleep
 
@@ -296,27 +295,31 @@ class _PinnedView:
 def _write_bucket(
     txn: lmdb.Transaction, database: "lmdb._Database", name: bytes, changes: Mapping[bytes, bytes | None]
 ) -> None:
-    puts = []
+    keys = sorted(changes)
     with txn.cursor(database) as cursor:
-        for key in sorted(changes):
-            value = changes[key]
-            if len(key) > _PREFIX_BYTES and name in _LONG_KEY_BUCKETS:
-                key, value = _long_key(key), None if value is None else _encode_long(key, value)
-            if value is None:
-                if cursor.set_key(key):
-                    cursor.delete()
-            else:
-                puts.append((key, value))
-        # Revisions only ever go up: rows behind the last one skip the search for their place.
-        inside = len(puts)
+        behind = len(keys)
         if name == schema.KEY:
-            inside = bisect_right(puts, bytes(cursor.key()), key=itemgetter(0)) if cursor.last() else 0
-        for at in range(0, inside, SLICE_ROWS):
-            cursor.putmulti(puts[at : min(inside, at + SLICE_ROWS)])
-            sleep(0)
-        for at in range(inside, len(puts), SLICE_ROWS):
-            cursor.putmulti(puts[at : at + SLICE_ROWS], append=True)
-            sleep(0)
+            # Revisions only ever go up: rows behind the last one skip the search for their place.
+            behind = bisect_right(keys, bytes(cursor.key())) if cursor.last() else 0
+        for start, end, append in ((0, behind, False), (behind, len(keys), True)):
+            for at in range(start, end, SLICE_ROWS):
+                _write_slice(cursor, name, keys[at : min(end, at + SLICE_ROWS)], changes, append=append)
+                sleep(0)
+
+
+def _write_slice(
+    cursor: lmdb.Cursor, name: bytes, keys: list[bytes], changes: Mapping[bytes, bytes | None], *, append: bool
+) -> None:
+    puts = []
+    for key in keys:
+        value = changes[key]
+        if len(key) > _PREFIX_BYTES and name in _LONG_KEY_BUCKETS:
+            key, value = _long_key(key), None if value is None else _encode_long(key, value)
+        if value is not None:
+            puts.append((key, value))
+        elif cursor.set_key(key):
+            cursor.delete()
+    cursor.putmulti(puts, append=append)
 
 
 def _long_key(key: bytes) -> bytes:

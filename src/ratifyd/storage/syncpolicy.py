@@ -1,20 +1,28 @@
 """Where a WAL sync should run: in place, on the loop, or on the worker thread.
 
-In place saves the hand-over to a thread and back, about as much as a quick sync itself; on the thread a sync overlaps
-with the loop's work, and a slow disk cannot stop heartbeats. So: in place while syncs are quick and batches small.
+In place saves the hand-over to a thread and back, which costs about a quick sync itself, and several under load, when
+the thread must wait for the interpreter twice. On the thread a sync overlaps with the loop's work, and a slow disk
+cannot stop heartbeats. So: in place while syncs are quick, on the thread from the moment they are not.
 """
 
-QUICK_SYNC_S = 400e-6
+from math import inf
+
+QUICK_SYNC_S = 500e-6
+"""Average up to which syncs stay on the loop."""
+
 SLOW_SYNC_S = 20e-3
-PROBATION_SYNCS = 1000
-IN_PLACE_BYTES = 64 << 10
+"""A single sync this slow moves them off the loop for SLOW_WINDOW syncs."""
+
+IN_PLACE_BYTES = 512 << 10
+WINDOW = 32
+SLOW_WINDOW = 1000
 _WEIGHT = 0.125
 
 
 class SyncPolicy:
-    """Remembers how long recent syncs took; starts on the thread until the disk has proved quick."""
+    """Follows how long syncs take. On the thread that includes waits for the interpreter: only the best one counts."""
 
-    __slots__ = ("_average_s", "_in_place_bytes", "_probation", "_quick_s", "_slow_s")
+    __slots__ = ("_average_s", "_best_s", "_in_place_bytes", "_off_loop", "_quick_s", "_slow_s")
 
     def __init__(
         self, *, quick_s: float = QUICK_SYNC_S, slow_s: float = SLOW_SYNC_S, in_place_bytes: int = IN_PLACE_BYTES
@@ -22,17 +30,30 @@ class SyncPolicy:
         self._quick_s = quick_s
         self._slow_s = slow_s
         self._in_place_bytes = in_place_bytes
-        self._average_s = 2 * quick_s
-        self._probation = 0
-
-    def note(self, seconds: float) -> None:
-        """One write and sync took this long. A slow one bans syncs from the loop for the next PROBATION_SYNCS."""
-        self._average_s += (seconds - self._average_s) * _WEIGHT
-        if seconds > self._slow_s:
-            self._probation = PROBATION_SYNCS
-        elif self._probation:
-            self._probation -= 1
+        self._average_s = quick_s / 2
+        self._best_s = inf
+        self._off_loop = 0
 
     def in_place(self, size: int) -> bool:
-        """Whether a batch of `size` bytes should be synced on the loop."""
-        return self._average_s < self._quick_s and not self._probation and size <= self._in_place_bytes
+        """Whether a batch of `size` bytes should be written and synced on the loop."""
+        return not self._off_loop and size <= self._in_place_bytes
+
+    def note(self, seconds: float, *, in_place: bool) -> None:
+        """One write and sync took this long, on the loop or on the thread."""
+        if seconds > self._slow_s:
+            self._leave_loop(SLOW_WINDOW)
+        elif in_place:
+            self._average_s += (seconds - self._average_s) * _WEIGHT
+            if self._average_s >= self._quick_s:
+                self._leave_loop(WINDOW)
+        elif self._off_loop:
+            self._best_s = min(self._best_s, seconds)
+            self._off_loop -= 1
+            if not self._off_loop:
+                self._average_s = self._best_s
+                if self._best_s >= self._quick_s:
+                    self._leave_loop(WINDOW)
+
+    def _leave_loop(self, window: int) -> None:
+        self._off_loop = max(window, self._off_loop)
+        self._best_s = inf

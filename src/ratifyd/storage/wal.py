@@ -317,8 +317,10 @@ class Wal:
             if isinstance(error, OSError):
                 raise WalFailed(f"the disk failed: {error!r}") from error
             raise
-        self._gathering = _Flight()
-        self._note(flight, seconds)
+        self._note(flight, seconds, in_place=True)
+        flight.chunks.clear()
+        flight.size = 0
+        flight.sync = False
 
     def _fly(self) -> None:
         """Hand the next flight to the worker."""
@@ -347,7 +349,7 @@ class Wal:
         if error is not None or seconds is None:
             self._fail(flight, error)
             return
-        self._note(flight, seconds)
+        self._note(flight, seconds, in_place=False)
         if flight.cut is not None:
             self._prepare_spare()
         self._go_on()
@@ -372,8 +374,8 @@ class Wal:
         finally:
             self._delivering = False
 
-    def _note(self, flight: _Flight, seconds: float) -> None:
-        self._policy.note(seconds)
+    def _note(self, flight: _Flight, seconds: float, *, in_place: bool) -> None:
+        self._policy.note(seconds, in_place=in_place)
         metrics = self._metrics
         if metrics is not None:
             metrics.wal_write_bytes += flight.size

@@ -30,6 +30,8 @@ _ADVICE = (
 )
 _COPY_BYTES = 1 << 20
 _KINDS = frozenset(RecordKind)
+# Plain ints: looking a member up in an enum costs as much as reading its record.
+_METADATA, _ENTRY, _STATE, _CRC, _SNAPSHOT = map(int, RecordKind)
 
 
 class WalCorrupt(Exception):
@@ -167,19 +169,21 @@ class _SnapshotCollector:
 
     def take(self, kind: int, data: bytes) -> None:
         """One record. Raises DecodeError when its content cannot be right."""
+        if kind == _ENTRY:
+            return
         contents = self._contents
-        if kind == RecordKind.STATE:
+        if kind == _STATE:
             state = decode_hard_state(data)
             if not state.term or len(data) > len(encode_hard_state(state)):
                 raise DecodeError("record is no hard state")
             contents.hard_state = state
-        elif kind == RecordKind.SNAPSHOT:
+        elif kind == _SNAPSHOT:
             contents.snapshots.append(decode_snapshot_record(data))
-        elif kind == RecordKind.METADATA:
+        elif kind == _METADATA:
             if contents.metadata and contents.metadata != data:
                 raise DecodeError("metadata differs from an earlier file's")
             contents.metadata = data
-        elif kind != RecordKind.ENTRY:
+        else:
             raise DecodeError(f"unexpected block type {kind}")
 
 
@@ -195,11 +199,11 @@ class _Collector(_SnapshotCollector):
         self.matched = False
 
     def take(self, kind: int, data: bytes) -> None:
-        if kind == RecordKind.ENTRY:
+        if kind == _ENTRY:
             self._take_entry(decode_entry(data))
             return
         super().take(kind, data)
-        if kind == RecordKind.SNAPSHOT:
+        if kind == _SNAPSHOT:
             meta = self._contents.snapshots[-1]
             if meta.index == self._index:
                 if meta.term != self._term:
@@ -270,7 +274,7 @@ class _Segment:
                 kind, crc, data = decode_record(image, start, end)
             except DecodeError as error:
                 self._refuse(start, end, str(error))
-            if kind == RecordKind.CRC:
+            if kind == _CRC:
                 if self.crc and crc != self.crc:
                     raise DecodeError("crc mismatch with what came before")
                 self.crc = crc

@@ -145,13 +145,10 @@ class SegmentWriter:
         del self._segments[:needed]
 
     def purge(self, keep: int) -> None:
-        """Delete the oldest files while more than `keep` exist, up to the first that is in use."""
+        """Delete the oldest files while more than `keep` exist, up to the first that is locked, by us or by others."""
         names = segment_names(self._disk, self._directory)
-        oldest_held = self._segments[0][0]
         removed = False
         for name in names[: max(0, len(names) - keep)]:
-            if name >= oldest_held:
-                break
             path = f"{self._directory}/{name}"
             file = self._disk.open(path)
             try:

@@ -23,6 +23,8 @@ _message_header = frames.MESSAGE_FRAME_HEADER.pack
 class AnsweringConnection(Http2Connection):
     """Adds everything a session sends."""
 
+    __slots__ = ()
+
     def reply(self, stream_id: int, message: bytes) -> None:
         """Answer a call with one message and status OK."""
         size = len(message) + 5

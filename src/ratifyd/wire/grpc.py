@@ -10,6 +10,7 @@ from ratifyd.wire import frames
 from ratifyd.wire.answers import AnsweringConnection
 from ratifyd.wire.events import Call, Event, HalfClosed, HttpRequest, Message, Opened, Reset
 from ratifyd.wire.frames import ErrorCode
+from ratifyd.wire.h2 import FRAME_HANDLERS
 from ratifyd.wire.headers import (
     Head,
     HttpHead,
@@ -40,6 +41,19 @@ _message_prefix = frames.MESSAGE_PREFIX.unpack_from
 
 class GrpcConnection(AnsweringConnection):
     """Sans-IO server end of one HTTP/2 connection. Call `data_to_send` after `receive` and after replying."""
+
+    __slots__ = (
+        "_block",
+        "_block_flags",
+        "_block_frames",
+        "_block_id",
+        "_blocks",
+        "_careful",
+        "_fresh",
+        "_pending",
+        "_preface_seen",
+        "_shapes",
+    )
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
@@ -159,15 +173,6 @@ class GrpcConnection(AnsweringConnection):
 
     def _uncached_head(self, stream_id: int, block: bytes) -> Head | None:
         """The head of a new request whose block is not in the cache; None when anything is unusual (and dealt with)."""
-        request = self._request(stream_id, block)
-        if type(request) is Head and request.content_length < 0:
-            return request
-        if request is not None:
-            self._begin(stream_id, request, end_stream=False)
-        return None
-
-    def _request(self, stream_id: int, block: bytes) -> Request | None:
-        """Decode and judge a request's header block; None after an error."""
         decoder = self._decoder
         generation = decoder.generation
         try:
@@ -175,22 +180,39 @@ class GrpcConnection(AnsweringConnection):
         except HpackError as error:
             self._connection_error(ErrorCode.COMPRESSION_ERROR, str(error))
             return None
-        key = tuple(fields)
-        shape = self._shapes.get(key)
-        head: Request | None = shape
+        if timeout is not None and decoder.generation != generation:  # a call like others but for its timeout
+            key = tuple(fields)
+            shape = self._shapes.get(key)
+            if shape is not None and (head := with_timeout(shape, timeout)) is not None:
+                if shape.route is None:
+                    self._shapes[key] = head  # the session will have set its route by the next time
+                if self._blocks:
+                    self._blocks.clear()
+                return head
+        request = self._request(stream_id, block, fields, timeout, stable=decoder.generation == generation)
+        if type(request) is Head and request.content_length < 0:
+            return request
+        if request is not None:
+            self._begin(stream_id, request, end_stream=False)
+        return None
+
+    def _request(
+        self, stream_id: int, block: bytes, fields: list[Entry], timeout: bytes | None, *, stable: bool
+    ) -> Request | None:
+        """Judge a request's fields; None after an error. `stable`: the block left the header table alone."""
+        shape = self._shapes.get(tuple(fields))
+        request: Request | None = shape
         if shape is not None and timeout is not None:
-            head = with_timeout(shape, timeout)
-            if head is not None and shape.route is None:
-                self._shapes[key] = head  # the session will have set its route by the next time
-        if head is None:
-            head = self._parse_request(stream_id, fields, timeout)
-        if decoder.generation != generation:
+            request = with_timeout(shape, timeout)
+        if request is None:
+            request = self._parse_request(stream_id, fields, timeout)
+        if not stable:
             self._blocks.clear()
-        elif type(head) is Head and head.content_length < 0 and len(block) <= _CACHED_BLOCK_BYTES:
+        elif type(request) is Head and request.content_length < 0 and len(block) <= _CACHED_BLOCK_BYTES:
             if len(self._blocks) >= _CACHED_BLOCKS:
                 self._blocks.clear()
-            self._blocks[block] = head
-        return head
+            self._blocks[block] = request
+        return request
 
     def _parse_request(self, stream_id: int, fields: list[Entry], timeout: bytes | None) -> Request | None:
         size = sum(field.size for field in fields) + len(timeout or b"")
@@ -221,9 +243,7 @@ class GrpcConnection(AnsweringConnection):
         if type(request) is Head and request.content_length < 0 and not end_stream:
             self._streams[stream_id] = request
         else:
-            stream = Stream(
-                stream_id, request, receive_window=self._stream_receive_window, send_window=self._peer_window
-            )
+            stream = Stream(stream_id, request, self._peer_window)
             stream.fresh = True
             self._streams[stream_id] = stream
             if end_stream:
@@ -273,8 +293,8 @@ class GrpcConnection(AnsweringConnection):
             self._on_data(flags, stream_id, payload)
         elif kind == frames.HEADERS:
             self._on_headers(flags, stream_id, payload)
-        elif (handler := self._handlers.get(kind)) is not None:
-            handler(flags, stream_id, payload)
+        elif (handler := FRAME_HANDLERS.get(kind)) is not None:
+            handler(self, flags, stream_id, payload)
         else:
             self._charge_idle_frame()
         self._careful = self._block is not None or not self._settings_seen
@@ -337,7 +357,7 @@ class GrpcConnection(AnsweringConnection):
             if fields is None:
                 return
             if stream is not None:
-                self._on_trailers(stream_id, stream, fields, end_stream=end_stream)
+                self._on_trailers(stream_id, stream, fields[0], end_stream=end_stream)
             elif not self._was_reset_here(stream_id):
                 skipped = any(first <= stream_id <= last for first, last in self._gaps)
                 code = ErrorCode.PROTOCOL_ERROR if skipped else ErrorCode.STREAM_CLOSED  # §5.1.1, §5.1
@@ -350,18 +370,22 @@ class GrpcConnection(AnsweringConnection):
         if self.draining or len(self._streams) >= self._max_streams:
             self._decline(stream_id, block)
             return
-        request = self._request(stream_id, block)
+        fields = self._decode(block)
+        if fields is None:
+            return
+        request = self._request(stream_id, block, *fields, stable=False)
         if request is not None:
             self._begin(stream_id, request, end_stream=end_stream)
 
-    def _decode(self, block: bytes) -> list[Entry] | None:
-        """Decode a block of no interest; None after an error."""
-        self._blocks.clear()
+    def _decode(self, block: bytes) -> tuple[list[Entry], bytes | None] | None:
+        """Decode a block that is not cached; None after an error."""
         try:
-            return self._decoder.decode(block)[0]
+            return self._decoder.decode(block)
         except HpackError as error:
             self._connection_error(ErrorCode.COMPRESSION_ERROR, str(error))
             return None
+        finally:
+            self._blocks.clear()
 
     def _decline(self, stream_id: int, block: bytes) -> None:
         """A stream above the limit, or begun after our final GOAWAY: the client may retry it elsewhere."""
@@ -421,29 +445,33 @@ class GrpcConnection(AnsweringConnection):
                 return
         if end_stream:
             stream.remote_closed = True
-        if not self._count_received(stream, size):
-            return
+        else:
+            self._reopen_stream_window(stream, size)
         if content and not stream.last_frame:
             self._take_content(stream, content)
         if end_stream and self._streams.get(stream_id) is stream:
             self._half_close(stream)
 
     def _take_content(self, stream: Stream, content: bytes) -> None:
-        before = len(stream.buffer)
-        if type(stream.head) is Head:
-            self._take_messages(stream, content)
-        else:
-            stream.buffer += content
-        if stream.id in self._streams:
-            self._buffered += len(stream.buffer) - before
-            if type(stream.head) is HttpHead and len(stream.buffer) > self.limits.max_http_body_bytes:
-                self.respond(stream.id, 413, (), b"")
-            elif self._buffered > self.limits.max_buffered_bytes:
-                self._stream_error(stream.id, ErrorCode.ENHANCE_YOUR_CALM)
-
-    def _take_messages(self, stream: Stream, content: bytes) -> None:
-        """Cut gRPC messages out of DATA content; the unfinished rest stays in the stream's buffer."""
+        """Add DATA content to a stream; what stays buffered counts for the whole connection."""
         buffer = stream.buffer
+        self._buffered -= len(buffer)
+        stream.buffer = bytearray()
+        if type(stream.head) is Head:
+            self._take_messages(stream, buffer, content)
+        else:
+            buffer += content
+        if stream.id not in self._streams or stream.last_frame:
+            return
+        stream.buffer = buffer
+        self._buffered += len(buffer)
+        if type(stream.head) is HttpHead and len(buffer) > self.limits.max_http_body_bytes:
+            self.respond(stream.id, 413, (), b"")
+        elif self._buffered > self.limits.max_buffered_bytes:
+            self._stream_error(stream.id, ErrorCode.ENHANCE_YOUR_CALM)
+
+    def _take_messages(self, stream: Stream, buffer: bytearray, content: bytes) -> None:
+        """Cut gRPC messages out of a stream's buffer and new content; the unfinished rest stays in the buffer."""
         source: bytes | bytearray = content
         if buffer:
             buffer += content

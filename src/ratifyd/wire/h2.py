@@ -27,6 +27,42 @@ _NEVER = float("-inf")
 class Http2Connection:
     """State of one connection and its stream-independent frames."""
 
+    __slots__ = (
+        "_buffered",
+        "_connection_receive_window",
+        "_control_frames",
+        "_credited",
+        "_decoder",
+        "_events",
+        "_forgive_pings",
+        "_forgotten_id",
+        "_gaps",
+        "_going_away",
+        "_idle_frames",
+        "_last_id",
+        "_last_ping",
+        "_max_streams",
+        "_now",
+        "_out",
+        "_peer_frame_bytes",
+        "_peer_window",
+        "_ping_strikes",
+        "_received",
+        "_reply_room",
+        "_reset_here",
+        "_resets",
+        "_send_window",
+        "_settings_seen",
+        "_skipped",
+        "_spoiled",
+        "_stream_receive_window",
+        "_streams",
+        "_waiting",
+        "closed",
+        "draining",
+        "limits",
+    )
+
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.closed = False
@@ -66,16 +102,6 @@ class Http2Connection:
         self._reply_room = frames.DEFAULT_FRAME_BYTES
         self._send_window = frames.DEFAULT_WINDOW
         self._waiting: OrderedDict[int, Stream] = OrderedDict()  # by id: streams that wait for _send_window
-        self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
-            frames.SETTINGS: self._on_settings,
-            frames.PING: self._on_ping,
-            frames.GOAWAY: self._on_goaway,
-            frames.WINDOW_UPDATE: self._on_window_update,
-            frames.RST_STREAM: self._on_rst_stream,
-            frames.PRIORITY: self._on_priority,
-            frames.PUSH_PROMISE: self._on_push_promise,
-            frames.CONTINUATION: self._on_stray_continuation,
-        }
         self._out.append(self._preface())
 
     def _preface(self) -> bytes:
@@ -370,12 +396,7 @@ class Http2Connection:
     def _promote(self, stream_id: int, stream: Stream | Head) -> Stream:
         """Give a stream known only by its head, or as WHOLE, a state of its own."""
         whole = stream is WHOLE
-        promoted = Stream(
-            stream_id,
-            WHOLE.head if isinstance(stream, Stream) else stream,
-            receive_window=self._stream_receive_window,
-            send_window=self._peer_window,
-        )
+        promoted = Stream(stream_id, WHOLE.head if isinstance(stream, Stream) else stream, self._peer_window)
         promoted.remote_closed = whole
         promoted.fresh = not whole
         self._streams[stream_id] = promoted
@@ -392,21 +413,15 @@ class Http2Connection:
             self._out.append(frames.window_update_frame(0, self._received))
             self._received = 0
 
-    def _count_received(self, stream: Stream, size: int) -> bool:
-        """Take `size` bytes off a stream's receive window and reopen it; False after a violation.
+    def _reopen_stream_window(self, stream: Stream, size: int) -> None:
+        """Give back `size` received bytes, before their message is complete: its limit, not the window, bounds memory.
 
-        The window may reopen before a message is complete: the message limit, not the window, bounds memory.
+        Windows thus never run dry, and the connection's window alone needs enforcing.
         """
-        stream.receive_window -= size
-        if stream.receive_window < 0:
-            self._stream_error(stream.id, ErrorCode.FLOW_CONTROL_ERROR)
-            return False
-        stream.receive_unacknowledged += size
-        if stream.receive_unacknowledged * 2 >= self._stream_receive_window and not stream.remote_closed:
-            self._out.append(frames.window_update_frame(stream.id, stream.receive_unacknowledged))
-            stream.receive_window += stream.receive_unacknowledged
-            stream.receive_unacknowledged = 0
-        return True
+        stream.unacknowledged += size
+        if stream.unacknowledged * 2 >= self._stream_receive_window:
+            self._out.append(frames.window_update_frame(stream.id, stream.unacknowledged))
+            stream.unacknowledged = 0
 
     # -- sending --------------------------------------------------------------------------------------------------
 
@@ -481,3 +496,16 @@ class Http2Connection:
     def _drained(self, stream: Stream) -> None:
         if stream.last_frame:
             self._end_stream(stream)
+
+
+FRAME_HANDLERS: dict[int, Callable[[Http2Connection, int, int, bytes], None]] = {
+    frames.SETTINGS: Http2Connection._on_settings,
+    frames.PING: Http2Connection._on_ping,
+    frames.GOAWAY: Http2Connection._on_goaway,
+    frames.WINDOW_UPDATE: Http2Connection._on_window_update,
+    frames.RST_STREAM: Http2Connection._on_rst_stream,
+    frames.PRIORITY: Http2Connection._on_priority,
+    frames.PUSH_PROMISE: Http2Connection._on_push_promise,
+    frames.CONTINUATION: Http2Connection._on_stray_continuation,
+}
+"""Frames that need no stream content, by type: called with the connection, flags, stream id and payload."""

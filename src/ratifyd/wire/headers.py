@@ -24,6 +24,7 @@ _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*")
 _TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _MAX_TIMEOUT_LENGTH = 9
+_SHORT_MESSAGE = 256
 
 
 class Head:
@@ -262,11 +263,19 @@ RESPONSE_BLOCK = encode_field(b":status", b"200") + encode_field(b"content-type"
 OK_BLOCK = encode_field(b"grpc-status", b"0")
 
 
-@lru_cache(maxsize=1024)
 def status_block(code: int, message: str) -> bytes:
     """Trailers of a failed call."""
+    if len(message) > _SHORT_MESSAGE:
+        return _status_block(code, message)
+    return _short_status_block(code, message)
+
+
+def _status_block(code: int, message: str) -> bytes:
     block = encode_field(b"grpc-status", b"%d" % code)
     return block + encode_field(b"grpc-message", percent_encode(message))
+
+
+_short_status_block = lru_cache(maxsize=1024)(_status_block)
 
 
 def refusal_block(refusal: Refusal) -> bytes:

@@ -20,14 +20,13 @@ class Stream:
         "offset",
         "queue",
         "queued",
-        "receive_unacknowledged",
-        "receive_window",
         "remote_closed",
+        "unacknowledged",
         "wants_writable",
         "window",
     )
 
-    def __init__(self, stream_id: int, head: Head | HttpHead, *, receive_window: int, send_window: int) -> None:
+    def __init__(self, stream_id: int, head: Head | HttpHead, window: int) -> None:
         self.id = stream_id
         self.head = head
         self.fresh = False
@@ -39,11 +38,11 @@ class Stream:
         self.expected = head.content_length
         """Bytes the content-length still promises; -1 when there is none."""
         self.remote_closed = False
-        self.receive_window = receive_window
-        self.receive_unacknowledged = 0
+        self.unacknowledged = 0
+        """Bytes received and not yet given back to the client's window."""
 
         self.headers_sent = False
-        self.window = send_window
+        self.window = window
         self.queue: deque[bytes] = deque()
         """DATA payload that waits for window; the first item from `offset` on."""
         self.offset = 0
@@ -53,7 +52,7 @@ class Stream:
         self.wants_writable = False
 
 
-WHOLE = Stream(0, HttpHead(b"", b"", [], -1), receive_window=0, send_window=0)
+WHOLE = Stream(0, HttpHead(b"", b"", [], -1), 0)
 """Stands for every stream whose whole request was handed out as a `Call` and of which nothing was sent yet."""
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,9 @@ class Straw:
             raise Broken("the disk is on fire; extinguish it")
         if self.config.name == "bug":
             raise AssertionError("impossible")
+        if self.config.name == "killed-in-start":
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.get_running_loop().create_future()
 
     async def wait(self) -> BaseException | None:
         if self.config.name == "killed":
@@ -129,10 +133,22 @@ def test_failures_are_fatal_lines(capsys: pytest.CaptureFixture[str], name: str,
     assert ("stacktrace" in line) == (name != "cannot-start")
 
 
-def test_a_signal_stops_the_member(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--name=killed")[0] == 0
+@pytest.mark.parametrize("name", ["killed", "killed-in-start"])
+def test_a_signal_stops_the_member(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert run(f"--name={name}")[0] == 0
     assert Straw.calls == ["start", "stop"]
     assert last_line(capsys)["signal"] == "SIGTERM"
+
+
+def test_systemd_is_told_when_clients_are_served(tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(path)
+        systemd.settimeout(WAIT_S)
+        assert run("--name=fine", NOTIFY_SOCKET=path)[0] == 0
+        assert systemd.recv(100) == b"READY=1"
+    assert run("--name=fine", NOTIFY_SOCKET=path)[0] == 0
+    assert run("--name=fine", NOTIFY_SOCKET="vsock:1")[0] == 0
 
 
 def test_log_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

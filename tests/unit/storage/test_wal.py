@@ -257,6 +257,28 @@ def test_released_files_are_purged_and_reading_starts_at_the_snapshot(directory:
         reopen(OsDisk(), directory, worker)
 
 
+def test_a_received_snapshot_jumps_ahead(directory: str) -> None:
+    """The log goes on behind a snapshot far ahead of it, and the next file is named after that."""
+    worker = StepWorker()
+    conf = ConfState(voters=(1, 2))
+    wal = create(OsDisk(), directory, worker, in_place=True, segment_bytes=512)
+    wal.append(entries(1, 3), HardState(1, 1, 3), True, refuse)
+    wal.append([], HardState(4, 2, 1000), False, refuse)
+    wal.save_snapshot(SnapshotMeta(1000, 4, conf), lambda _: None)
+    filling = 0
+    while wal._offset > 200:
+        filling += 1
+        wal.append([], HardState(4, 2, 1000), True, lambda _: None)
+        worker.run()
+    wal.append(entries(1001, 1002, term=4), None, True, lambda _: None)
+    close(wal, worker)
+    names = sorted(path.name for path in Path(directory).glob("*.wal"))
+    assert names[1:] == [f"{1:016x}-{1001:016x}.wal"]
+    wal, contents = reopen(OsDisk(), directory, worker, 1000, 4)
+    assert [entry.index for entry in contents.entries] == [1001, 1002]
+    close(wal, worker)
+
+
 def test_snapshots_above_the_commit_do_not_count(directory: str) -> None:
     worker = StepWorker()
     wal = create(OsDisk(), directory, worker, in_place=True)

@@ -1,0 +1,178 @@
+"""Matching, sharing and removal in the watch hub; histories are covered by the property tests."""
+
+from pytest import mark
+
+from ratifyd.keys import KeyRange
+from ratifyd.mvcc.buffer import WriteBuffer
+from ratifyd.mvcc.store import Store
+from ratifyd.mvcc.watch import WatchHub
+from ratifyd.proto.kv_pb2 import Event
+from ratifyd.storage.memory import MemoryBackend
+
+
+class Collector:
+    """A sink that remembers offers and may run something inside each."""
+
+    def __init__(self, during=None):
+        self.offers = []
+        self.cancelled = []
+        self.during = during
+        self.full = False
+
+    def offer(self, watcher, revision, events):
+        if self.during is not None:
+            self.during(watcher)
+        if self.full:
+            return False
+        self.offers.append((revision, events))
+        return True
+
+    def compacted(self, watcher, compact_revision):
+        self.cancelled.append(compact_revision)
+
+
+def make():
+    class DirectWorker:
+        def submit(self, job, done):
+            done(job(), None)
+
+    hub = WatchHub()
+    return Store(WriteBuffer(MemoryBackend(DirectWorker())), hub), hub
+
+
+def put(store, *keys):
+    with store.write() as txn:
+        for key in keys:
+            txn.put(key, b"v")
+
+
+@mark.parametrize(
+    ("start", "end", "inside", "outside"),
+    [
+        (b"a", b"a\0", [b"a"], [b"a\0", b"b"]),
+        (b"a", b"b", [b"a", b"a\xff\xff"], [b"b", b"\0"]),
+        (b"a\xff", b"b", [b"a\xff", b"a\xffz"], [b"a\xfe", b"a", b"b"]),
+        (b"\xff\xff", None, [b"\xff\xff", b"\xff\xff\xff"], [b"\xff", b"\xff\xfe"]),
+        (b"\0", None, [b"\0", b"a", b"\xff"], []),
+        (b"", None, [b"\0", b"z"], []),
+        (b"b", None, [b"b", b"c"], [b"a\xff"]),
+        (b"ab", b"ad", [b"ab", b"ac\xff"], [b"ad", b"aa\xff"]),
+        (b"", b"b", [b"\0", b"a\xff"], [b"b"]),
+        (b"b", b"a", [], [b"a", b"b", b"aa"]),
+    ],
+)
+def test_matching_of_every_kind_of_range(start, end, inside, outside):
+    store, hub = make()
+    sink = Collector()
+    watcher = hub.add(KeyRange(start, end), 0, sink=sink)
+    for key in inside:
+        put(store, key)
+    seen = len(sink.offers)
+    assert seen == len(inside)
+    for key in outside:
+        put(store, key)
+    assert len(sink.offers) == seen
+    hub.remove(watcher)
+    for key in inside:
+        put(store, key)
+    assert len(sink.offers) == seen and hub.watcher_count == 0
+
+
+def test_events_of_a_txn_come_together_and_bytes_are_shared():
+    store, hub = make()
+    sinks = [Collector() for _ in range(5)]
+    for sink in sinks:
+        hub.add(KeyRange(b"a", b"b"), 0, sink=sink)
+    put(store, b"a1", b"b1", b"a2")
+    for sink in sinks:
+        ((revision, events),) = sink.offers
+        assert revision == 2
+        assert [Event.FromString(event).kv.key for event in events] == [b"a1", b"a2"]
+        assert all(event is first for event, first in zip(events, sinks[0].offers[0][1], strict=True))
+
+
+def test_many_watchers_on_many_keys_are_found_without_a_scan():
+    store, hub = make()
+    sinks = [Collector() for _ in range(2000)]
+    for number, sink in enumerate(sinks):
+        key = b"key%d" % number
+        hub.add(KeyRange(key, key + b"\0"), 0, sink=sink)
+    assert [len(watchers) for watchers in (hub._synced.match(b"key7"), hub._synced.match(b"nobody"))] == [1, 0]
+    put(store, b"key1999")
+    assert [number for number, sink in enumerate(sinks) if sink.offers] == [1999]
+
+
+def test_sinks_may_remove_watchers_during_an_offer():
+    store, hub = make()
+    watchers = []
+    sinks = [Collector(during=lambda watcher: [hub.remove(each) for each in watchers]) for _ in range(3)]
+    watchers += [hub.add(KeyRange(b"a", b"b"), 0, sink=sink) for sink in sinks]
+    put(store, b"a")
+    assert [len(sink.offers) for sink in sinks] == [1, 0, 0]
+    assert hub.watcher_count == 0
+    # the same while refusing, and while catching up
+    for start, full in ((0, True), (1, False), (1, True)):
+        watchers[:] = [hub.add(KeyRange(b"a", b"b"), start, sink=sink) for sink in sinks]
+        for sink in sinks:
+            sink.full = full
+        put(store, b"a")
+        hub.catch_up()
+        assert hub.watcher_count == 0
+
+
+def test_compaction_cancels_all_that_are_behind():
+    store, hub = make()
+    for _ in range(5):
+        put(store, b"a")
+    sinks = {start: Collector() for start in (1, 3, 4, 5)}
+    for start, sink in sinks.items():
+        hub.add(KeyRange(b"a", b"a\0"), start, sink=sink)
+    store.compact(4)
+    assert not hub.catch_up()
+    assert {start: sink.cancelled for start, sink in sinks.items()} == {1: [4], 3: [4], 4: [], 5: []}
+    assert [len(sinks[start].offers[0][1]) for start in (4, 5)] == [3, 2]
+    assert (hub.watcher_count, hub.lagging_count) == (2, 0)
+
+
+def test_refused_watchers_do_not_stop_the_others():
+    store, hub = make()
+    stuck, fine = Collector(), Collector()
+    for _ in range(6):
+        put(store, b"a")
+    stuck.full = True
+    blocked = hub.add(KeyRange(b"a", b"b"), 1, sink=stuck)
+    hub.add(KeyRange(b"a", b"b"), 2, sink=fine)
+    passes = 1
+    while hub.catch_up(2, 2):
+        passes += 1
+        assert passes < 10
+    assert sum(len(events) for _, events in fine.offers) == 6
+    assert not hub.is_current(blocked) and hub.lagging_count == 1
+    stuck.full = False
+    hub.resume(blocked)
+    while hub.catch_up(2, 2):
+        pass
+    assert sum(len(events) for _, events in stuck.offers) == 6 and hub.is_current(blocked)
+
+
+def test_catch_up_groups_revisions_and_reports_the_current_one():
+    store, hub = make()
+    for _ in range(2500):
+        put(store, b"a")
+    sink = Collector()
+    hub.add(KeyRange(b"a", b"b"), 2, sink=sink)
+    while hub.catch_up():
+        pass
+    assert [(revision, len(events)) for revision, events in sink.offers] == [(2501, 1000), (2501, 1000), (2501, 500)]
+
+
+def test_one_large_revision_is_never_split():
+    store, hub = make()
+    put(store, b"a")
+    put(store, *(b"a%04d" % number for number in range(300)))
+    put(store, b"a")
+    sink = Collector()
+    hub.add(KeyRange(b"a", b"b"), 1, sink=sink)
+    while hub.catch_up(10, 20):
+        pass
+    assert [len(events) for _, events in sink.offers] == [1, 300, 1]

@@ -1,0 +1,304 @@
+"""Coming back from a data directory: every state a crash can leave is accepted, anything else refused in words."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ratifyd import schema
+from ratifyd.ports import Backend
+from ratifyd.raft.messages import ConfState, Entry, EntryKind, HardState, Snapshot, SnapshotMeta
+from ratifyd.storage.disk import OsDisk
+from ratifyd.storage.lmdb import BackendInUse, LmdbBackend
+from ratifyd.storage.recover import (
+    DataDir,
+    DataDirInUse,
+    Recovered,
+    RecoveryRefused,
+    decode_conf_state_json,
+    encode_conf_state_json,
+    lock_data_dir,
+    recover,
+)
+from ratifyd.storage.snapshots import SnapshotFiles, received_name
+from ratifyd.storage.wal import Wal
+from ratifyd.storage.walread import WalContents, WalCorrupt
+from tests.support_disk import StepWorker
+
+METADATA = b"\x08\x01\x10\x02"
+ONE = ConfState(voters=(1,))
+THREE = ConfState(voters=(1, 2, 3))
+FIRST = [Entry(1, 1, b"conf", EntryKind.CONF_CHANGE)]
+
+
+class Member:
+    """The files of one member, and the jobs of its workers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.disk = OsDisk()
+        self.dir = DataDir(str(path / "data"))
+        self.worker = StepWorker()
+        self.lock = lock_data_dir(self.disk, self.dir)
+
+    def open_backend(self, path: str) -> Backend:
+        return LmdbBackend(path, worker=self.worker, map_bytes=1 << 30)
+
+    def open_wal(self, directory: str, start: SnapshotMeta) -> tuple[Wal, WalContents]:
+        return Wal.open(
+            self.disk,
+            directory,
+            snapshot_index=start.index,
+            snapshot_term=start.term,
+            worker=self.worker,
+            segment_bytes=8192,
+        )
+
+    def create_wal(self) -> Wal:
+        return Wal.create(
+            self.disk,
+            self.dir.wal,
+            METADATA,
+            worker=self.worker,
+            segment_bytes=8192,
+            entries=FIRST,
+            hard_state=HardState(1, 0, 1),
+        )
+
+    def recover(self) -> Recovered:
+        return recover(self.disk, self.dir, open_backend=self.open_backend, open_wal=self.open_wal)
+
+    def commit(self, backend: Backend, index: int, conf: ConfState = ONE, term: int = 1) -> None:
+        meta: dict[bytes, bytes | None] = {
+            schema.CONSISTENT_INDEX: schema.encode_u64(index),
+            schema.TERM: schema.encode_u64(term),
+            schema.CONF_STATE: encode_conf_state_json(conf),
+        }
+        answers: list[BaseException | None] = []
+        backend.commit({schema.META: meta}, answers.append)
+        self.worker.run()
+        assert answers == [None]
+
+    def stop(self, wal: Wal | None, backend: Backend | None) -> None:
+        if wal is not None:
+            wal.close()
+        self.worker.run()
+        if backend is not None:
+            backend.close()
+
+    def life(self, last: int, *, applied: int, snapshot: int = 0, conf: ConfState = ONE) -> None:
+        """A member that logged up to `last` and stopped."""
+        backend = self.open_backend(self.dir.backend)
+        wal = self.create_wal()
+        entries = [Entry(1, index, b"e%d" % index) for index in range(2, last + 1)]
+        wal.append(entries, HardState(1, 1, last), True, lambda _: None)
+        self.commit(backend, applied, conf)
+        if snapshot:
+            self.snapshot(wal, snapshot, conf)
+        self.stop(wal, backend)
+
+    def snapshot(self, wal: Wal | None, index: int, conf: ConfState) -> None:
+        meta = SnapshotMeta(index, 1, conf)
+        SnapshotFiles(self.disk, self.dir.snap).save(Snapshot(meta, b"v2 of %d" % index))
+        if wal is not None:
+            wal.save_snapshot(meta, lambda _: None)
+            self.worker.run()
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> Member:
+    return Member(tmp_path)
+
+
+def test_a_new_member(member: Member) -> None:
+    found = member.recover()
+    assert found.fresh
+    assert found.wal is None
+    member.stop(None, found.backend)
+    # Bootstrap was cut short before the log appeared: still new.
+    member.disk.make_dirs(member.dir.wal + ".tmp")
+    member.disk.open(member.dir.wal + ".tmp/junk", create=True).close()
+    found = member.recover()
+    assert found.fresh
+    assert not member.disk.exists(member.dir.wal + ".tmp")
+    member.stop(member.create_wal(), found.backend)
+    found = member.recover()
+    assert not found.fresh
+    assert list(found.entries) == FIRST
+    assert found.hard_state == HardState(1, 0, 1)
+    assert (found.metadata, found.applied, found.consistent_index) == (METADATA, 0, 0)
+    assert found.conf_state == ConfState()
+    member.stop(found.wal, found.backend)
+
+
+def test_the_log_is_ahead_of_the_backend(member: Member) -> None:
+    member.life(9, applied=4)
+    found = member.recover()
+    assert [entry.index for entry in found.entries] == list(range(1, 10))
+    assert (found.applied, found.consistent_index, found.term) == (4, 4, 1)
+    assert found.conf_state == ONE
+    assert found.hard_state.commit == 9
+    member.stop(found.wal, found.backend)
+
+
+def test_what_is_applied_is_committed(member: Member) -> None:
+    """The commit index is logged without a sync, so a crash may take it back behind the backend."""
+    backend, wal = member.open_backend(member.dir.backend), member.create_wal()
+    wal.append([Entry(1, index, b"e") for index in range(2, 8)], HardState(1, 1, 1), True, lambda _: None)
+    member.commit(backend, 6)
+    member.stop(wal, backend)
+    found = member.recover()
+    assert found.hard_state == HardState(1, 1, 6)
+    member.stop(found.wal, found.backend)
+
+
+def test_from_the_newest_snapshot_the_log_names(member: Member) -> None:
+    member.life(9, applied=7, snapshot=5, conf=THREE)
+    member.snapshot(None, 8, THREE)  # the crash came before its record
+    found = member.recover()
+    assert found.snapshot == Snapshot(SnapshotMeta(5, 1, THREE), b"v2 of 5")
+    assert [entry.index for entry in found.entries] == [6, 7, 8, 9]
+    assert (found.applied, found.conf_state) == (7, THREE)
+    member.stop(found.wal, found.backend)
+
+
+def test_a_broken_snapshot_is_set_aside_for_an_older_one(member: Member) -> None:
+    member.life(9, applied=9, snapshot=5)
+    wal, _ = member.open_wal(member.dir.wal, SnapshotMeta(5, 1))
+    member.snapshot(wal, 7, ONE)
+    member.stop(wal, None)
+    path = Path(member.dir.snap, SnapshotFiles(member.disk, member.dir.snap).names()[-1])
+    path.write_bytes(path.read_bytes()[:-1])
+    found = member.recover()
+    assert found.snapshot.meta.index == 5
+    assert Path(f"{path}.broken").exists()
+    member.stop(found.wal, found.backend)
+
+
+def test_without_its_log_a_member_is_refused(member: Member) -> None:
+    member.life(5, applied=5)
+    member.disk.remove_tree(member.dir.wal)
+    with pytest.raises(RecoveryRefused, match=r"applied up to index 5.*--wal-dir"):
+        member.recover()
+
+
+def test_a_backend_older_than_the_snapshot_is_refused(member: Member) -> None:
+    member.life(9, applied=3, snapshot=5)
+    with pytest.raises(RecoveryRefused, match="older than the snapshot at index 5"):
+        member.recover()
+
+
+def test_a_received_backend_is_taken_over(member: Member) -> None:
+    """Snapshot received and logged; the crash came before the backend was renamed."""
+    member.life(9, applied=3, snapshot=5, conf=THREE)
+    received = member.open_backend(f"{member.dir.snap}/{received_name(5)}")
+    member.commit(received, 5, THREE)
+    received.close()
+    found = member.recover()
+    assert (found.applied, found.consistent_index) == (5, 5)
+    assert not [path for path in Path(member.dir.snap).iterdir() if ".snap.db" in path.name]
+    member.stop(found.wal, found.backend)
+
+
+def test_a_received_backend_nobody_logged_is_dropped(member: Member) -> None:
+    member.life(9, applied=7, snapshot=5)
+    for name in (received_name(30), "tmp123", "db.tmp.defrag"):
+        Path(member.dir.snap, name).write_bytes(b"partial")
+    found = member.recover()
+    assert found.applied == 7
+    names = {path.name for path in Path(member.dir.snap).iterdir()}
+    assert names == {"db", "db-lock", "0000000000000001-0000000000000005.snap"}
+    member.stop(found.wal, found.backend)
+
+
+def test_a_single_member_with_a_shortened_log_is_refused(member: Member) -> None:
+    member.life(5, applied=5)
+    backend = member.open_backend(member.dir.backend)
+    member.commit(backend, 8)
+    backend.close()
+    with pytest.raises(RecoveryRefused, match=r"ends at index 5.*applied index 8"):
+        member.recover()
+
+
+def test_a_received_backend_may_be_ahead_of_the_log_in_a_cluster(member: Member) -> None:
+    """etcd sends a backend that may be newer than the snapshot beside it; the leader sends the entries in between."""
+    member.life(5, applied=5, snapshot=5, conf=THREE)
+    backend = member.open_backend(member.dir.backend)
+    member.commit(backend, 8, THREE)
+    backend.close()
+    found = member.recover()
+    assert (found.applied, found.consistent_index) == (5, 8)
+    assert found.hard_state.commit == 5
+    member.stop(found.wal, found.backend)
+
+
+def test_damage_leaves_nothing_locked(member: Member) -> None:
+    member.life(9, applied=9)
+    path = next(Path(member.dir.wal).glob("*.wal"))
+    good = path.read_bytes()
+    path.write_bytes(good[:60] + bytes((good[60] ^ 1,)) + good[61:])
+    with pytest.raises(WalCorrupt):
+        member.recover()
+    path.write_bytes(good)
+    found = member.recover()
+    assert found.applied == 9
+    member.stop(found.wal, found.backend)
+
+
+def test_a_second_process_is_refused_by_name(member: Member) -> None:
+    with pytest.raises(DataDirInUse, match=str(member.path)):
+        lock_data_dir(member.disk, member.dir)
+    backend = member.open_backend(member.dir.backend)
+    with pytest.raises(BackendInUse):
+        member.open_backend(member.dir.backend)
+    backend.close()
+    member.lock.close()
+    lock_data_dir(member.disk, member.dir).close()
+
+
+def test_the_log_may_live_elsewhere(tmp_path: Path) -> None:
+    member = Member(tmp_path)
+    member.dir = DataDir(str(tmp_path / "data"), str(tmp_path / "fast" / "wal"))
+    member.lock.close()
+    member.lock = lock_data_dir(member.disk, member.dir)
+    member.life(4, applied=2)
+    assert list((tmp_path / "fast" / "wal").glob("*.wal"))
+    assert not (tmp_path / "data" / "member" / "wal").exists()
+    found = member.recover()
+    assert len(found.entries) == 4
+    member.stop(found.wal, found.backend)
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        (ConfState(voters=(1, 18446744073709551615)), b'{"voters":[1,18446744073709551615],"auto_leave":false}'),
+        (
+            ConfState((1,), (2,), (3,), (4,), True),
+            b'{"voters":[1],"learners":[2],"voters_outgoing":[3],"learners_next":[4],"auto_leave":true}',
+        ),
+    ],
+)
+def test_membership_record(state: ConfState, text: bytes) -> None:
+    assert encode_conf_state_json(state) == text
+    assert decode_conf_state_json(text) == state
+
+
+def test_membership_record_of_other_releases() -> None:
+    assert decode_conf_state_json(b'{"voters":[7],"learners":null}') == ConfState(voters=(7,))
+    refusals: list[Callable[[], ConfState]] = [
+        lambda: decode_conf_state_json(b"[]"),
+        lambda: decode_conf_state_json(b'{"voters":["x"]}'),
+        lambda: decode_conf_state_json(b"{"),
+    ]
+    for refusal in refusals:
+        with pytest.raises(RecoveryRefused):
+            refusal()
+
+
+def test_snapshots_are_purged_oldest_first(member: Member) -> None:
+    files = SnapshotFiles(member.disk, member.dir.snap)
+    for term, index in ((1, 5), (1, 20), (2, 12)):
+        files.save(Snapshot(SnapshotMeta(index, term, ONE), b"x"))
+    files.purge(2)
+    assert files.names() == [f"{1:016x}-{20:016x}.snap", f"{2:016x}-{12:016x}.snap"]
