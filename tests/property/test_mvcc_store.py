@@ -164,7 +164,8 @@ class RecordingSink:
         assert len(rows) == len(events)
         for row, data in zip(rows, events, strict=True):
             wanted = Event(type=Event.DELETE if row.deleted else Event.PUT, kv=row.kv)
-            if self.prev_kv and row.main - 1 >= self.model.compacted:
+            created = not row.deleted and row.kv.create_revision == row.main
+            if self.prev_kv and not created and row.main - 1 >= self.model.compacted:
                 before = self.model.alive(row.main - 1).get(row.kv.key)
                 if before is not None:
                     wanted.prev_kv.CopyFrom(before.kv)
@@ -197,7 +198,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     # ---- writes
 
-    @rule(script=st.lists(ops, min_size=1, max_size=3))
+    @rule(scripts=st.lists(st.lists(ops, min_size=1, max_size=3), min_size=1, max_size=2))
+    def txns(self, scripts):
+        for script in scripts:
+            self.txn(script)
+
     def txn(self, script):
         before = self.model.revision
         with self.store.write() as txn:
@@ -320,23 +325,28 @@ class StoreMachine(RuleBasedStateMachine):
 
     # ---- reads
 
-    @rule(keys=ranges, back=st.integers(-1, 6), limit=st.integers(0, 3))
-    def read(self, keys, back, limit):
-        revision = self.model.revision - back
-        if back < 0 or 0 < revision < self.model.compacted:
-            with raises(errors.FutureRev if back < 0 else errors.Compacted):
-                self.store.range(keys, revision=revision)
-            return
-        if revision <= 0:
-            revision = self.model.revision
-        found = [kv.SerializeToString() for kv in self.model.range(keys, revision)]
-        result = self.store.range(keys, revision=revision, limit=limit)
-        assert (result.kvs, result.count) == (found[:limit] if limit else found, len(found))
-        assert self.store.count(keys, revision) == len(found)
-        alive = self.model.alive(revision)
-        for key in KEYS:
-            expected = alive[key].kv.SerializeToString() if key in alive else None
-            assert self.store.get(key, revision) == expected
+    def readable(self):
+        """The oldest revisions that can be read, and the newest."""
+        revisions = range(max(self.model.compacted, 1), self.model.revision + 1)
+        return sorted({*revisions[:4], *revisions[-4:]})
+
+    @rule(keys=ranges, limit=st.integers(0, 3))
+    def read(self, keys, limit):
+        """All revisions that can be read, and those beside them that cannot."""
+        with raises(errors.FutureRev):
+            self.store.range(keys, revision=self.model.revision + 1)
+        if self.model.compacted > 1:
+            with raises(errors.Compacted):
+                self.store.range(keys, revision=self.model.compacted - 1)
+        for revision in self.readable():
+            found = [kv.SerializeToString() for kv in self.model.range(keys, revision)]
+            result = self.store.range(keys, revision=revision, limit=limit)
+            assert (result.kvs, result.count) == (found[:limit] if limit else found, len(found))
+            assert self.store.count(keys, revision) == len(found)
+            alive = self.model.alive(revision)
+            for key in KEYS:
+                expected = alive[key].kv.SerializeToString() if key in alive else None
+                assert self.store.get(key, revision) == expected
 
     @rule(keys=ranges, limit=st.integers(0, 4), rows=st.integers(1, 3))
     def open_slices(self, keys, limit, rows):
@@ -354,29 +364,33 @@ class StoreMachine(RuleBasedStateMachine):
             assert found == expected
         self.slices.clear()
 
-    @rule(back=st.integers(0, 6))
-    def hash_kv(self, back):
-        revision = self.model.revision - back
-        if any(known.revision == revision for known in self.store.compaction_hashes) or revision <= 0:
-            return
-        if revision < self.model.compacted:
-            with raises(errors.Compacted):
-                finish(self.store.hash_kv(revision))
-            return
-        if self.store.compacting and not self.model.alive(revision):
-            return  # etcd's answer depends on how far the removal is
-        found = finish(self.store.hash_kv(revision, rows=2))
-        expected = self.model.hash_kv(revision, self.model.compacted, self.model.kept(self.model.compacted))
-        assert found == (expected, self.model.compacted, revision)
+    @rule()
+    def hash_kv(self):
+        """At all revisions that etcd would hash."""
+        present = self.model.kept(self.model.compacted)
+        for revision in self.readable():
+            if any(known.revision == revision for known in self.store.compaction_hashes):
+                continue
+            if self.store.compacting and not self.model.alive(revision):
+                continue  # etcd's answer depends on how far the removal is
+            expected = self.model.hash_kv(revision, self.model.compacted, present)
+            assert finish(self.store.hash_kv(revision, rows=2)) == (expected, self.model.compacted, revision)
 
     # ---- watchers
 
-    @rule(keys=ranges, ahead=st.integers(-6, 3), prev_kv=st.booleans(), no_put=st.booleans(), no_delete=st.booleans())
+    @rule(
+        keys=st.lists(ranges, min_size=1, max_size=3),
+        ahead=st.integers(-6, 2),
+        prev_kv=st.booleans(),
+        no_put=st.booleans(),
+        no_delete=st.booleans(),
+    )
     def watch(self, keys, ahead, prev_kv, no_put, no_delete):
         start = max(0, self.model.revision + ahead)
-        sink = RecordingSink(self.model, keys, start or self.model.revision + 1, prev_kv, no_put, no_delete)
-        watcher = self.hub.add(keys, start, sink=sink, prev_kv=prev_kv, no_put=no_put, no_delete=no_delete)
-        self.watchers[watcher] = sink
+        for each in keys:
+            sink = RecordingSink(self.model, each, start or self.model.revision + 1, prev_kv, no_put, no_delete)
+            watcher = self.hub.add(each, start, sink=sink, prev_kv=prev_kv, no_put=no_put, no_delete=no_delete)
+            self.watchers[watcher] = sink
 
     @precondition(lambda self: self.watchers)
     @rule(data=st.data())
@@ -387,13 +401,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.hub.remove(watcher)
 
     @precondition(lambda self: self.watchers)
-    @rule(data=st.data())
-    def toggle_full(self, data):
-        watcher = data.draw(st.sampled_from(list(self.watchers)))
-        sink = self.watchers[watcher]
-        sink.full = not sink.full
-        if not sink.full:
-            self.hub.resume(watcher)
+    @rule(full=st.lists(st.booleans(), min_size=1, max_size=4))
+    def change_room(self, full):
+        for position, (watcher, sink) in enumerate(self.watchers.items()):
+            sink.full = full[position % len(full)]
+            if not sink.full:
+                self.hub.resume(watcher)
 
     @rule(watchers=st.integers(1, 3), revisions=st.integers(1, 3))
     def catch_up(self, watchers, revisions):
@@ -436,4 +449,4 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestStore.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

@@ -6,9 +6,10 @@ import pytest
 
 from ratifyd import schema
 from ratifyd.ports import Backend
+from ratifyd.raft.confstate import encode_conf_state_json
 from ratifyd.raft.messages import ConfState, Entry, HardState, Snapshot, SnapshotMeta
 from ratifyd.storage.memory import MemoryBackend
-from ratifyd.storage.recover import DataDir, Recovered, encode_conf_state_json, lock_data_dir, recover
+from ratifyd.storage.recover import DataDir, Recovered, lock_data_dir, recover
 from ratifyd.storage.snapshots import SnapshotFiles
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import WalContents

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 from ratifyd.keys import KeyRange, prefix_end
-from ratifyd.mvcc.records import row_key
+from ratifyd.mvcc.records import decode, row_key
 from ratifyd.proto import fast
 from ratifyd.schema import REVISION_BYTES, decode_revision
 
@@ -272,11 +272,13 @@ class WatchHub:
 
     def _previous(self, change: Change, main: int) -> bytes | None:
         """The KeyValue before a change's revision, None if there was none or it is compacted."""
-        key, row, _, replaced = change
+        key, row, kv, replaced = change
+        if replaced == b"" or (len(row) == REVISION_BYTES and decode(kv).create_revision == main):
+            return None
         store = self.store
         if replaced is None or replaced[:8] == row[:8]:
             return store.get(key, main - 1) if main > store.compacted else None
-        return store.value(replaced) if replaced else None
+        return store.value(replaced)
 
     # ------------------------------------------------------------------ history
 

@@ -7,7 +7,9 @@ from ratifyd.raft.messages import ConfState
 
 def encode_conf_state_json(state: ConfState) -> bytes:
     """The JSON etcd 3.5 and 3.6 write: auto_leave always, the other lists only when they hold something."""
-    fields: dict[str, object] = {"voters": list(state.voters)}
+    fields: dict[str, object] = {}
+    if state.voters:
+        fields["voters"] = list(state.voters)
     if state.learners:
         fields["learners"] = list(state.learners)
     if state.voters_outgoing:
@@ -21,10 +23,10 @@ def encode_conf_state_json(state: ConfState) -> bytes:
 def decode_conf_state_json(data: bytes) -> ConfState:
     """Read it back. Raises ValueError when it is not such JSON."""
     fields = json.loads(data)
-    return ConfState(
-        voters=tuple(fields.get("voters") or ()),
-        learners=tuple(fields.get("learners") or ()),
-        voters_outgoing=tuple(fields.get("voters_outgoing") or ()),
-        learners_next=tuple(fields.get("learners_next") or ()),
-        auto_leave=bool(fields.get("auto_leave", False)),
+    if not isinstance(fields, dict):
+        raise ValueError(f"not a membership record: {data!r}")
+    voters, learners, outgoing, learners_next = (
+        tuple(int(member) for member in fields.get(name) or ())
+        for name in ("voters", "learners", "voters_outgoing", "learners_next")
     )
+    return ConfState(voters, learners, outgoing, learners_next, bool(fields.get("auto_leave", False)))

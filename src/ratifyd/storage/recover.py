@@ -9,13 +9,13 @@ A crash at any point leaves one of the states accepted here; anything else is re
 The backend is the state; the log from the newest snapshot on is what it may still miss. Decides nothing about raft.
 """
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ratifyd import schema
 from ratifyd.ports import Backend, Disk, File
+from ratifyd.raft.confstate import decode_conf_state_json
 from ratifyd.raft.messages import ConfState, Entry, HardState, Snapshot, SnapshotMeta
 from ratifyd.storage.snapshots import SnapshotFiles, received_name
 from ratifyd.storage.wal import Wal, wal_exists
@@ -170,7 +170,7 @@ def _fit_together(
 ) -> Recovered:
     consistent_index = _number(backend, schema.CONSISTENT_INDEX)
     stored = backend.get(schema.META, schema.CONF_STATE)
-    conf_state = snapshot.meta.conf_state if stored is None else decode_conf_state_json(stored)
+    conf_state = snapshot.meta.conf_state if stored is None else _conf_state(stored)
     last = contents.entries[-1].index if contents.entries else snapshot.meta.index
     if consistent_index > last and len(conf_state.voters) < 2:
         # Other members would send what is missing; a single one would fill these indexes with something else.
@@ -197,38 +197,11 @@ def _fit_together(
     )
 
 
-def encode_conf_state_json(state: ConfState) -> bytes:
-    """Value of `confState` in bucket meta, as etcd 3.5 and 3.6 write it."""
-    fields: dict[str, object] = {}
-    if state.voters:
-        fields["voters"] = state.voters
-    if state.learners:
-        fields["learners"] = state.learners
-    if state.voters_outgoing:
-        fields["voters_outgoing"] = state.voters_outgoing
-    if state.learners_next:
-        fields["learners_next"] = state.learners_next
-    fields["auto_leave"] = state.auto_leave
-    return json.dumps(fields, separators=(",", ":")).encode()
-
-
-def decode_conf_state_json(data: bytes) -> ConfState:
-    """Read `confState` of any etcd release. Raises RecoveryRefused when it is none."""
+def _conf_state(data: bytes) -> ConfState:
     try:
-        fields = json.loads(data)
-        return ConfState(
-            voters=_ids(fields.get("voters")),
-            learners=_ids(fields.get("learners")),
-            voters_outgoing=_ids(fields.get("voters_outgoing")),
-            learners_next=_ids(fields.get("learners_next")),
-            auto_leave=bool(fields.get("auto_leave", False)),
-        )
-    except (ValueError, TypeError, AttributeError) as error:
+        return decode_conf_state_json(data)
+    except ValueError as error:
         raise RecoveryRefused(f"the backend's membership record is unreadable: {data!r}") from error
-
-
-def _ids(value: Sequence[int] | None) -> tuple[int, ...]:
-    return tuple(map(int, value or ()))
 
 
 def _number(backend: Backend, key: bytes) -> int:

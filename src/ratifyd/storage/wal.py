@@ -254,11 +254,11 @@ class Wal:
 
     def release_to(self, index: int) -> None:
         """Unlock the files that reading from a snapshot at `index` no longer needs; `purge` may then delete them."""
-        self._worker.submit(lambda: self._writer.release_to(index), _warn_of("releasing WAL files"))
+        self._tidy(lambda: self._writer.release_to(index), "releasing WAL files")
 
     def purge(self, keep: int) -> None:
         """Delete the oldest released files, as long as more than `keep` files are left."""
-        self._worker.submit(lambda: self._writer.purge(keep), _warn_of("purging WAL files"))
+        self._tidy(lambda: self._writer.purge(keep), "purging WAL files")
 
     def close(self, done: Done | None = None) -> None:
         """Write and sync what waits, then close the files, all on the worker; then the waiting and `done` are told."""
@@ -407,7 +407,12 @@ class Wal:
             done(error)
 
     def _prepare_spare(self) -> None:
-        self._worker.submit(self._writer.prepare_spare, _warn_of("preallocating a WAL file"))
+        self._tidy(self._writer.prepare_spare, "preallocating a WAL file")
+
+    def _tidy(self, job: Callable[[], None], what: str) -> None:
+        """Run a job on the worker whose failure is no failure of the log."""
+        if not self._closed:
+            self._worker.submit(job, _warn_of(what))
 
 
 def _encode(entries: Sequence[Entry], hard_state: HardState | None, crc: int, out: list[bytes]) -> int:

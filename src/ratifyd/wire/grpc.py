@@ -147,6 +147,7 @@ class GrpcConnection(AnsweringConnection):
                             and word <= max_word
                             and size <= max_message
                             and not compressed
+                            and (head.content_length < 0 or head.content_length == size + 5)
                         ):
                             received += size + 5
                             streams[stream_id] = WHOLE
@@ -160,7 +161,12 @@ class GrpcConnection(AnsweringConnection):
                 stream = streams.get(stream_id)
                 if type(stream) is Head:
                     compressed, size = _message_prefix(data, start)
-                    if word == size + 5 << 8 and size <= max_message and not compressed:
+                    if (
+                        word == size + 5 << 8
+                        and size <= max_message
+                        and not compressed
+                        and (stream.content_length < 0 or stream.content_length == size + 5)
+                    ):
                         received += size + 5
                         streams[stream_id] = WHOLE
                         events.append(Call(stream_id, stream, data[start + 5 : stop]))
@@ -190,7 +196,7 @@ class GrpcConnection(AnsweringConnection):
                     self._blocks.clear()
                 return head
         request = self._request(stream_id, block, fields, timeout, stable=decoder.generation == generation)
-        if type(request) is Head and request.content_length < 0:
+        if type(request) is Head:
             return request
         if request is not None:
             self._begin(stream_id, request, end_stream=False)
@@ -208,7 +214,7 @@ class GrpcConnection(AnsweringConnection):
             request = self._parse_request(stream_id, fields, timeout)
         if not stable:
             self._blocks.clear()
-        elif type(request) is Head and request.content_length < 0 and len(block) <= _CACHED_BLOCK_BYTES:
+        elif type(request) is Head and len(block) <= _CACHED_BLOCK_BYTES:
             if len(self._blocks) >= _CACHED_BLOCKS:
                 self._blocks.clear()
             self._blocks[block] = request
@@ -226,7 +232,6 @@ class GrpcConnection(AnsweringConnection):
             return None
         if (
             type(request) is Head
-            and request.content_length < 0
             and size <= _CACHED_SHAPE_BYTES
             and len(fields) <= _CACHED_SHAPE_FIELDS
         ):
@@ -240,7 +245,7 @@ class GrpcConnection(AnsweringConnection):
         if isinstance(request, Refusal):
             self._refuse(stream_id, request, end_stream=end_stream)
             return
-        if type(request) is Head and request.content_length < 0 and not end_stream:
+        if type(request) is Head and not end_stream:
             self._streams[stream_id] = request
         else:
             stream = Stream(stream_id, request, self._peer_window)
