@@ -275,7 +275,7 @@ class Generator:
         for stream in range(STREAMS):
             watchers = [each for each in session.watching.watchers(stream) if not each.ended]
             present = all(each.start_revision <= session.revision + 1 and not each.compacted for each in watchers)
-            if watchers and present and all(each.cursor for each in watchers):
+            if watchers and present:
                 return _watch(stream, rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest()))
         return self._watch_create(session)
 

@@ -6,13 +6,15 @@ from ratifyd.api import validate
 from ratifyd.api.calls import Call, Stream
 from ratifyd.apply import requests
 from ratifyd.apply.kv import is_plain, range_body
-from ratifyd.apply.txn import is_read_only, is_serializable, read_txn_body
+from ratifyd.apply.txn import Txn, read_txn_body
 from ratifyd.errors import EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort
 from ratifyd.keys import KeyRange
 from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest
 from ratifyd.server.server import Server
 
+_KEY_TAG = 0x0A
+"""Field 1 of RangeRequest, length-delimited: the key."""
 SLICE_KEYS = 1000
 """Keys of a large range read before the loop gets its chance."""
 STREAM_FIRST_KEYS = 10
@@ -21,12 +23,30 @@ STREAM_FIRST_KEYS = 10
 
 def range_(server: Server, call: Call) -> None:
     """KV.Range."""
-    request = RangeRequest.FromString(call.message)
+    message = call.message
+    if len(message) > 2 and message[0] == _KEY_TAG and message[1] == len(message) - 2 < 0x80:
+        server.read(_answer_get, call)  # nothing but a short key, as a plain get is: no need to decode
+        return
+    request = RangeRequest.FromString(message)
     validate.check_range(request)
     if request.serializable:
         _answer_range((call, request), None)
     else:
         server.read(_answer_range, (call, request))
+
+
+def _answer_get(call: Call, error: EtcdError | None) -> None:
+    """Answer a RangeRequest whose encoding is a tag, a length below 128, and the key."""
+    if error is not None:
+        call.fail(error)
+        return
+    server = call.server
+    server.metrics.range_total += 1
+    kv = server.store.get(call.message[2:])
+    if kv is None:
+        call.reply(server.header())
+    else:
+        call.reply(fast.range_response(server.header(), (kv,), False, 1))
 
 
 def _answer_range(argument: tuple[Call, RangeRequest], error: EtcdError | None) -> None:
@@ -83,12 +103,20 @@ def _slices(server: Server, request: RangeRequest, keys: KeyRange) -> tuple[Gene
 def put(server: Server, call: Call) -> None:
     """KV.Put."""
     request = PutRequest.FromString(call.message)
-    if server.quota.exceeded_by(requests.put_cost(request)):
-        server.raise_nospace()
-        raise NoSpace
+    _check_space(server, call, requests.PUT, request)
     if not request.key or request.ignore_value or request.ignore_lease:
         validate.check_put(request)
-    server.propose(requests.PUT, call.message, call.answer)
+    server.propose(requests.PUT, call.message, call.answer, request)
+
+
+def _check_space(server: Server, call: Call, row: requests.Row, request: object) -> None:
+    """Refuse what would not fit, before anything else is looked at (semantics 13.9). Raises NoSpace."""
+    quota = server.quota
+    if quota.exceeded_by(requests.cost_bound(call.message)):
+        cost = row.cost(request) if row.cost is not None else 0
+        if cost and quota.exceeded_by(cost):
+            server.raise_nospace()
+            raise NoSpace
 
 
 def delete_range(server: Server, call: Call) -> None:
@@ -99,21 +127,18 @@ def delete_range(server: Server, call: Call) -> None:
 
 def txn(server: Server, call: Call) -> None:
     """KV.Txn: a read when no branch can write, else a proposal."""
-    request = TxnRequest.FromString(call.message)
-    cost = requests.txn_cost(request)
-    if cost and server.quota.exceeded_by(cost):
-        server.raise_nospace()
-        raise NoSpace
+    request = Txn(TxnRequest.FromString(call.message))
+    _check_space(server, call, requests.TXN, request)
     validate.check_txn(request, server.config.max_txn_ops)
-    if not is_read_only(request):
-        server.propose(requests.TXN, call.message, call.answer)
-    elif is_serializable(request):
+    if not request.is_read_only:
+        server.propose(requests.TXN, call.message, call.answer, request)
+    elif request.is_serializable:
         _answer_txn((call, request), None)
     else:
         server.read(_answer_txn, (call, request))
 
 
-def _answer_txn(argument: tuple[Call, TxnRequest], error: EtcdError | None) -> None:
+def _answer_txn(argument: tuple[Call, Txn], error: EtcdError | None) -> None:
     call, request = argument
     if error is not None:
         call.fail(error)

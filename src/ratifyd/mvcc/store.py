@@ -108,10 +108,13 @@ class Store:
         """
         self._pins += 1
         try:
+            index = None
             cursor, left = keys.start, limit
             while True:
-                self.check_revision(revision)
-                names, found = self._index.slice(cursor, keys.end, revision, rows)
+                if self._index is not index:  # at first, and again after a restore: its index may begin later
+                    self.check_revision(revision)
+                    index = self._index
+                names, found = index.slice(cursor, keys.end, revision, rows)
                 if limit > 0:
                     found = found[:left]
                     left -= len(found)

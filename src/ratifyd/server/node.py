@@ -161,16 +161,12 @@ class Node:
         unapplied = self._unapplied
         if not unapplied or not self._has_room():
             return  # a backend that is behind wakes us when it has caught up
-        state, waiting, resolve, on_outcome = (
-            self.state,
-            self.proposals.waiting,
-            self.proposals.resolve,
-            self.on_outcome,
-        )
+        state, proposals, on_outcome = self.state, self.proposals, self.on_outcome
+        waiting, decoded, resolve = proposals.waiting, proposals.decoded, proposals.resolve
         for _ in range(min(APPLY_BUDGET, len(unapplied))):
             entry = unapplied.popleft()
             if entry.kind == EntryKind.NORMAL:
-                outcome = apply_entry(state, entry.index, entry.term, entry.data, waiting)
+                outcome = apply_entry(state, entry.index, entry.term, entry.data, waiting, decoded)
                 self.applied = entry.index
                 if outcome is not None:
                     resolve(outcome.request_id, outcome.body, outcome.error)

@@ -4,8 +4,9 @@ The registry maps request ids to whoever waits. A proposal whose time is up may 
 """
 
 from collections.abc import Callable
+from typing import Any
 
-from ratifyd.apply.requests import Row
+from ratifyd.apply.requests import Decoded, Row
 from ratifyd.errors import EtcdError, RequestTooLarge, RequestTooManyRequests, Stopped, Timeout
 from ratifyd.proto import fast
 
@@ -41,6 +42,7 @@ class Proposals:
         "_ids",
         "_max_bytes",
         "_timeout_s",
+        "decoded",
         "failed_total",
         "now",
         "queued",
@@ -55,7 +57,9 @@ class Proposals:
         self.now = now
         self.queued: list[bytes] = []
         self.waiting: dict[int, Answer] = {}
-        self._deadlines: dict[int, float] = {}
+        self.decoded: dict[bytes, Decoded] = {}
+        """Requests the API has decoded already, by their entry: most come back here to be applied."""
+        self._deadlines: dict[int, tuple[float, bytes]] = {}
         self.failed_total = 0
         self.stopped = False
 
@@ -63,8 +67,11 @@ class Proposals:
         """A fresh request id, also the source of lease ids."""
         return self._ids.next()
 
-    def add(self, row: Row, body: bytes, answer: Answer, *, gap: int, timeout_s: float | None = None) -> None:
-        """Queue a request for the next turn. Raises RequestTooLarge, RequestTooManyRequests, Stopped at once."""
+    def add(self, row: Row, body: bytes, answer: Answer, *, gap: int, request: Any = None) -> None:
+        """Queue a request for the next turn; `request` is `body` decoded, as `row.apply` takes it, if at hand.
+
+        Raises RequestTooLarge, RequestTooManyRequests, Stopped at once.
+        """
         if gap > MAX_GAP:
             raise RequestTooManyRequests
         if self.stopped:
@@ -75,8 +82,9 @@ class Proposals:
             raise RequestTooLarge
         self.queued.append(data)
         self.waiting[request_id] = answer
-        limit = self._timeout_s
-        self._deadlines[request_id] = self.now() + (limit if timeout_s is None or timeout_s > limit else timeout_s)
+        self._deadlines[request_id] = (self.now() + self._timeout_s, data)
+        if request is not None:
+            self.decoded[data] = (request_id, row, request)
 
     def take(self) -> list[bytes]:
         """Everything queued since the last turn."""
@@ -92,10 +100,12 @@ class Proposals:
 
     def expire(self, now: float, error: type[EtcdError] = Timeout) -> None:
         """Give up on requests whose time is up."""
-        # Deadlines are nearly in order of insertion, yet clients choose shorter ones: look at all, once a tick.
-        overdue = [request_id for request_id, deadline in self._deadlines.items() if deadline <= now]
-        for request_id in overdue:
+        while self._deadlines:
+            request_id, (deadline, data) = next(iter(self._deadlines.items()))  # in order: all have the same time
+            if deadline > now:
+                return
             self.failed_total += 1
+            self.decoded.pop(data, None)
             self.resolve(request_id, b"", error())
 
     def stop(self) -> None:

@@ -100,10 +100,13 @@ class Server:
 
     # --- what the API asks for -------------------------------------------------------------------------------------
 
-    def propose(self, row: Row, body: bytes, answer: Answer) -> None:
-        """Send a request through raft; `answer` is called once, at the latest when its time is up."""
+    def propose(self, row: Row, body: bytes, answer: Answer, request: Any = None) -> None:
+        """Send a request through raft; `answer` is called once, at the latest when its time is up.
+
+        `request` is `body` decoded, as the row applies it, when the caller has it at hand.
+        """
         try:
-            self.proposals.add(row, body, answer, gap=self.node.gap)
+            self.proposals.add(row, body, answer, gap=self.node.gap, request=request)
         except EtcdError as error:
             answer(b"", error)
             return
