@@ -135,14 +135,12 @@ class World:
     # Verbs that make members
 
     def add_members(self, words: list[str]) -> None:
-        """`members 1 2 3 [voters=1,2,3] [learners=4] [index=N] [setting[=value]]...`"""
+        """`members 1 2 3 [voters=1,2,3|none] [learners=4] [index=N] [setting[=value]]...`"""
         ids = [int(word) for word in words if word.isdigit()]
         settings = dict((word + "=").split("=")[:2] for word in words if not word.isdigit())
         index = int(settings.get("index", 0))
-        voters, learners = (tuple(map(int, settings.get(k, "").split(",") if k in settings else [])) for k in KINDS)
-        state = ConfState(voters if "voters" in settings else tuple(ids), learners)
-        if settings.get("voters") == "none":
-            state = ConfState()
+        voters = _ids(settings["voters"]) if "voters" in settings else tuple(ids)
+        state = ConfState(voters, _ids(settings.get("learners", "")))
         for member_id in ids:
             start = SnapshotMeta(index, 1 if index else 0, state)
             self.members[member_id] = Member(self, member_id, start, settings)
@@ -151,7 +149,7 @@ class World:
         """`crash 1`: lose what was not durable and start again from the disk."""
         for member in self._members(words):
             member.start()
-            self.say(*describe.describe_status(member.raft.status()))
+            self.say(describe.describe_status(member.raft.status())[0])
 
     # Verbs that are raft's inputs
 
@@ -167,8 +165,8 @@ class World:
         self._taken(self._raft(words[0]).propose([word.encode() for word in words[1:]]))
 
     def change(self, words: list[str]) -> None:
-        """`change 1 v4`, `change 1 v4 r1 [implicit|explicit]`, `change 1 leave`, `change 1 v2 v4` (general form)"""
-        steps = tuple(ConfChangeSingle(CHANGES[w[0]], int(w[1:])) for w in words[1:] if w[1:].isdigit() and w != "v2")
+        """`change 1 v4 [r1]... [auto|implicit|explicit]`, `change 1 leave`"""
+        steps = tuple(ConfChangeSingle(CHANGES[w[0]], int(w[1:])) for w in words[1:] if w[1:].isdigit())
         transition = next((TRANSITIONS[word] for word in words if word in TRANSITIONS), None)
         change: AnyConfChange = ConfChangeV2(steps, transition or ConfChangeTransition.AUTO)
         if len(steps) == 1 and transition is None:
@@ -259,8 +257,8 @@ class World:
         """`settle [1 2] [quietly]`: these members, or all, do everything they can."""
         ids = [word for word in words if word.isdigit()] or [str(member) for member in self.members]
         before = len(self.lines)
-        while any([self._settle_step(member) for member in ids]):
-            pass
+        while sum(self._settle_step(member) for member in ids):
+            continue
         if "quietly" in words:
             del self.lines[before:]
 
@@ -324,7 +322,10 @@ class World:
         return taken
 
 
-KINDS = ("voters", "learners")
+def _ids(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in text.split(",") if word.isdigit())
+
+
 VERBS: dict[str, Callable[[World, list[str]], None]] = {
     "members": World.add_members,
     "crash": World.crash,

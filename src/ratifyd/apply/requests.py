@@ -4,12 +4,13 @@ Fields and numbers are those of etcd's InternalRaftRequest (formats §7).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ratifyd.apply import alarms, cluster, kv, leases
 from ratifyd.apply import txn as txns
 from ratifyd.apply.state import State
 from ratifyd.apply.txn import Operation, Txn
+from ratifyd.proto import fast
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
 from ratifyd.proto.rpc_pb2 import LeaseGrantRequest, PutRequest
 
@@ -25,32 +26,40 @@ def cost_bound(data: bytes) -> int:
     return PUT_OVERHEAD_BYTES + 64 * len(data)
 
 
-class Row(NamedTuple):
-    """How one kind of request is found in an entry, executed and measured."""
+def _tag(field: str) -> bytes:
+    """Protobuf tag of a field of InternalRaftRequest, as it stands in an entry."""
+    return fast.varint(InternalRaftRequest.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
 
-    field: str
-    """Name of the field in InternalRaftRequest."""
-    operation: str
-    """Label of the request in etcd_server_apply_duration_seconds."""
-    apply: Callable[[State, Any, bool], bytes]
-    """(state, request, somebody waits for the answer) -> response body after the header; raises RequestError."""
-    cost: Callable[[Any], int] | None = None
-    """Bytes the request may add to the backend; None when it cannot grow it (semantics 10.2)."""
-    corrupt_allowed: bool = False
-    """Whether it still runs while the CORRUPT alarm is on."""
-    read: Callable[[Any], Any] | None = None
-    """Turns the message into what `apply` and `cost` take; None when that is the message itself."""
 
-    @property
-    def tag(self) -> bytes:
-        """Protobuf tag of the field, as it stands in an entry."""
-        number = InternalRaftRequest.DESCRIPTOR.fields_by_name[self.field].number << 3 | 2
-        encoded = bytearray()
-        while number > 0x7F:
-            encoded.append(number & 0x7F | 0x80)
-            number >>= 7
-        encoded.append(number)
-        return bytes(encoded)
+class Row:
+    """How one kind of request is found in an entry, executed and measured.
+
+    `field` is its name in InternalRaftRequest, `operation` its label in etcd_server_apply_duration_seconds.
+    `apply(state, request, wanted)` executes it and gives the response body after the header; `wanted` says whether
+    somebody waits for it; it raises RequestError. `cost(request)` is what it may add to the backend in bytes, None
+    when it cannot grow it (semantics 10.2). `read` turns the message into what `apply` and `cost` take, None when
+    that is the message itself. `corrupt_allowed`: it still runs while the CORRUPT alarm is on.
+    """
+
+    __slots__ = ("apply", "corrupt_allowed", "cost", "field", "operation", "read", "tag")
+
+    def __init__(
+        self,
+        field: str,
+        operation: str,
+        apply: Callable[[State, Any, bool], bytes],
+        cost: Callable[[Any], int] | None = None,
+        *,
+        read: Callable[[Any], Any] | None = None,
+        corrupt_allowed: bool = False,
+    ) -> None:
+        self.field = field
+        self.operation = operation
+        self.apply = apply
+        self.cost = cost
+        self.read = read
+        self.corrupt_allowed = corrupt_allowed
+        self.tag = _tag(field)
 
 
 def put_cost(request: PutRequest) -> int:

@@ -336,8 +336,9 @@ class Etcd:
             listener.close()
         for acceptor in self._acceptors:
             acceptor.go_away()
+        failed = self._failure is not None and self._failure.done()
         for acceptor in self._acceptors:
-            if not await acceptor.drained(STOP_TIMEOUT_S):
+            if failed or not await acceptor.drained(STOP_TIMEOUT_S):
                 acceptor.abort()
         if self._server is not None:
             self._server.stop()

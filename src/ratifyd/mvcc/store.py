@@ -210,7 +210,8 @@ class Store:
 
         Canceled is raised when the store is restored meanwhile.
         """
-        known = self._hashes.get(revision)
+        # 0 asks for the latest revision, also where a compaction at 0 has left a hash.
+        known = self._hashes.get(revision) if revision else None
         if known is not None:
             return known
         self.check_revision(revision)
