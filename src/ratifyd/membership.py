@@ -143,7 +143,7 @@ class Membership:
         return self.members.get(self.local_id)
 
     def check(self, change: Change) -> None:
-        """Refuse what is illegal. Raises MemberNotFound, MemberExist, PeerURLExist, MemberNotLearner, TooManyLearners."""
+        """Raise MemberNotFound, MemberExist, PeerURLExist, MemberNotLearner or TooManyLearners for an illegal change."""
         member = change.member
         if member.id in self.removed:
             raise MemberNotFound

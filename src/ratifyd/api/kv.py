@@ -7,7 +7,7 @@ from ratifyd.api.calls import Call, Stream
 from ratifyd.apply import requests
 from ratifyd.apply.kv import is_plain, range_body
 from ratifyd.apply.txn import Txn, read_txn_body
-from ratifyd.errors import EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort
+from ratifyd.errors import EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort, Stopped
 from ratifyd.keys import KeyRange
 from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest
@@ -82,6 +82,9 @@ class _SlicedRange:
 
     def _step(self) -> None:
         try:
+            if self._call.server.node.stopped:
+                self._slices.close()
+                raise Stopped
             self._kvs += next(self._slices)
         except StopIteration:
             more = len(self._kvs) < self._count
@@ -121,8 +124,9 @@ def _check_space(server: Server, call: Call, row: requests.Row, request: object)
 
 def delete_range(server: Server, call: Call) -> None:
     """KV.DeleteRange."""
-    validate.check_delete(DeleteRangeRequest.FromString(call.message))
-    server.propose(requests.DELETE_RANGE, call.message, call.answer)
+    request = DeleteRangeRequest.FromString(call.message)
+    validate.check_delete(request)
+    server.propose(requests.DELETE_RANGE, call.message, call.answer, request)
 
 
 def txn(server: Server, call: Call) -> None:
@@ -159,12 +163,13 @@ def compact(server: Server, call: Call) -> None:
         else:
             server.compaction.wait(lambda: server.committer.sync(lambda: call.answer(body, None)))
 
-    server.propose(requests.COMPACTION, call.message, answered)
+    server.propose(requests.COMPACTION, call.message, answered, request)
 
 
 class RangeStream(Stream):
     """KV.RangeStream (etcd 3.7): one read at one revision, in chunks, as fast as the client takes them."""
 
+    takes_one = True
     __slots__ = ("_count", "_header", "_ready", "_sent", "_slices", "_waiting")
 
     def receive(self, message: bytes) -> None:
@@ -226,6 +231,8 @@ class RangeStream(Stream):
             self._waiting = True
             return
         try:
+            if self.server.node.stopped:
+                raise Stopped
             self._ready += next(self._slices)
         except StopIteration:
             self._send_chunks(last=True)

@@ -40,6 +40,7 @@ from ratifyd.storage.recover import DataDir, DataDirInUse, Recovered, RecoveryRe
 from ratifyd.storage.snapshots import SnapshotFiles
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import WalContents, WalCorrupt
+from ratifyd.storage.walsegments import SegmentLocked
 from ratifyd.storage.worker import ThreadWorker
 from ratifyd.version import ETCD_VERSION
 from ratifyd.wire.limits import Limits
@@ -50,6 +51,17 @@ MAX_MESSAGE_BYTES = 1 << 20
 MAX_INFLIGHT = 512
 MAX_UNCOMMITTED_BYTES = 1 << 30
 STOP_TIMEOUT_S = 7.0
+
+_OPERATOR_ERRORS = (
+    ListenError,
+    DataDirInUse,
+    RecoveryRefused,
+    WalCorrupt,
+    SegmentLocked,
+    BackendInUse,
+    BackendBroken,
+)
+"""What can be wrong with a start besides the disk; their texts say what to do."""
 
 log = logging.getLogger("ratifyd.embed")
 
@@ -133,7 +145,7 @@ class Etcd:
         try:
             self._bind()
             await self._start(loop)
-        except (ListenError, DataDirInUse, RecoveryRefused, WalCorrupt, BackendInUse, BackendBroken) as error:
+        except (*_OPERATOR_ERRORS, OSError) as error:
             await self.stop()
             raise StartError(str(error)) from error
         except BaseException:
@@ -213,6 +225,12 @@ class Etcd:
         backend_worker = self._worker(loop, "backend")
         wal_worker = self._worker(loop, "wal")
 
+        def open_backend(path: str) -> LmdbBackend:
+            began = loop.time()
+            backend = LmdbBackend(path, worker=backend_worker, fsync=fsync)
+            log.info("opened backend db", extra={"fields": {"path": path, "took": f"{loop.time() - began:.3f}s"}})
+            return backend
+
         def open_wal(directory: str, meta: SnapshotMeta) -> tuple[Wal, WalContents]:
             return Wal.open(
                 disk,
@@ -227,7 +245,7 @@ class Etcd:
         recovered = recover(
             disk,
             data_dir,
-            open_backend=lambda path: LmdbBackend(path, worker=backend_worker, fsync=fsync),
+            open_backend=open_backend,
             open_wal=open_wal,
         )
         if recovered.fresh:

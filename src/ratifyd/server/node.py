@@ -82,7 +82,9 @@ class Node:
     def after_turn(self, callback: Callable[[], None]) -> None:
         """Call once at the end of the coming turn: how sessions flush their answers together."""
         self._after_turn.append(callback)
-        self.wake()
+        if not self._awake:  # also when stopped
+            self._awake = True
+            self._clock.call_soon(self._guarded_turn)
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Take messages from other members."""
@@ -96,10 +98,12 @@ class Node:
 
     def _guarded_turn(self) -> None:
         self._awake = False
-        if self.stopped:
-            return
         try:
-            self.turn()
+            if not self.stopped:
+                self.turn()
+            callbacks, self._after_turn = self._after_turn, []
+            for callback in callbacks:
+                callback()
         except Exception as error:  # whatever it was, the state can no longer be trusted: end the member
             self._fail(error)
 
@@ -115,18 +119,15 @@ class Node:
         if self.proposals.queued and raft.leader_id:
             raft.propose(self.proposals.take())
         self._advance()
+        if self._leader != (raft.leader_id, raft.term):
+            self._leader = (raft.leader_id, raft.term)
+            self.on_leader_change()  # before reads ask the new leader: only those of the old one fail
         if self.reads.can_open and raft.leader_id:
             raft.read_index(self.reads.open_batch())
             self._advance()
         self._apply_some()
         self.reads.run(self.applied)
-        if self._leader != (raft.leader_id, raft.term):
-            self._leader = (raft.leader_id, raft.term)
-            self.on_leader_change()
         self.at_end()
-        callbacks, self._after_turn = self._after_turn, []
-        for callback in callbacks:
-            callback()
 
     def _advance(self) -> None:
         raft = self.raft
@@ -195,5 +196,8 @@ class Node:
         self.proposals.resolve(conf_change.id, b"", error)
 
     def stop(self) -> None:
-        """Take no further turns."""
+        """Take no further turns; what was answered before still leaves."""
         self.stopped = True
+        if self._after_turn and not self._awake:
+            self._awake = True
+            self._clock.call_soon(self._guarded_turn)

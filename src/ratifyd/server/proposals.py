@@ -55,7 +55,7 @@ class Proposals:
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self.now = now
-        self.queued: list[bytes] = []
+        self.queued: dict[int, bytes] = {}
         self.waiting: dict[int, Answer] = {}
         self.decoded: dict[bytes, Decoded] = {}
         """Requests the API has decoded already, by their entry: most come back here to be applied."""
@@ -80,7 +80,7 @@ class Proposals:
         data = fast.internal_raft_request(row.tag, body, fast.request_header(request_id))
         if len(data) > self._max_bytes:
             raise RequestTooLarge
-        self.queued.append(data)
+        self.queued[request_id] = data
         self.waiting[request_id] = answer
         self._deadlines[request_id] = (self.now() + self._timeout_s, data)
         if request is not None:
@@ -88,8 +88,8 @@ class Proposals:
 
     def take(self) -> list[bytes]:
         """Everything queued since the last turn."""
-        queued, self.queued = self.queued, []
-        return queued
+        queued, self.queued = self.queued, {}
+        return list(queued.values())
 
     def resolve(self, request_id: int, body: bytes, error: EtcdError | None) -> None:
         """Answer whoever waits for this request, if anybody does."""
@@ -106,10 +106,12 @@ class Proposals:
                 return
             self.failed_total += 1
             self.decoded.pop(data, None)
+            self.queued.pop(request_id, None)  # a leader found later shall not see what nobody waits for
             self.resolve(request_id, b"", error())
 
     def stop(self) -> None:
         """Refuse what still waits: the member is stopping."""
         self.stopped = True
+        self.queued.clear()
         for request_id in list(self.waiting):
             self.resolve(request_id, b"", Stopped())

@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ratifyd import schema
 from ratifyd.apply import requests
 from ratifyd.apply.entries import Outcome
 from ratifyd.apply.requests import Row
 from ratifyd.config import Config
-from ratifyd.errors import EtcdError
+from ratifyd.errors import Compacted, EtcdError
 from ratifyd.membership import hex_id
 from ratifyd.metrics import Metrics
 from ratifyd.proto import fast
@@ -29,7 +29,18 @@ from ratifyd.server.versions import Publisher, VersionMonitor
 REQUEST_TIMEOUT_S = 5.0
 """Time a request may take besides two election timeouts (etcd ServerConfig.ReqTimeout)."""
 
+LEADERLESS_TIMEOUTS = 3
+"""Election timeouts without a leader after which streams that want one end (etcd maxNoLeaderCnt)."""
+
 log = logging.getLogger("ratifyd.server")
+
+
+class NeedsLeader(Protocol):
+    """A stream that is not to outlive the loss of the leader."""
+
+    def leader_lost(self) -> None:
+        """There has been no leader for long."""
+        ...
 
 
 class Server:
@@ -87,6 +98,7 @@ class Server:
             config.retention_s or config.retention_revisions,
             lambda: self.store.revision,
             self._compact,
+            now=parts.clock.time(),
         )
         self.publisher = Publisher(
             self.member_id, config.name, config.advertise_client_urls, self.propose, self._published
@@ -96,6 +108,9 @@ class Server:
         self.jitter = parts.jitter
         self.fail = parts.fail
         self.watch_streams = 0
+        self.hashes_running = 0
+        self.needing_leader: dict[NeedsLeader, None] = {}
+        self._leaderless_ticks = 0
         self._raising_nospace = False
 
     # --- what the API asks for -------------------------------------------------------------------------------------
@@ -159,6 +174,7 @@ class Server:
 
     def stop(self) -> None:
         """Answer what still waits and take no further turns."""
+        self.compaction.stop()
         self.proposals.stop()
         self.reads.stop()
         self.node.stop()
@@ -167,19 +183,36 @@ class Server:
         if self.node.stopped:
             return
         self.clock.call_later(self._tick_s, self._tick)
-        now = self.clock.time()
+        try:
+            self._ticked(self.clock.time())
+        except Exception as error:  # as in a turn: a member that cannot do its duties must not linger
+            self.fail(error)
+
+    def _ticked(self, now: float) -> None:
         self.node.raft.tick()
+        self._watch_leader()
         self.proposals.expire(now)
+        self.reads.expire(now)
         if (context := self.reads.retry(now)) is not None:
             self.node.raft.read_index(context)
         self.committer.tick(now)
         if self.is_leader:
             self.leasing.tick(now)
             self.versions.tick(now)
-            self.auto_compactor.tick(now)
+        self.auto_compactor.tick(now, leading=self.is_leader)
         if self.leader_id:
             self.publisher.tick(now)
         self.node.wake()
+
+    def _watch_leader(self) -> None:
+        """End the streams that want a leader when there has been none for three election timeouts (semantics 7.25)."""
+        if self.leader_id:
+            self._leaderless_ticks = 0
+            return
+        self._leaderless_ticks += 1
+        if self._leaderless_ticks >= LEADERLESS_TIMEOUTS * self.config.election_ticks:
+            for stream in list(self.needing_leader):
+                stream.leader_lost()
 
     def _turn_ended(self) -> None:
         raft = self.node.raft
@@ -220,7 +253,6 @@ class Server:
             self.versions.tick(now)
         else:
             self.leasing.demote()
-            self.auto_compactor.pause()
         log.info(
             "raft role changed",
             extra={
@@ -233,12 +265,16 @@ class Server:
             },
         )
 
-    def _compact(self, revision: int) -> None:
+    def _compact(self, revision: int, done: Callable[[bool], None]) -> None:
         body = CompactionRequest(revision=revision).SerializeToString()
 
         def answered(_body: bytes, error: EtcdError | None) -> None:
+            fields: dict[str, object] = {"revision": revision}
             if error is None:
-                log.info("completed auto compaction", extra={"fields": {"revision": revision}})
+                log.info("completed auto compaction", extra={"fields": fields})
+            elif not isinstance(error, Compacted):
+                log.warning("failed auto compaction", extra={"fields": {**fields, "error": error.message}})
+            done(error is None or isinstance(error, Compacted))
 
         self.propose(requests.COMPACTION, body, answered)
 

@@ -155,6 +155,12 @@ def test_without_leases_it_is_left_to_the_next_election() -> None:
     assert drain(raft) == []
 
 
+def test_a_learner_in_a_higher_term_says_so_for_it_will_never_campaign() -> None:
+    raft = make_raft(4, learners=[4], term=5)
+    raft.step(Message(MessageKind.HEARTBEAT, to=4, sender=2, term=3))
+    assert [(m.kind, m.to, m.term) for m in drain(raft)] == [(MessageKind.APP_RESP, 2, 5)]
+
+
 def test_a_member_stuck_in_a_higher_term_frees_itself() -> None:
     net = cluster(check_quorum=True)
     net.isolate(3)

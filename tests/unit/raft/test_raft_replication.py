@@ -2,6 +2,7 @@
 
 import pytest
 
+from ratifyd.raft.codec import encode_entry
 from ratifyd.raft.core import Options, Raft
 from ratifyd.raft.log import RaftLog
 from ratifyd.raft.messages import ConfState, Entry, Message, MessageKind, Snapshot, SnapshotMeta
@@ -185,6 +186,18 @@ def test_appends_are_cut_to_the_message_limit_but_carry_at_least_one_entry() -> 
     drain(raft)
     ack(raft, 1)
     assert appends(drain(raft))[-4:] == [(1, 2), (3, 1), (4, 1), (5, 1)]
+
+
+def test_a_follower_far_behind_gets_messages_filled_to_the_limit() -> None:
+    raft = elect(make_raft(1, [1, 2], max_message_bytes=20_000))
+    for _ in range(30):
+        raft.propose([b"x" * 10] * 100)
+    drain(raft)
+    ack(raft, 1)
+    sent = [m for m in drain(raft) if len(m.entries) > 1]
+    sizes = [sum(len(encode_entry(entry)) for entry in m.entries) for m in sent]
+    assert sum(len(m.entries) for m in sent) == 3000
+    assert all(20_000 - 25 < size <= 20_000 for size in sizes[:-1])
 
 
 def test_a_limit_of_zero_sends_entries_one_by_one() -> None:
