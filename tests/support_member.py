@@ -27,7 +27,7 @@ from tests.support_clock import SimClock
 from tests.support_disk import SimDisk, StepWorker
 
 DIR = DataDir("d")
-SEGMENT_BYTES = 64 << 10
+SEGMENT_BYTES = 1 << 10
 
 
 class NoTracer:
@@ -82,8 +82,8 @@ class Snapshotter:
     def release(self, index: int) -> None:
         self.released = index
         self.wal.release_to(index)
-        self.wal.purge(2)
-        self.worker.submit(lambda: self.files.purge(2), lambda _, error: None)
+        self.wal.purge(1)
+        self.worker.submit(lambda: self.files.purge(1), lambda _, error: None)
 
 
 class Member:

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from ratifyd.server.server import Server
 
 
+MAX_QUEUED_BYTES = 2 << 20
+"""Bytes that may wait for a slow client before its stream is given no more.
+
+More than a connection holds back without ever saying "resume" and a stream without ever saying "writable" together:
+else neither might come to wake a stream that waits.
+"""
 MAX_UNREAD_BYTES = 4 << 20
 """Answers a stream may leave unread before further requests on it are counted."""
 MAX_UNREAD_REQUESTS = 1000

@@ -3,12 +3,13 @@
 from collections.abc import Generator
 
 from ratifyd.api import validate
-from ratifyd.api.calls import Call, Stream
+from ratifyd.api.calls import MAX_QUEUED_BYTES, Call, Stream
 from ratifyd.apply import requests
 from ratifyd.apply.kv import is_plain, range_body
 from ratifyd.apply.txn import Txn, read_txn_body
-from ratifyd.errors import EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort, Stopped
+from ratifyd.errors import Canceled, EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort, Stopped
 from ratifyd.keys import KeyRange
+from ratifyd.ports import Timer
 from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest
 from ratifyd.server.server import Server
@@ -17,6 +18,8 @@ _KEY_TAG = 0x0A
 """Field 1 of RangeRequest, length-delimited: the key."""
 SLICE_KEYS = 1000
 """Keys of a large range read before the loop gets its chance."""
+STALL_TIMEOUT_S = 60.0
+"""How long a RangeStream waits for a client that reads nothing: meanwhile compaction waits for it."""
 STREAM_FIRST_KEYS = 10
 """Keys in the first chunk of a RangeStream (semantics 2.18)."""
 
@@ -170,7 +173,7 @@ class RangeStream(Stream):
     """KV.RangeStream (etcd 3.7): one read at one revision, in chunks, as fast as the client takes them."""
 
     takes_one = True
-    __slots__ = ("_count", "_header", "_ready", "_sent", "_slices", "_waiting")
+    __slots__ = ("_count", "_header", "_ready", "_sent", "_slices", "_stall")
 
     def receive(self, message: bytes) -> None:
         """Take the request. Raises RangeStreamSort, RangeStreamFilters and what check_range raises."""
@@ -210,25 +213,28 @@ class RangeStream(Stream):
             return
         self._ready: list[bytes] = []
         self._sent = 0
-        self._waiting = False
+        self._stall: Timer | None = None
         self._step()
 
     def writable(self) -> None:
         """The client has taken what was queued."""
-        if getattr(self, "_waiting", False):
-            self._waiting = False
+        if hasattr(self, "_slices") and self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
             self._step()
 
     def ended(self) -> None:
         """Let go of the read."""
         if hasattr(self, "_slices"):
             self._slices.close()
+            if self._stall is not None:
+                self._stall.cancel()
 
     def _step(self) -> None:
         if self.closed:
             return
-        if self.queued_bytes > self.server.config.max_request_bytes:
-            self._waiting = True
+        if self.queued_bytes > MAX_QUEUED_BYTES:
+            self._stall = self.server.clock.call_later(STALL_TIMEOUT_S, self.fail, Canceled())
             return
         try:
             if self.server.node.stopped:

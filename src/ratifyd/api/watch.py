@@ -6,7 +6,7 @@ the client is slow: the watcher then reads from history when there is room again
 
 from dataclasses import dataclass
 
-from ratifyd.api.calls import Stream
+from ratifyd.api.calls import MAX_QUEUED_BYTES, Stream
 from ratifyd.errors import WATCH_COMPACTED, WATCH_DUPLICATE_ID, WATCH_EMPTY_RANGE
 from ratifyd.keys import KeyRange
 from ratifyd.mvcc.watch import Watcher
@@ -14,12 +14,6 @@ from ratifyd.ports import Timer
 from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import WatchCreateRequest, WatchRequest
 
-MAX_QUEUED_BYTES = 2 << 20
-"""Bytes that may wait for a slow client before its watchers are left behind.
-
-More than what a connection holds back before it says "resume" and a stream before it says "writable" together: else
-neither might come to wake a watcher left behind.
-"""
 GRPC_OVERHEAD_BYTES = 512 * 1024
 DEFAULT_PROGRESS_S = 600.0
 PROGRESS_RETRY_S = 0.05

@@ -6,13 +6,15 @@ Fields and numbers are those of etcd's InternalRaftRequest (formats §7).
 from collections.abc import Callable
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from ratifyd.apply import alarms, cluster, kv, leases
 from ratifyd.apply import txn as txns
 from ratifyd.apply.state import State
 from ratifyd.apply.txn import Operation, Txn
 from ratifyd.proto import fast
-from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
-from ratifyd.proto.rpc_pb2 import LeaseGrantRequest, PutRequest
+from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest, RequestHeader
+from ratifyd.proto.rpc_pb2 import LeaseGrantRequest, PutRequest, TxnRequest
 
 PUT_OVERHEAD_BYTES = 256
 LEASE_OVERHEAD_BYTES = 64
@@ -117,12 +119,16 @@ ROWS = (
     CLUSTER_MEMBER_ATTR_SET,
     DOWNGRADE_INFO_SET,
 )
+_TXN_NUMBER = InternalRaftRequest.DESCRIPTOR.fields_by_name[TXN.field].number
 _BY_FIRST_BYTE = {row.tag[0]: row for row in ROWS if len(row.tag) == 1}
 
 
 def decode(data: bytes) -> Decoded:
     """Read the request of a normal entry. Raises ValueError when it is none that this version knows."""
-    entry = InternalRaftRequest.FromString(data)
+    try:
+        entry = InternalRaftRequest.FromString(data)
+    except DecodeError:
+        return _decode_deep(data)
     # The request's field comes first in what etcd and we write, as its number is below the header's.
     first = _BY_FIRST_BYTE.get(data[0])
     for row in ROWS if first is None or not entry.HasField(first.field) else (first,):
@@ -130,3 +136,12 @@ def decode(data: bytes) -> Decoded:
             request = getattr(entry, row.field)
             return entry.header.ID, row, request if row.read is None else row.read(request)
     raise ValueError(f"log entry holds no request known to this version: {data[:64]!r}")
+
+
+def _decode_deep(data: bytes) -> Decoded:
+    """Read a txn nested as deep as the parser goes: the API took it, but inside its entry it is a level deeper."""
+    parts = fast.split_internal_raft_request(data)
+    if parts is None or parts[0] != _TXN_NUMBER:
+        raise ValueError(f"log entry cannot be decoded: {data[:64]!r}")
+    _, body, header = parts
+    return RequestHeader.FromString(header).ID, TXN, Txn(TxnRequest.FromString(body))
