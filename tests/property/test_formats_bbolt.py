@@ -107,7 +107,7 @@ def test_the_whole_file_is_sound() -> None:
 
 def test_every_truncation_is_refused() -> None:
     _, data = small_file()
-    lengths = {*range(0, 600), *range(0, len(data), 97), *range(len(data) - 520, len(data))}
+    lengths = {*range(600), *range(0, len(data), 97), *range(len(data) - 520, len(data))}
     assert [length for length in sorted(lengths) if outcome(data[:length]) is not None] == []
 
 

@@ -30,7 +30,7 @@ from ratifyd.formats.bboltpage import (
     decode_meta,
 )
 
-__all__ = ["BboltCorrupt", "BoltFile", "Pread", "Row", "read_pages"]
+__all__ = ["BboltCorrupt", "BoltFile", "Pread", "Row", "newest_meta", "read_pages"]
 
 Pread = Callable[[int, int], bytes]
 """pread(size, offset): at most `size` bytes from `offset`, fewer only at the end of the file."""
@@ -43,12 +43,22 @@ _PROBED_PAGE_SIZES = tuple(1 << shift for shift in range(9, 25))
 
 def read_pages(pread: Pread, size: int) -> "BoltFile":
     """Open a bbolt file of `size` bytes: choose the meta and read the names of its buckets. Raises BboltCorrupt."""
-    meta = _newest_meta(pread)
+    meta = newest_meta(pread)
     if meta is None:
         raise BboltCorrupt("no valid meta page")
     if meta.high_water <= FIRST_DATA_PAGE or meta.high_water * meta.page_size > size:
         raise BboltCorrupt(f"{meta.high_water} pages of {meta.page_size} bytes in a file of {size} bytes")
     return BoltFile(pread, meta)
+
+
+def newest_meta(pread: Pread) -> Meta | None:
+    """The meta that counts: the valid one of the later transaction. None: no bbolt file, or both metas are damaged."""
+    first = decode_meta(pread(META_BYTES, HEADER_BYTES))
+    for page_size in _PROBED_PAGE_SIZES if first is None else (first.page_size,):
+        second = decode_meta(pread(META_BYTES, page_size + HEADER_BYTES))
+        if second is not None and second.page_size == page_size:
+            return second if first is None or second.txid > first.txid else first
+    return first
 
 
 class BoltFile:
@@ -181,16 +191,6 @@ class BoltFile:
             if not FIRST_DATA_PAGE <= page < len(used) or used[page]:
                 raise BboltCorrupt(f"page {page} cannot be free")
             used[page] = 1
-
-
-def _newest_meta(pread: Pread) -> Meta | None:
-    """The valid meta with the higher transaction id; without the first one, the second is looked for."""
-    first = decode_meta(pread(META_BYTES, HEADER_BYTES))
-    for page_size in _PROBED_PAGE_SIZES if first is None else (first.page_size,):
-        second = decode_meta(pread(META_BYTES, page_size + HEADER_BYTES))
-        if second is not None and second.page_size == page_size:
-            return second if first is None or second.txid > first.txid else first
-    return first
 
 
 def _leaf_rows(data: bytes, count: int, page: int, flags: int) -> list[Row]:

@@ -8,7 +8,8 @@ empty freelist is kept, so bbolt opens the file without scanning it. Knows nothi
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
+from operator import lt
 from struct import Struct
 
 from ratifyd.formats.bboltpage import (
@@ -133,6 +134,7 @@ class _Pages:
             if len(head) * ELEMENT_BYTES + sum(len(key) + len(value) for key, value in head) > room:
                 root = yield from self._add_tree(chain([head], source), 0)
                 return BUCKET_HEADER.pack(root, 0)
+        _check_sorted(head)
         return BUCKET_HEADER.pack(0, 0) + b"".join(_leaf_parts(0, 0, head, 0))
 
     def _add_tree(self, slices: Iterable[Sequence[Row]], flags: int) -> Generator[None, None, int]:
@@ -140,15 +142,13 @@ class _Pages:
         levels = _Levels(self._limit, self._add_branch)
         limit = self._limit
         rest: Sequence[Row] = ()
-        last = b""
         for rows in slices:
             rows = [*rest, *rows]
+            if not self._make_bytes:
+                _check_sorted(rows)
             ends = list(accumulate([ELEMENT_BYTES + len(key) + len(value) for key, value in rows]))
             start = base = 0
             while (end := max(bisect_right(ends, base + limit, start), start + _MIN_ROWS)) < len(ends):
-                if rows[start][0] <= last:
-                    raise ValueError(f"rows are not sorted at {rows[start][0]!r}")
-                last = rows[end - 1][0]
                 levels.add(0, rows[start][0], self._add_leaf(rows[start:end], ends[end - 1] - base, flags))
                 if self.pending >= CHUNK_BYTES:
                     yield
@@ -156,8 +156,6 @@ class _Pages:
                 start = end
             rest = rows[start:]
             yield
-        if rest and rest[0][0] <= last:
-            raise ValueError(f"rows are not sorted at {rest[0][0]!r}")
         size = sum(ELEMENT_BYTES + len(key) + len(value) for key, value in rest)
         page = self._add_leaf(rest, size, flags)
         return levels.finish(rest[0][0] if rest else b"", page)
@@ -228,6 +226,12 @@ class _Levels:
         self._levels[level] = entries[cut:]
         self._sizes[level] = kept
         self.add(level + 1, entries[0][0], page)
+
+
+def _check_sorted(rows: Sequence[Row]) -> None:
+    keys = [key for key, _ in rows]
+    if not all(map(lt, keys, islice(keys, 1, None))):
+        raise ValueError("rows are not sorted by key")
 
 
 def _leaf_parts(page: int, overflow: int, rows: Sequence[Row], flags: int) -> list[bytes]:

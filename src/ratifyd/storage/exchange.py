@@ -14,7 +14,7 @@ from time import sleep
 from typing import NamedTuple
 
 from ratifyd import schema
-from ratifyd.formats.bbolt import BboltCorrupt, BoltFile, Pread, Row, read_pages
+from ratifyd.formats.bbolt import BboltCorrupt, BoltFile, Pread, Row, newest_meta, read_pages
 from ratifyd.formats.bboltwrite import BoltImage, OpenRows
 from ratifyd.ports import BackendView, Rows
 from ratifyd.storage.lmdb import LmdbBackend
@@ -28,7 +28,7 @@ _SLICE_ROWS = 128
 _SLICES_A_TURN = 4
 _TURN_ROWS = 512
 _TURN_BYTES = 256 << 10
-_BATCH_BYTES = 8 << 20
+_BATCH_BYTES = 2 << 20
 _ROW_OVERHEAD_BYTES = 300
 _MAX_KEY_BYTES = 511
 _LONG_KEYS = frozenset((schema.AUTH_USERS, schema.AUTH_ROLES))
@@ -67,7 +67,8 @@ class Imported:
 def export_image(view: BackendView) -> Export:
     """Lay a pinned view out as a bbolt image; blocks for a first walk over the rows, the chunks do the second.
 
-    Close the view after the last chunk. May be called again, for the same bytes, as long as the view is open.
+    `view` is one of the backend itself, taken after a seal: not of the write buffer, whose rows may change meanwhile.
+    Close it on the loop after the last chunk. May be called again, for the same bytes, as long as it is open.
     """
     image = BoltImage({name: _rows_of(view, name) for name in schema.BUCKETS})
     for number, _ in enumerate(image.measure()):
@@ -86,15 +87,22 @@ def with_digest(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def is_image(path: str) -> bool:
-    """Whether a file is a bbolt file, as opposed to a backend of ours; damaged ones may count as neither."""
+    """Whether a file starts as a bbolt file does, as opposed to a backend of ours."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        read_pages(_pread(fd), os.fstat(fd).st_size)
-    except BboltCorrupt:
-        return False
+        return newest_meta(_pread(fd)) is not None
     finally:
         os.close(fd)
-    return True
+
+
+def adopt_image(path: str, *, fsync: bool = True) -> Imported | None:
+    """Turn the file at `path` into a backend if it is an image; None when there is no file, or none to turn.
+
+    Call before opening a backend that etcd, or a snapshot, may have left. Raises as `import_image`.
+    """
+    if not Path(path).exists() or not is_image(path):
+        return None
+    return import_image(path, path, fsync=fsync)
 
 
 def import_image(path: str, target: str, *, check_digest: bool = True, fsync: bool = True) -> Imported:
