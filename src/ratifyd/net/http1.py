@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import unquote
@@ -393,7 +394,8 @@ class Http1Connection(asyncio.Protocol):
         """Close. After a refusal the client may still be sending: a reset would make it miss the answer, so linger."""
         self._input_over = True
         if unread and self._transport.can_write_eof():
-            self._transport.write_eof()
+            with suppress(OSError):  # asyncio shuts down a socket its client has reset, and says so
+                self._transport.write_eof()
             self._timer = self._loop.call_later(LINGER_S, self._transport.close)
         else:
             self._transport.close()

@@ -147,6 +147,11 @@ async def _body(envelope: bytes, open_image: OpenImage) -> AsyncGenerator[bytes,
     finally:
         if ahead is not None:
             ahead.cancel()
-        if isinstance(image, Generator):
-            thread.submit(image.close)
+        # `done` may free what the image reads from: not before the thread has let go of it.
+        last = thread.submit(image.close if isinstance(image, Generator) else _nothing)
+        await asyncio.wrap_future(last)
         thread.shutdown(wait=False)
+
+
+def _nothing() -> None:
+    """Runs when everything submitted before has."""

@@ -271,7 +271,7 @@ class StreamReader:
                 before = connection.received
                 await asyncio.wait((listening.over,), timeout=self._timing.io_timeout_s / SILENT_TICKS)
                 silent = silent + 1 if connection.received == before else 0
-                if silent > SILENT_TICKS:
+                if silent >= SILENT_TICKS:
                     raise PeerUnreachable(f"no bytes for more than {self._timing.io_timeout_s:g} s")
             listening.over.result()
         finally:
