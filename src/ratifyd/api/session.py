@@ -6,7 +6,15 @@ from google.protobuf.message import DecodeError
 
 from ratifyd.api.calls import Call, Stream
 from ratifyd.api.routes import Route, unimplemented
-from ratifyd.errors import Code, ContextDeadlineExceeded, EtcdError, NoLeader, RequestError
+from ratifyd.errors import (
+    Code,
+    ContextDeadlineExceeded,
+    EtcdError,
+    NoLeader,
+    NotSupportedForLearner,
+    RequestError,
+)
+from ratifyd.proto.rpc_pb2 import RangeRequest
 from ratifyd.server.server import Server
 from ratifyd.wire.events import Call as WholeCall
 from ratifyd.wire.events import HalfClosed, HttpRequest, Message, Opened, Reset, Writable
@@ -16,6 +24,11 @@ from ratifyd.wire.limits import Limits
 
 NO_LEADER_KEY = b"hasleader"
 """Metadata with which a client asks to be refused rather than kept waiting without a leader."""
+
+
+LEARNER_RANGE = b"/etcdserverpb.KV/Range"
+LEARNER_PATHS = frozenset((b"/etcdserverpb.Maintenance/Status", b"/etcdserverpb.Maintenance/Snapshot"))
+"""All a learner serves; ranges only if they are serializable (semantics 2.17)."""
 
 
 class Link(Protocol):
@@ -56,7 +69,7 @@ class Session:
                 known = event.head.route
                 route = known if isinstance(known, Route) else self._route(event.head)
                 if route is None or route.handler is None:
-                    self._uncommon_call(event, route)
+                    self._uncommon_call(event)
                     continue
                 call = Call(self, event.stream_id, event.head, event.message, route)
                 try:
@@ -125,9 +138,12 @@ class Session:
 
     def _route(self, head: Head) -> Route | None:
         route = self._routes.get(head.path)
+        if self.server.is_learner:
+            return None  # which takes the way with all gates
         if route is not None and NO_LEADER_KEY not in head.metadata:
             head.route = route  # every request with this cached header block skips the look-up and the gates
-        return route
+            return route
+        return None
 
     def _event(self, event: object) -> None:
         if isinstance(event, Message):
@@ -157,20 +173,38 @@ class Session:
         if route is None:
             self.connection.fail(stream_id, Code.UNIMPLEMENTED, unimplemented(head.path))
             return None
-        if NO_LEADER_KEY in head.metadata and not self.server.leader_id:
-            error = NoLeader()
-            route.rpc.started += 1
-            route.rpc.handled[error.code] += 1
-            self.connection.fail(stream_id, error.code, error.message)
+        if self.server.is_learner and head.path != LEARNER_RANGE and head.path not in LEARNER_PATHS:
+            self._refuse(stream_id, route, NotSupportedForLearner())
+            return None
+        needs_leader = NO_LEADER_KEY in head.metadata
+        if needs_leader and not self.server.leader_id:
+            self._refuse(stream_id, route, NoLeader())
             return None
         if route.stream is None:
             self._unary[stream_id] = (head, route, None)
             return None
         route.rpc.started += 1
         stream = self._streams[stream_id] = route.stream(self, stream_id, head, route)
+        if needs_leader:
+            self._end_without_leader(stream)
         if head.timeout_s is not None:
             self.server.clock.call_later(head.timeout_s, self._deadline, stream)
         return stream
+
+    def _refuse(self, stream_id: int, route: Route, error: EtcdError) -> None:
+        route.rpc.started += 1
+        route.rpc.handled[error.code] += 1
+        self.connection.fail(stream_id, error.code, error.message)
+
+    def _end_without_leader(self, stream: Stream) -> None:
+        """End a stream that asked for it once there has been no leader for a while (semantics 7.25)."""
+
+        def tell(lost: bool) -> bool:
+            if lost and not stream.closed:
+                stream.fail(NoLeader())
+            return not stream.closed
+
+        self.server.leadership.watch(tell)
 
     def _half_closed(self, stream_id: int) -> None:
         if (stream := self._streams.get(stream_id)) is not None:
@@ -185,7 +219,7 @@ class Session:
             return
         self._run(Call(self, stream_id, head, message, route))
 
-    def _uncommon_call(self, event: WholeCall, route: Route | None) -> None:
+    def _uncommon_call(self, event: WholeCall) -> None:
         stream = self._opened(event.stream_id, event.head)
         if stream is not None:
             stream.route.rpc.received += 1
@@ -199,6 +233,8 @@ class Session:
         handler = call.route.handler
         assert handler is not None
         try:
+            if self.server.is_learner and call.head.path == LEARNER_RANGE:
+                _check_serializable(call.message)
             handler(self.server, call)
         except EtcdError as error:
             call.fail(error)
@@ -219,6 +255,12 @@ class Session:
     def _deadline(self, stream: Stream) -> None:
         error = ContextDeadlineExceeded()
         stream.fail(error)
+
+
+def _check_serializable(message: bytes) -> None:
+    """Let a learner read only what it has. Raises NotSupportedForLearner, DecodeError."""
+    if not RangeRequest.FromString(message).serializable:
+        raise NotSupportedForLearner
 
 
 def _undecodable(error: DecodeError) -> EtcdError:

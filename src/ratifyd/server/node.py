@@ -14,7 +14,7 @@ from ratifyd.membership import Change
 from ratifyd.ports import Done
 from ratifyd.raft.codec import decode_conf_change
 from ratifyd.raft.confstate import encode_conf_state_json
-from ratifyd.raft.messages import ConfChange, Entry, EntryKind, Message
+from ratifyd.raft.messages import ConfChange, Entry, EntryKind, Message, Snapshot
 from ratifyd.raft.ready import Ready
 from ratifyd.server.parts import Parts
 from ratifyd.server.proposals import Proposals
@@ -36,13 +36,19 @@ class Node:
         "_has_room",
         "_leader",
         "_messages",
+        "_saving",
+        "_snapshot_store",
         "_transport",
         "_unapplied",
         "_wal",
         "applied",
         "at_end",
+        "installing",
         "on_leader_change",
+        "on_member_change",
         "on_outcome",
+        "on_snapshot",
+        "on_snapshot_wanted",
         "proposals",
         "raft",
         "reads",
@@ -60,10 +66,17 @@ class Node:
         self.stopped = False
         self.on_outcome: Callable[[Outcome], None] = lambda outcome: None
         self.on_leader_change: Callable[[], None] = lambda: None
+        self.on_member_change: Callable[[Change], None] = lambda change: None
+        self.on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None
+        self.on_snapshot_wanted: Callable[[int], None] = lambda member: None
+        self.installing = False
+        """Whether a durable snapshot from the leader is replacing the state: nothing is applied or read meanwhile."""
         self.at_end: Callable[[], None] = lambda: None
         self._clock = parts.clock
         self._wal = parts.wal
         self._transport = parts.transport
+        self._snapshot_store = parts.snapshot_store
+        self._saving = False
         self._fail = parts.fail
         self._has_room = has_room
         self._appended: deque[Ready] = deque()
@@ -113,13 +126,18 @@ class Node:
             for message in messages:
                 raft.step(message)
         if self.proposals.queued and raft.leader_id:
-            raft.propose(self.proposals.take())
+            queued = self.proposals.take()
+            if not raft.propose(queued):
+                self.proposals.put_back(queued)  # leadership is on its way elsewhere, or too much is uncommitted
+        if self.proposals.changes and raft.leader_id:
+            self._propose_changes()
         self._advance()
-        if self.reads.can_open and raft.leader_id:
-            raft.read_index(self.reads.open_batch())
+        if self.reads.can_open:
+            self.ask(self.reads.open_batch())
             self._advance()
-        self._apply_some()
-        self.reads.run(self.applied)
+        if not self.installing:
+            self._apply_some()
+            self.reads.run(self.applied)
         if self._leader != (raft.leader_id, raft.term):
             self._leader = (raft.leader_id, raft.term)
             self.on_leader_change()
@@ -128,15 +146,36 @@ class Node:
         for callback in callbacks:
             callback()
 
+    def ask(self, context: bytes) -> None:
+        """Ask the leader, if there is one, to confirm a batch of reads."""
+        if self.raft.read_index(context):
+            self.reads.asked()
+
+    def installed(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot that has replaced the state."""
+        self.applied = snapshot.meta.index
+        self.raft.applied_to(self.applied)
+        self.installing = self.raft.log.snapshot is not None  # another one may have come meanwhile
+        self.wake()
+
+    def _propose_changes(self) -> None:
+        propose = self.raft.propose_conf_change
+        self.proposals.changes = [change for change in self.proposals.changes if not propose(change)]
+
     def _advance(self) -> None:
         raft = self.raft
-        while (ready := raft.ready()) is not None:
+        while not self._saving and (ready := raft.ready()) is not None:
             if ready.messages:
                 self._transport.send(ready.messages)  # may leave before our own sync
-            if ready.must_append and self._wal.append(
+            if ready.snapshot is not None:
+                self._save_snapshot(ready, ready.snapshot)
+            elif ready.must_append and self._wal.append(
                 ready.entries, ready.hard_state, ready.must_sync, self._append_done(ready)
             ):
                 self._durable(ready)
+            if ready.snapshots_wanted:
+                for member in ready.snapshots_wanted:
+                    self.on_snapshot_wanted(member)
             for read_state in ready.read_states:
                 self.reads.confirm(read_state.context, read_state.index)
             self._unapplied.extend(ready.committed)
@@ -151,10 +190,29 @@ class Node:
 
         return done
 
+    def _save_snapshot(self, ready: Ready, snapshot: Snapshot) -> None:
+        """Record an incoming snapshot ahead of everything raft may hand out after it."""
+        self._saving = True
+
+        def saved(error: BaseException | None) -> None:
+            if error is not None:
+                self._fail(error)
+                return
+            self._saving = False
+            if self._wal.append(ready.entries, ready.hard_state, True, self._append_done(ready)):
+                self._appended.append(ready)
+            self.wake()
+
+        self._snapshot_store.save(snapshot, saved)
+
     def _durable(self, ready: Ready) -> None:
         self.raft.appended(ready)
         if ready.messages_after_append:
             self._transport.send(ready.messages_after_append)  # votes and acknowledgements: only after the sync
+        if ready.snapshot is not None:
+            self.installing = True
+            self._unapplied.clear()
+            self.on_snapshot(ready.snapshot)
 
     def _apply_some(self) -> None:
         """Apply committed entries up to the budget; the rest gets a turn of its own."""
@@ -196,6 +254,8 @@ class Node:
             self.state.term = entry.term
         conf_state = self.raft.apply_conf_change(conf_change)
         self.state.conf_state_json = encode_conf_state_json(conf_state)
+        if error is None:
+            self.on_member_change(change)
         self.proposals.resolve(conf_change.id, b"", error)
 
     def stop(self) -> None:
