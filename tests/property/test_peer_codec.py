@@ -51,9 +51,7 @@ def appends(draw: st.DrawFn) -> list[Message]:
 def test_appends_survive_any_cuts(sent: list[Message], data: st.DataObject) -> None:
     shared = SharedEntries()
     encoder = MsgAppEncoder(shared)
-    stream = b"".join(
-        encoder.encode(message) + MSGAPP_HEARTBEAT * data.draw(st.integers(0, 2)) for message in sent
-    )
+    stream = b"".join(encoder.encode(message) + MSGAPP_HEARTBEAT * data.draw(st.integers(0, 2)) for message in sent)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     decoder = MsgAppDecoder(LOCAL, REMOTE)
     got = []

@@ -160,12 +160,14 @@ class PeerEndpoints:
 
     async def _envelope(self, stream: BodyStream) -> tuple[Message, bytes]:
         decoder = EnvelopeDecoder()
+        reason = "EOF"
         async with asyncio.timeout(self._timing.snapshot_stall_s):
             async for piece in stream:
                 found = decoder.feed(piece)
                 if found is not None:
                     return found
-        raise StreamCorrupt("unexpected EOF")
+                reason = "unexpected EOF"
+        raise StreamCorrupt(reason)
 
     async def _save(self, message: Message, image: "_Image", identity: list[tuple[str, str]]) -> HttpResponse:
         loop = asyncio.get_running_loop()

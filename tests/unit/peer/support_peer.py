@@ -1,8 +1,9 @@
 """A host that writes down what it is told, and a member made of transport, endpoints and listener on loopback."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from ratifyd.metrics import Metrics
 from ratifyd.net.connection import Acceptor
@@ -23,6 +24,36 @@ async def until(condition: Callable[[], object], wait_s: float = WAIT_S) -> None
     async with asyncio.timeout(wait_s):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(serve: Serve, unix_path: Path | None = None) -> AsyncIterator[str]:
+    """The URL of a server that runs `serve` for each connection, to its end."""
+    tasks: list[asyncio.Task[None] | None] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.append(asyncio.current_task())
+        try:
+            await serve(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    if unix_path is not None:
+        server = await asyncio.start_unix_server(accept, unix_path)
+        url = f"unix://{unix_path}"
+    else:
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield url
+    finally:
+        server.close()
+        await asyncio.wait_for(asyncio.gather(*(task for task in tasks if task is not None)), 5)
 
 
 class Host:
@@ -79,15 +110,18 @@ class Member:
     """One end of a cluster: what it is told is in `host`."""
 
     def __init__(self, local_id: int, timing: Timing = FAST, cluster_id: int = CLUSTER_ID, port: int = 0) -> None:
-        self.host = Host(local_id, cluster_id)
-        self.transport = PeerTransport(self.host, dial_timeout_s=1.0, timing=timing)
-        self.endpoints = PeerEndpoints(self.transport, self._fallback, timing=timing)
-        self.acceptor = Acceptor(
-            None, self.endpoints, http1_limits=PEER_HTTP_LIMITS, body_streams=wants_body_stream
-        )
         self.listener = Listener.bind(f"http://127.0.0.1:{port}", flag="--x")
         self.url = f"http://127.0.0.1:{self.listener.port}"
-        self.host.local_peer_urls = (self.url,)
+        self._timing = timing
+        self.use(Host(local_id, cluster_id))
+
+    def use(self, host: Host) -> None:
+        """Work for this host; before `serve`."""
+        self.host = host
+        host.local_peer_urls = (self.url,)
+        self.transport = PeerTransport(host, dial_timeout_s=1.0, timing=self._timing)
+        self.endpoints = PeerEndpoints(self.transport, self._fallback, timing=self._timing)
+        self.acceptor = Acceptor(None, self.endpoints, http1_limits=PEER_HTTP_LIMITS, body_streams=wants_body_stream)
 
     async def _fallback(self, request: HttpRequest) -> HttpResponse:
         return HttpResponse(200, [("Content-Type", "text/plain")], f"fallback {request.path}".encode())

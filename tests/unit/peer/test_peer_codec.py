@@ -155,7 +155,10 @@ def test_what_a_message_stream_must_not_carry(data: bytes, text: str) -> None:
 
 
 def test_messages_in_pieces() -> None:
-    sent = [Message(MessageKind.HEARTBEAT, 2, 1, 4, entries=[], commit=9), Message(MessageKind.APP_RESP, 1, 2, 4, 0, 300, [])]
+    sent = [
+        Message(MessageKind.HEARTBEAT, 2, 1, 4, entries=[], commit=9),
+        Message(MessageKind.APP_RESP, 1, 2, 4, 0, 300, []),
+    ]
     data = frame_message(sent[0]) + MESSAGE_HEARTBEAT + frame_message(sent[1])
     for size in (1, 2, 7, 8, 9, 50, len(data)):
         decoder = MessageDecoder()

@@ -11,7 +11,7 @@ from ratifyd.peer import streams
 from ratifyd.peer.host import Timing
 from ratifyd.peer.pipeline import IN_FLIGHT, QUEUE
 from ratifyd.raft.messages import Message, MessageKind
-from tests.unit.peer.support_peer import FAST, Member, append, members, snapshot, until
+from tests.unit.peer.support_peer import FAST, Member, append, members, serving, snapshot, until
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -212,24 +212,21 @@ def test_a_reader_that_does_not_read_is_dropped(run: Run, monkeypatch: pytest.Mo
 def test_silence_ends_a_stream(run: Run) -> None:
     async def main() -> None:
         timing = FAST._replace(io_timeout_s=0.15)
-        connections = []
+        dials: list[bytes] = []
 
         async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            connections.append(writer)
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(
-                b"HTTP/1.1 200 OK\r\nX-Server-Version: 3.5.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n\x00\r\n"
-            )
+            request = await reader.readuntil(b"\r\n\r\n")
+            if b"/raft/stream/" in request:
+                dials.append(request)
+            head = b"HTTP/1.1 200 OK\r\nX-Server-Version: 3.5.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+            writer.write(head + b"1\r\n\x00\r\n")
+            await reader.read()
 
-        server = await asyncio.start_server(mute, "127.0.0.1", 0)
-        async with members(1, timing) as (one,):
-            one.transport.add_peer(2, [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"])
+        async with serving(mute) as url, members(1, timing) as (one,):
+            one.transport.add_peer(2, [url])
             await until(lambda: one.transport.active_since(2) is not None)
             await until(lambda: one.transport.active_since(2) is None)
-            await until(lambda: len(connections) >= 4)  # both dialled again
-        server.close()
-        for writer in connections:
-            writer.close()
+            await until(lambda: len(dials) >= 4)  # both dialled again
 
     run(main())
 
