@@ -33,7 +33,7 @@ class PeerHost(Protocol):
         ...
 
     def report_unreachable(self, member_id: int) -> None:
-        """A message to this member was dropped, or its stream broke."""
+        """A message to this member was dropped, or its stream broke; may be called from within `send`."""
         ...
 
     def report_snapshot(self, member_id: int, ok: bool) -> None:

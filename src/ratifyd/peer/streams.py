@@ -38,6 +38,7 @@ QUEUE_LIMIT: Final = 64 * 1024 * 1024
 SILENT_TICKS: Final = 3
 """Link heartbeats leave this often per I/O timeout."""
 _REASON_LIMIT: Final = 4096
+_REASONS_LOGGED: Final = 16
 
 log = logging.getLogger("ratifyd.peer")
 
@@ -216,7 +217,7 @@ class StreamReader:
         self._timing = timing
         self._dial_timeout_s = dial_timeout_s
         self._ssl = ssl
-        self._last_reason = ""
+        self._reasons: set[str] = set()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"peer-{kind}-{member_id:x}")
 
     def stop(self) -> asyncio.Task[None]:
@@ -240,12 +241,12 @@ class StreamReader:
             await asyncio.sleep(self._timing.redial_s - (loop.time() - started))
 
     def _failed(self, url: str, error: Exception) -> None:
-        """Note why a dial or a stream failed; the log gets each reason once in a row."""
+        """Note why a dial or a stream failed; the log gets each reason once until the stream is up again."""
         self._picker.failed(url)
         self.status.deactivate(f"read stream {self.kind}", error)
         reason = str(error)
-        if reason != self._last_reason:
-            self._last_reason = reason
+        if reason not in self._reasons and len(self._reasons) < _REASONS_LOGGED:
+            self._reasons.add(reason)
             log.warning(
                 "lost or failed to open stream from remote peer",
                 extra=fields(stream=self.kind, remote_peer_id=self._peer, url=url, error=reason),
@@ -280,7 +281,7 @@ class StreamReader:
 
     def established(self) -> None:
         """The other side accepted."""
-        self._last_reason = ""
+        self._reasons.clear()
         self.status.activate()
         log.info(
             "established TCP streaming connection with remote peer",

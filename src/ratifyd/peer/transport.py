@@ -49,6 +49,7 @@ class PeerTransport:
         self._stopped = False
         self._ending: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.get_running_loop()
+        host.metrics.known_peers = self._known_peers
         self._timer = self._loop.call_later(timing.io_timeout_s / SILENT_TICKS, self._tick)
 
     # -- messages
@@ -148,6 +149,10 @@ class PeerTransport:
     def active_peers(self) -> int:
         """How many other members can be reached."""
         return sum(peer.status.active_since is not None for peer in self._peers.values())
+
+    def _known_peers(self) -> dict[tuple[str, ...], float]:
+        local = f"{self.host.local_id:x}"
+        return {(local, f"{member_id:x}"): 1 for member_id in self._peers}
 
     # -- life
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from ratifyd.peer.calls import Calls
 from ratifyd.peer.client import Answer, PeerClient
 from ratifyd.peer.connection import PeerUnreachable
-from tests.unit.peer.support_peer import Serve, members, serving, until
+from tests.unit.peer.support_peer import Serve, serving, until
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -218,22 +217,6 @@ def test_an_upload_ends_with_an_early_answer_or_with_patience(run: Run) -> None:
             with pytest.raises(PeerUnreachable, match="does not take"):
                 await caller.upload(url, "/x", endless(), stall_s=0.1)
             stalled.append(True)
-
-    run(main())
-
-
-def test_calls_try_one_url_after_the_other(run: Run) -> None:
-    async def main() -> None:
-        async with members(1) as (one,), client() as caller:
-            calls = Calls(caller)
-            told: list[tuple[int, bytes]] = []
-            urls = ["http://127.0.0.1:1", one.url]
-            calls.call(urls, "GET", "/members", b"", 5.0, lambda status, body: told.append((status, body)))
-            await until(lambda: told)
-            calls.call(urls[:1], "GET", "/members", b"", 5.0, lambda status, body: told.append((status, body)))
-            await until(lambda: len(told) == 2)
-            assert told == [(200, b"fallback /members"), (0, b"")]
-            await calls.stop()
 
     run(main())
 

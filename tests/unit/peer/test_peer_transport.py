@@ -41,6 +41,8 @@ def test_messages_reach_each_member_in_order_and_once(run: Run) -> None:
             assert one.transport.active_since(2) is not None
             assert one.transport.active_peers == 2
             assert one.transport.active_since(9) is None
+            assert one.host.metrics.known_peers() == {("1", "2"): 1, ("1", "3"): 1}
+            assert one.host.metrics.active_peers == {("1", "2"): 1, ("1", "3"): 1}
 
     run(main())
 
