@@ -14,7 +14,7 @@ from ratifyd.membership import Change
 from ratifyd.ports import Done
 from ratifyd.raft.codec import decode_conf_change
 from ratifyd.raft.confstate import encode_conf_state_json
-from ratifyd.raft.messages import ConfChange, Entry, EntryKind, Message, Snapshot
+from ratifyd.raft.messages import ConfChange, Entry, EntryKind, Message, MessageKind, Snapshot
 from ratifyd.raft.ready import Ready
 from ratifyd.server.parts import Parts
 from ratifyd.server.proposals import Proposals
@@ -22,6 +22,10 @@ from ratifyd.server.reads import Reads
 
 APPLY_BUDGET = 1000
 """Entries applied in one turn before the loop gets its chance."""
+
+
+MAX_HELD = 10_000
+"""Messages with proposals kept while leadership changes hands, an election timeout at most."""
 
 
 class Node:
@@ -34,6 +38,7 @@ class Node:
         "_clock",
         "_fail",
         "_has_room",
+        "_held",
         "_leader",
         "_messages",
         "_saving",
@@ -81,6 +86,7 @@ class Node:
         self._has_room = has_room
         self._appended: deque[Ready] = deque()
         self._messages: list[Message] = []
+        self._held: list[Message] = []
         self._unapplied: deque[Entry] = deque()
         self._after_turn: list[Callable[[], None]] = []
         self._leader = (parts.raft.leader_id, parts.raft.term)
@@ -121,10 +127,16 @@ class Node:
         raft = self.raft
         while self._appended:
             self._durable(self._appended.popleft())
+        if self._held and raft.leader_id and not raft.transfer_target:
+            self._messages = self._held + self._messages
+            self._held = []
         if self._messages:
             messages, self._messages = self._messages, []
             for message in messages:
-                raft.step(message)
+                if raft.transfer_target and message.kind is MessageKind.PROP:
+                    self._hold(message)
+                else:
+                    raft.step(message)
         if self.proposals.queued and raft.leader_id:
             queued = self.proposals.take()
             if not raft.propose(queued):
@@ -145,6 +157,11 @@ class Node:
         callbacks, self._after_turn = self._after_turn, []
         for callback in callbacks:
             callback()
+
+    def _hold(self, message: Message) -> None:
+        """Keep another member's proposals while leadership is handed over: raft would drop them without a word."""
+        if len(self._held) < MAX_HELD:
+            self._held.append(message)
 
     def ask(self, context: bytes) -> None:
         """Ask the leader, if there is one, to confirm a batch of reads."""
