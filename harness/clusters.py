@@ -55,7 +55,21 @@ def status(server: EtcdServer) -> rpc_pb2.StatusResponse:
 
 
 class Cluster(EtcdCluster):
-    """A cluster whose members may be etcd or ratifyd, in any mixture."""
+    """A cluster whose members may be etcd or ratifyd, in any mixture; `own_flags` are for ratifyd members only."""
+
+    def __init__(
+        self, kinds: Sequence[str], flags: Sequence[str] = (), *, own_flags: Sequence[str] = (), start: bool = True
+    ) -> None:
+        super().__init__(kinds, flags, start=False)
+        self._own_flags = list(own_flags)
+        self._started = len(self.members)
+        for member in self.members:
+            member.flags += self._flags_of(member.kind)
+        if start:
+            self.start()
+
+    def _flags_of(self, kind: str) -> list[str]:
+        return self._own_flags if kind == "ratifyd" else []
 
     def __enter__(self) -> Self:
         return self
@@ -151,7 +165,8 @@ class Cluster(EtcdCluster):
         names = {member.name for member in self.members}
         name = next(f"m{number}" for number in range(1, 100) if f"m{number}" not in names and number > self._started)
         self._started = int(name[1:])
-        member = EtcdServer(kind, [*self._flags, *flags, "--initial-cluster-state=existing"], name=name, start=False)
+        flags = [*self._flags, *self._flags_of(kind), *flags, "--initial-cluster-state=existing"]
+        member = EtcdServer(kind, flags, name=name, start=False)
         urls = [f"--peer-urls={member.peer_url}", *(["--learner"] if learner else [])]
 
         def add() -> Output | None:
@@ -165,13 +180,6 @@ class Cluster(EtcdCluster):
         if start:
             member.start()
         return member
-
-    _started = 0
-
-    def start(self) -> None:
-        """Start every member, then wait for all of them."""
-        self._started = len(self.members)
-        super().start()
 
     def promote(self, member: EtcdServer, timeout_s: float = 15.0) -> None:
         """etcdctl member promote, until the learner is in sync."""

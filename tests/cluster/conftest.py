@@ -49,8 +49,8 @@ def start_cluster() -> Iterator[StartCluster]:
     """Make clusters; all are stopped at the end of the test."""
     with ExitStack() as stack:
 
-        def make(*kinds: str, flags: tuple[str, ...] = ()) -> Cluster:
-            cluster = Cluster(kinds or ("ratifyd",) * 3, flags, start=False)
+        def make(*kinds: str, flags: tuple[str, ...] = (), own_flags: tuple[str, ...] = ()) -> Cluster:
+            cluster = Cluster(kinds or ("ratifyd",) * 3, flags, own_flags=own_flags, start=False)
             stack.callback(cluster.stop)
             cluster.start()
             return cluster

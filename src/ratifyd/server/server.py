@@ -30,7 +30,7 @@ from ratifyd.server.quota import Quota
 from ratifyd.server.reads import Read, Reads
 from ratifyd.server.sending import SnapshotSender
 from ratifyd.server.snapshots import Snapshots
-from ratifyd.server.versions import Publisher, VersionMonitor
+from ratifyd.server.versions import Publisher, VersionMonitor, minor_of
 
 REQUEST_TIMEOUT_S = 5.0
 """Time a request may take besides two election timeouts (etcd ServerConfig.ReqTimeout)."""
@@ -132,6 +132,7 @@ class Server:
         )
         self.publisher = Publisher(self.members, config.name, config.advertise_client_urls, self, self._published)
         self.versions = VersionMonitor(self.members, parts.calls, self)
+        self._cluster_version = self.members.cluster_version
         self._ticked_at = now()
         self._confirming = False
         self._awaiting_applied: list[tuple[int, float, Callable[[bool], None]]] = []
@@ -324,9 +325,17 @@ class Server:
         elif row is requests.COMPACTION and outcome.error is None:
             self.compaction.start()
         elif row is requests.CLUSTER_VERSION_SET:
-            log.info("set cluster version", extra={"fields": {"cluster-version": self.members.cluster_version}})
+            self._cluster_version_set()
         elif row is requests.DOWNGRADE_INFO_SET:
             self.versions.hurry()
+
+    def _cluster_version_set(self) -> None:
+        version, before = self.members.cluster_version, self._cluster_version
+        self._cluster_version = version
+        log.info("set cluster version", extra={"fields": {"cluster-version": version}})
+        if before and minor_of(version) < minor_of(before):
+            # A member of the older version that joins now would die of the entry that once raised it.
+            self.snapshots.cut()
 
     def _member_changed(self, change: Change) -> None:
         member = self.members.members.get(change.member.id)

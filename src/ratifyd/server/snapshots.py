@@ -20,6 +20,7 @@ class Snapshots:
         "_catchup",
         "_committer",
         "_count",
+        "_cut",
         "_fail",
         "_last",
         "_may_compact",
@@ -42,29 +43,38 @@ class Snapshots:
         self._last = parts.snapshot_index
         self._fail = parts.fail
         self._may_compact = may_compact
+        self._cut = False
         self._running = False
+
+    def cut(self) -> None:
+        """Take a snapshot soon, and forget the whole log behind it: members to come must not see what is in there."""
+        self._cut = True
 
     def maybe_take(self, applied: int) -> bool:
         """Take a snapshot when enough has been applied since the last one."""
         raft = self._raft
-        if self._running or applied - self._last <= self._count or raft.log.snapshot is not None:
+        cut = self._cut
+        if self._running or (applied - self._last <= self._count and not cut) or raft.log.snapshot is not None:
             return False
         self._running = True
+        self._cut = False
         term = raft.log.term(applied)
         assert term is not None, "an applied entry is no longer in the log"
         meta = SnapshotMeta(applied, term, raft.conf_state)
         data = encode_v2(membership_of(self._members))
-        self._committer.sync(lambda: self._store.save(Snapshot(meta, data), lambda error: self._saved(meta, error)))
+        self._committer.sync(
+            lambda: self._store.save(Snapshot(meta, data), lambda error: self._saved(meta, cut, error))
+        )
         return True
 
-    def _saved(self, meta: SnapshotMeta, error: BaseException | None) -> None:
+    def _saved(self, meta: SnapshotMeta, cut: bool, error: BaseException | None) -> None:
         if error is not None:
             self._fail(error)
             return
         self._running = False
         self._last = max(self._last, meta.index)
-        keep_from = meta.index - self._catchup
-        if keep_from > self._raft.log.first_index and self._may_compact():
+        keep_from = meta.index if cut else meta.index - self._catchup
+        if keep_from > self._raft.log.first_index and (cut or self._may_compact()):
             self._raft.compact(keep_from)
         self._store.release(min(meta.index, self._raft.log.first_index))
 
