@@ -228,8 +228,10 @@ class Etcd:
         server.start()
         assert self._failure is not None
         await self._first_of(ready)
+        if self.removed:
+            return  # there is nothing to serve; `wait` says at once that it is over
         if self._failure.done():
-            raise StartError(f"the member failed while starting: {self._failure.result()}")
+            raise StartError(f"the member failed while starting: {self._failure.result()!r}")
         await self._serve(server)
 
     # --- recovery --------------------------------------------------------------------------------------------------

@@ -386,6 +386,7 @@ class Server:
             self.transport.remove_peer(gone)
         if self.store.compacting:
             self.compaction.start()
+        self._cluster_version = members.cluster_version
         self.snapshots.installed(snapshot.meta.index)
         self.node.installed(snapshot)
         log.info(
