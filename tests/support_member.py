@@ -1,5 +1,6 @@
 """A whole member without threads, sockets, files or real time: Server, Node, Raft, State and Wal over simulated ports."""
 
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -10,6 +11,7 @@ from ratifyd.embed.bootstrap import NewCluster
 from ratifyd.errors import EtcdError
 from ratifyd.membership import Membership
 from ratifyd.metrics import Metrics
+from ratifyd.ports import Backend
 from ratifyd.proto.etcdserver_pb2 import Metadata
 from ratifyd.raft.core import Raft
 from ratifyd.raft.log import RaftLog
@@ -42,6 +44,38 @@ class Outbox:
 
     def send(self, messages: Any) -> None:
         self.messages += messages
+
+    def send_snapshot(self, message: Any, size: int, open_image: Any, done: Any) -> None:
+        raise AssertionError("a snapshot for another member")
+
+    def add_peer(self, member_id: int, urls: Any) -> None: ...
+
+    def remove_peer(self, member_id: int) -> None: ...
+
+    def update_peer(self, member_id: int, urls: Any) -> None: ...
+
+    def add_remote(self, member_id: int, urls: Any) -> None: ...
+
+    def active_since(self, member_id: int) -> float | None:
+        return None
+
+
+class Nobody:
+    """The ports to other members, of whom none is there."""
+
+    def call(
+        self, urls: Any, method: str, path: str, body: bytes, timeout_s: float, done: Callable[[int, bytes], None]
+    ) -> None:
+        done(0, b"")
+
+    def prepare(self, done: Any) -> None:
+        raise AssertionError("an image for another member")
+
+    def open(self, index: int) -> Backend:
+        raise AssertionError("a backend from another member")
+
+    def adopt(self, index: int, opened: Backend, done: Any) -> None:
+        raise AssertionError("a backend from another member")
 
 
 class Machine:
@@ -100,7 +134,9 @@ class Member:
     ) -> None:
         self.machine = machine = machine or Machine()
         self.clock = clock = clock or SimClock()
-        self.config = config = Config(**{"data_dir": "d", "initial_cluster": "default=http://localhost:2380", **options})
+        self.config = config = Config(
+            **{"data_dir": "d", "initial_cluster": "default=http://localhost:2380", **options}
+        )
         make: Any = StepWorker if stepped else lambda: SoonWorker(clock.call_soon)
         self.wal_worker, self.backend_worker, self.snapshot_worker = make(), make(), make()
         self.failures: list[BaseException] = []
@@ -162,6 +198,9 @@ class Member:
                 state=self.state,
                 backend=self.backend,
                 transport=self.transport,
+                calls=Nobody(),
+                images=Nobody(),
+                received=Nobody(),
                 snapshot_store=self.snapshotter,
                 snapshot_index=meta.index,
                 jitter=lambda: 0.0,

@@ -109,7 +109,15 @@ def hex_id(value: int) -> str:
 class Membership:
     """The members as the log has them."""
 
-    __slots__ = ("cluster_id", "cluster_version", "local_id", "max_learners", "members", "removed")
+    __slots__ = (
+        "cluster_id",
+        "cluster_version",
+        "downgrade_target",
+        "local_id",
+        "max_learners",
+        "members",
+        "removed",
+    )
 
     def __init__(self, local_id: int, cluster: int, max_learners: int = 1) -> None:
         self.local_id = local_id
@@ -118,12 +126,15 @@ class Membership:
         self.members: dict[int, Member] = {}
         self.removed: dict[int, None] = {}
         self.cluster_version = ""
+        self.downgrade_target = ""
+        """Version a downgrade under way leads to; "" when there is none."""
 
     def restore(
         self,
         members: Iterable[tuple[bytes, bytes]],
         removed: Iterable[tuple[bytes, bytes]],
         cluster_version: bytes | None,
+        downgrade: bytes | None = None,
     ) -> None:
         """Take the rows of the backend."""
         self.members = {}
@@ -132,6 +143,19 @@ class Membership:
             self.members[member.id] = member
         self.removed = {int(key, 16): None for key, _ in removed}
         self.cluster_version = (cluster_version or b"").decode()
+        self.set_downgrade(downgrade or b"")
+
+    def set_downgrade(self, record: bytes) -> None:
+        """Take the record of bucket `cluster` that says whether a downgrade is under way; empty for none."""
+        fields = json.loads(record) if record else {}
+        self.downgrade_target = fields.get("target-version", "") if fields.get("enabled") else ""
+
+    def take_over(self, other: "Membership") -> None:
+        """Become equal to a membership restored from another backend."""
+        self.members = other.members
+        self.removed = other.removed
+        self.cluster_version = other.cluster_version
+        self.downgrade_target = other.downgrade_target
 
     def sorted(self) -> list[Member]:
         """All members by id."""
@@ -142,8 +166,30 @@ class Membership:
         """This member, once the log has added it."""
         return self.members.get(self.local_id)
 
+    @property
+    def voters(self) -> list[Member]:
+        """All members that are no learners, by id."""
+        return [member for member in self.sorted() if not member.is_learner]
+
+    def may_add_voter(self) -> bool:
+        """Whether, with one more voter that has yet to start, those that have started still are a quorum."""
+        voters = self.voters
+        started = _started(voters)
+        # A cluster of one must be able to grow, even if it is without a quorum until the second one has started.
+        return (started == 1 and len(voters) == 1) or started >= _quorum(len(voters) + 1)
+
+    def may_remove_voter(self, member: int) -> bool:
+        """Whether, without this voter, those of the others that have started are a quorum."""
+        others = [voter for voter in self.voters if voter.id != member]
+        return _started(others) >= _quorum(len(others))
+
+    def may_promote(self) -> bool:
+        """Whether, with a learner turned voter (it counts as started), those that have started are a quorum."""
+        voters = self.voters
+        return _started(voters) + 1 >= _quorum(len(voters) + 1)
+
     def check(self, change: Change) -> None:
-        """Raise MemberNotFound, MemberExist, PeerURLExist, MemberNotLearner or TooManyLearners for an illegal change."""
+        """Raise MemberNotFound, MemberExist, PeerURLExist, MemberNotLearner or TooManyLearners for illegal changes."""
         member = change.member
         if member.id in self.removed:
             raise MemberNotFound
@@ -198,3 +244,11 @@ class Membership:
             return False
         self.members[member] = replace(known, name=name, client_urls=tuple(client_urls))
         return True
+
+
+def _started(members: Iterable[Member]) -> int:
+    return sum(bool(member.name) for member in members)
+
+
+def _quorum(count: int) -> int:
+    return count // 2 + 1

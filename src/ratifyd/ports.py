@@ -1,10 +1,10 @@
-"""The six ports between quiet code and the world: what the simulator replaces, and nothing else.
+"""The ports between quiet code and the world: what the simulator replaces, and nothing else.
 
 A quiet room receives these objects from the composition root and never reaches for a clock, thread, file or socket
 of its own.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -142,9 +142,47 @@ class Backend(Protocol):
 
 
 class Transport(Protocol):
-    """Messages to other members."""
+    """Messages to other members. Nothing here blocks: what cannot be sent is dropped and reported to raft."""
 
-    def send(self, messages: Sequence[Any]) -> None: ...
+    def send(self, messages: Sequence[Any]) -> None:
+        """Send raft messages, each to the member it names."""
+        ...
+
+    def send_snapshot(
+        self, message: Any, size: int, open_image: Callable[[], Iterator[bytes]], done: Callable[[bool], None]
+    ) -> None:
+        """Send a snapshot message followed by the image of the backend; `done` tells on the loop whether it arrived."""
+        ...
+
+    def add_peer(self, member_id: int, urls: Sequence[str]) -> None: ...
+
+    def remove_peer(self, member_id: int) -> None: ...
+
+    def update_peer(self, member_id: int, urls: Sequence[str]) -> None: ...
+
+    def add_remote(self, member_id: int, urls: Sequence[str]) -> None:
+        """Learn where a member is that the log has not named yet, so that it can be answered."""
+        ...
+
+    def active_since(self, member_id: int) -> float | None:
+        """Loop time since which a member is connected; None while it is not."""
+        ...
+
+
+class PeerCalls(Protocol):
+    """Requests to the HTTP side of other members."""
+
+    def call(
+        self,
+        urls: Sequence[str],
+        method: str,
+        path: str,
+        body: bytes,
+        timeout_s: float,
+        done: Callable[[int, bytes], None],
+    ) -> None:
+        """Ask the first of the peer URLs that answers; `done(status, body)`, status 0 when none did in time."""
+        ...
 
 
 class Tracer(Protocol):

@@ -10,9 +10,11 @@ from contextlib import ExitStack
 
 import pytest
 
+from harness.clusters import Cluster
 from harness.servers import EtcdServer
 
 StartServer = Callable[..., EtcdServer]
+StartCluster = Callable[..., Cluster]
 
 
 @pytest.fixture(scope="session")
@@ -38,5 +40,19 @@ def start_server(kind: str) -> Iterator[StartServer]:
             if start:
                 server.start()
             return server
+
+        yield make
+
+
+@pytest.fixture
+def start_cluster() -> Iterator[StartCluster]:
+    """Make clusters; all are stopped at the end of the test."""
+    with ExitStack() as stack:
+
+        def make(*kinds: str, flags: tuple[str, ...] = (), own_flags: tuple[str, ...] = ()) -> Cluster:
+            cluster = Cluster(kinds or ("ratifyd",) * 3, flags, own_flags=own_flags, start=False)
+            stack.callback(cluster.stop)
+            cluster.start()
+            return cluster
 
         yield make

@@ -96,12 +96,16 @@ class Worker:
     writes: list[Written] = field(default_factory=list)
     counter: int = 0
     """Highest acknowledged value of this worker's counter."""
+    uncertain: bool = False
+    """Whether a write ended without an answer, and may yet happen."""
 
 
 class Workload:
     """Writers that go on until `stop` or until their server is gone; the history outlives the server."""
 
-    def __init__(self, workers: int = 16, value_bytes: int = 64) -> None:
+    def __init__(self, workers: int = 16, value_bytes: int = 64, *, persistent: bool = False) -> None:
+        """`persistent` writers go on after errors that a change of leader explains; others end with their server."""
+        self._persistent = persistent
         self._workers = [Worker(number) for number in range(workers)]
         self._numbers = itertools.count()
         self._filler = b"." * value_bytes
@@ -145,7 +149,9 @@ class Workload:
                 except grpc.RpcError as error:
                     if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
                         self.unexpected.append(f"{error.code()} {error.details()}")
-                    return
+                    worker.uncertain = True
+                    if not self._persistent:
+                        return
 
     def _record(self, write: Written, revision: int) -> None:
         write.revision = revision
@@ -181,6 +187,8 @@ class Workload:
             old = b"at/%d/%s" % (worker.number, expected)
             ops.append(rpc_pb2.RequestOp(request_delete_range=rpc_pb2.DeleteRangeRequest(key=old)))
         reply = client.txn(rpc_pb2.TxnRequest(compare=[target], success=ops))
+        if not reply.succeeded and worker.uncertain:
+            return  # an earlier write of this worker has happened after all
         if not reply.succeeded:
             self.unexpected.append(f"counter {worker.number} was not {expected!r}, yet nobody else writes it")
         worker.counter = number

@@ -14,8 +14,8 @@ import pytest
 from ratifyd.apply import requests
 from ratifyd.apply.requests import Row
 from ratifyd.proto.rpc_pb2 import (
-    Compare,
     CompactionRequest,
+    Compare,
     DeleteRangeRequest,
     LeaseGrantRequest,
     LeaseRevokeRequest,

@@ -16,9 +16,9 @@ from ratifyd.version import ETCD_VERSION
 Headers = list[tuple[str, str]]
 Answer = Callable[[int, Headers, bytes], None]
 
-_TEXT: Headers = [("Content-Type", "text/plain; charset=utf-8")]
-_ERROR: Headers = [*_TEXT, ("X-Content-Type-Options", "nosniff")]
-_JSON: Headers = [("Content-Type", "application/json")]
+TEXT: Headers = [("Content-Type", "text/plain; charset=utf-8")]
+ERROR: Headers = [*TEXT, ("X-Content-Type-Options", "nosniff")]
+JSON: Headers = [("Content-Type", "application/json")]
 _METRICS: Headers = [("Content-Type", "text/plain; version=0.0.4; charset=utf-8")]
 _ALARMS: dict[int, str] = {NOSPACE: "NOSPACE", CORRUPT: "CORRUPT"}
 
@@ -50,7 +50,7 @@ class HttpPages:
         """Answer one request."""
         page = self._pages.get(path)
         if page is None:
-            answer(404, _ERROR, b"404 page not found\n")
+            answer(404, ERROR, b"404 page not found\n")
         else:
             page(method, query, answer)
 
@@ -58,12 +58,12 @@ class HttpPages:
         answer(200, _METRICS, self._render_metrics())
 
     def _version(self, method: str, query: str, answer: Answer) -> None:
-        _answer_version(self._server, method, answer)
+        answer_version(self._server, method, answer)
 
     def _health(self, method: str, query: str, answer: Answer) -> None:
         """Alarms, then the leader, then a read, as etcd (http.tsv)."""
         if method != "GET":
-            _only_get(answer)
+            only("GET", answer)
             return
         arguments = parse_qs(query)
         serializable = arguments.get("serializable", [""])[0] == "true"
@@ -89,41 +89,27 @@ class HttpPages:
 
     def _healthy(self, answer: Answer) -> None:
         self._server.metrics.health_success += 1
-        answer(200, _TEXT, b'{"health":"true","reason":""}')
+        answer(200, TEXT, b'{"health":"true","reason":""}')
 
     def _unhealthy(self, reason: str, answer: Answer) -> None:
         self._server.metrics.health_failures += 1
         body = json.dumps({"health": "false", "reason": reason}, separators=(",", ":"))
-        answer(503, _ERROR, body.encode() + b"\n")
+        answer(503, ERROR, body.encode() + b"\n")
 
 
-def _only_get(answer: Answer) -> None:
-    answer(405, [*_ERROR, ("Allow", "GET")], b"Method Not Allowed\n")
+def only(method: str, answer: Answer) -> None:
+    """Refuse a request with another method."""
+    answer(405, [*ERROR, ("Allow", method)], b"Method Not Allowed\n")
 
 
-class PeerPages:
-    """What other members and joining ones may ask of the peer port."""
-
-    __slots__ = ("_server",)
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    def handle(self, method: str, path: str, query: str, answer: Answer) -> None:
-        """Answer one request."""
-        if path == "/version":
-            _answer_version(self._server, method, answer)
-        else:
-            answer(404, _ERROR, b"404 page not found\n")
-
-
-def _answer_version(server: Server, method: str, answer: Answer) -> None:
+def answer_version(server: Server, method: str, answer: Answer) -> None:
+    """/version, for clients and members alike."""
     if method != "GET":
-        _only_get(answer)
+        only("GET", answer)
         return
     versions = {
         "etcdserver": ETCD_VERSION,
         "etcdcluster": server.members.cluster_version or "not_decided",
         "storage": server.storage_version or "unknown",
     }
-    answer(200, _JSON, json.dumps(versions, separators=(",", ":")).encode())
+    answer(200, JSON, json.dumps(versions, separators=(",", ":")).encode())

@@ -2,7 +2,7 @@
 
 from ratifyd.api.calls import Call, Stream
 from ratifyd.apply import requests
-from ratifyd.errors import NoLeader, NoSpace, RequestTooManyRequests
+from ratifyd.errors import EtcdError, NoLeader, NoSpace, RequestTooManyRequests
 from ratifyd.proto.rpc_pb2 import (
     LeaseGrantRequest,
     LeaseKeepAliveRequest,
@@ -40,16 +40,14 @@ def revoke(server: Server, call: Call) -> None:
 def time_to_live(server: Server, call: Call) -> None:
     """Lease.LeaseTimeToLive: what the leader's clock says; an unknown lease has TTL -1 and is no error."""
     request = LeaseTimeToLiveRequest.FromString(call.message)
-    if not server.leader_id:
-        raise NoLeader
-    lease = server.state.leases.leases.get(request.ID)
-    response = LeaseTimeToLiveResponse(ID=request.ID, TTL=-1)
-    if lease is not None:
-        response.TTL = int(server.leasing.remaining_s(lease, server.clock.time()))
-        response.grantedTTL = lease.ttl_s
-        if request.keys:
-            response.keys.extend(lease.keys)
-    call.reply(server.header() + response.SerializeToString())
+
+    def answer(response: LeaseTimeToLiveResponse | None, error: EtcdError | None) -> None:
+        if error is not None or response is None:
+            call.fail(error or NoLeader())
+        else:
+            call.reply(server.header() + response.SerializeToString())
+
+    server.leases.time_to_live(request.ID, request.keys, answer)
 
 
 def leases(server: Server, call: Call) -> None:
@@ -66,22 +64,23 @@ class KeepAliveStream(Stream):
     __slots__ = ("_half_closed", "_pending")
 
     def receive(self, message: bytes) -> None:
-        """Renew a lease. Raises NoLeader, RequestTooManyRequests."""
+        """Renew a lease, here or on the leader; the stream ends with what the leader could not be asked for."""
         request = LeaseKeepAliveRequest.FromString(message)
-        if not self.server.leader_id:
-            raise NoLeader
         header = self.server.header()  # of the moment before the renewal (semantics 1.11)
         pending = getattr(self, "_pending", 0)
         if pending >= MAX_PENDING_RENEWALS:
             raise RequestTooManyRequests
         self._pending = pending + 1
 
-        def renewed(ttl: int) -> None:
+        def renewed(ttl: int, error: EtcdError | None) -> None:
             self._pending -= 1
+            if error is not None:
+                self.fail(error)
+                return
             self.send(header + LeaseKeepAliveResponse(ID=request.ID, TTL=ttl).SerializeToString())
             self._maybe_finish()
 
-        self.server.leasing.renew(request.ID, self.server.clock.time(), renewed)
+        self.server.leases.renew(request.ID, renewed)
 
     def half_closed(self) -> None:
         """The client asks for no more renewals: end once all are answered."""

@@ -1,4 +1,4 @@
-"""Maintenance: Alarm, Status, Defragment, Hash, HashKV (semantics §11)."""
+"""Maintenance: Alarm, Status, Defragment, Hash, HashKV, MoveLeader, Downgrade (semantics §11)."""
 
 import logging
 from collections.abc import Callable, Generator
@@ -7,20 +7,36 @@ from typing import TypeVar
 from ratifyd.api.calls import Call
 from ratifyd.apply import requests
 from ratifyd.apply.alarms import alarm_name
-from ratifyd.errors import EtcdError, NoLeader, RequestTooManyRequests, Stopped
+from ratifyd.errors import (
+    ClusterVersionUnavailable,
+    DowngradeInProcess,
+    EtcdError,
+    InvalidDowngradeTargetVersion,
+    NoLeader,
+    RequestTooManyRequests,
+    Stopped,
+    UnknownMethod,
+    WrongDowngradeVersionFormat,
+)
 from ratifyd.mvcc.hash import KvHash
+from ratifyd.proto.membership_pb2 import DowngradeInfoSetRequest
 from ratifyd.proto.rpc_pb2 import (
     AlarmRequest,
     DefragmentRequest,
     DowngradeInfo,
+    DowngradeRequest,
+    DowngradeResponse,
     HashKVRequest,
     HashKVResponse,
     HashRequest,
     HashResponse,
+    MoveLeaderRequest,
+    MoveLeaderResponse,
     StatusRequest,
     StatusResponse,
 )
 from ratifyd.server.server import Server
+from ratifyd.server.versions import minor_of
 from ratifyd.version import ETCD_VERSION
 
 T = TypeVar("T")
@@ -51,7 +67,9 @@ def status(server: Server, call: Call) -> None:
         isLearner=local is not None and local.is_learner,
         storageVersion=server.storage_version,
         dbSizeQuota=server.quota.limit_bytes,
-        downgradeInfo=DowngradeInfo(),
+        downgradeInfo=DowngradeInfo(
+            enabled=bool(server.members.downgrade_target), targetVersion=server.members.downgrade_target
+        ),
     )
     if not raft.leader_id:
         response.errors.append(NoLeader.message)
@@ -100,6 +118,68 @@ def hash_kv(server: Server, call: Call) -> None:
         call.reply(server.header() + response.SerializeToString())
 
     run_sliced(server, call, server.store.hash_kv(request.revision), answer)
+
+
+def move_leader(server: Server, call: Call) -> None:
+    """Maintenance.MoveLeader: only the leader can; answers when the other one leads."""
+    request = MoveLeaderRequest.FromString(call.message)
+
+    def done(error: EtcdError | None) -> None:
+        if error is not None:
+            call.fail(error)
+        else:
+            call.reply(server.header() + MoveLeaderResponse().SerializeToString())
+
+    server.leadership.transfer(request.targetID, done, timeout_s=call.head.timeout_s)
+    server.node.wake()
+
+
+def downgrade(server: Server, call: Call) -> None:
+    """Maintenance.Downgrade: whether the cluster may go down a version, that it shall, or that it shall not."""
+    request = DowngradeRequest.FromString(call.message)
+    if request.action not in (DowngradeRequest.VALIDATE, DowngradeRequest.ENABLE, DowngradeRequest.CANCEL):
+        raise UnknownMethod
+    target = "" if request.action == DowngradeRequest.CANCEL else _cluster_version(request.version)
+
+    def read(_: None, error: EtcdError | None) -> None:
+        try:
+            if error is not None:
+                raise error
+            if target:
+                _check_downgrade(server, target)
+        except EtcdError as refused:
+            call.fail(refused)
+            return
+        if request.action == DowngradeRequest.VALIDATE:
+            answered(b"", None)
+        else:
+            info = DowngradeInfoSetRequest(enabled=bool(target), ver=target)
+            server.propose(requests.DOWNGRADE_INFO_SET, info.SerializeToString(), answered)
+
+    def answered(_body: bytes, error: EtcdError | None) -> None:
+        call.answer(DowngradeResponse(version=server.members.cluster_version).SerializeToString(), error)
+
+    server.read(read, None)
+
+
+def _cluster_version(text: str) -> str:
+    """Major and minor of a version given by a user. Raises WrongDowngradeVersionFormat."""
+    parts = text.split(".")
+    if len(parts) not in (2, 3) or not all(part.isascii() and part.isdigit() for part in parts):
+        raise WrongDowngradeVersionFormat
+    return f"{int(parts[0])}.{int(parts[1])}.0"
+
+
+def _check_downgrade(server: Server, target: str) -> None:
+    """Raise ClusterVersionUnavailable, InvalidDowngradeTargetVersion or DowngradeInProcess."""
+    current = server.members.cluster_version
+    if not current:
+        raise ClusterVersionUnavailable
+    major, minor = minor_of(current)
+    if minor_of(target) != (major, minor - 1):
+        raise InvalidDowngradeTargetVersion
+    if server.members.downgrade_target:
+        raise DowngradeInProcess
 
 
 def run_sliced(server: Server, call: Call, steps: Generator[int, None, T], answer: Callable[[T], None]) -> None:

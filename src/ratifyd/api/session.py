@@ -10,8 +10,16 @@ from google.protobuf.message import DecodeError
 
 from ratifyd.api.calls import Call, Stream
 from ratifyd.api.routes import Route, unimplemented
-from ratifyd.errors import Code, ContextDeadlineExceeded, EtcdError, NoLeader, RequestError
+from ratifyd.errors import (
+    Code,
+    ContextDeadlineExceeded,
+    EtcdError,
+    NoLeader,
+    NotSupportedForLearner,
+    RequestError,
+)
 from ratifyd.ports import Timer
+from ratifyd.proto.rpc_pb2 import RangeRequest
 from ratifyd.server.server import Server
 from ratifyd.wire.events import Call as WholeCall
 from ratifyd.wire.events import HalfClosed, HttpRequest, Message, Opened, Reset, Writable
@@ -23,6 +31,11 @@ NO_LEADER_KEY = b"hasleader"
 """Metadata with which a client asks, by the value "true", to be refused rather than kept waiting without a leader."""
 GO_AWAY_TIMEOUT_S = 5.0
 """How long a leaving member waits for the client to acknowledge before it refuses new calls (grpc-go)."""
+
+
+LEARNER_RANGE = b"/etcdserverpb.KV/Range"
+LEARNER_PATHS = frozenset((b"/etcdserverpb.Maintenance/Status", b"/etcdserverpb.Maintenance/Snapshot"))
+"""All a learner serves; ranges only if they are serializable (semantics 2.17)."""
 
 
 class Link(Protocol):
@@ -200,9 +213,12 @@ class Session:
         if _wants_leader(head):
             return None
         route = self._routes.get(head.path)
+        if self.server.is_learner:
+            return None  # which takes the way with all gates
         if route is not None:
             head.route = route  # every request with this cached header block skips the look-up and the gates
-        return route
+            return route
+        return None
 
     def _event(self, event: object) -> None:
         if isinstance(event, Message):
@@ -230,6 +246,9 @@ class Session:
         route = self._routes.get(head.path)
         if route is None:
             self.connection.fail(stream_id, Code.UNIMPLEMENTED, unimplemented(head.path))
+            return None
+        if self.server.is_learner and head.path != LEARNER_RANGE and head.path not in LEARNER_PATHS:
+            self._refuse(stream_id, route, NotSupportedForLearner())
             return None
         wants_leader = _wants_leader(head)
         if wants_leader and not self.server.leader_id:
@@ -287,6 +306,8 @@ class Session:
         handler = call.route.handler
         assert handler is not None
         try:
+            if self.server.is_learner and call.head.path == LEARNER_RANGE:
+                _check_serializable(call.message)
             handler(self.server, call)
         except EtcdError as error:
             call.fail(error)
@@ -312,6 +333,12 @@ class Session:
 
 def _wants_leader(head: Head) -> bool:
     return head.metadata.get(NO_LEADER_KEY, [b""])[0] == b"true"
+
+
+def _check_serializable(message: bytes) -> None:
+    """Let a learner read only what it has. Raises NotSupportedForLearner, DecodeError."""
+    if not RangeRequest.FromString(message).serializable:
+        raise NotSupportedForLearner
 
 
 def _no_message() -> EtcdError:

@@ -5,6 +5,7 @@ import json
 from ratifyd import schema
 from ratifyd.apply.state import State
 from ratifyd.membership import Change, ChangeKind, hex_id
+from ratifyd.proto.etcdserver_pb2 import Request
 from ratifyd.proto.membership_pb2 import ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest
 from ratifyd.version import STORAGE_VERSION
 
@@ -23,13 +24,23 @@ def set_cluster_version(state: State, request: ClusterVersionSetRequest, wanted:
     state.buffer.put(schema.CLUSTER, schema.CLUSTER_VERSION, request.ver.encode())
     if _minor(request.ver) >= _minor(STORAGE_VERSION):
         state.buffer.put(schema.META, schema.STORAGE_VERSION, STORAGE_VERSION.encode())
+    elif state.buffer.get(schema.META, schema.STORAGE_VERSION) is not None:
+        state.buffer.delete(schema.META, schema.STORAGE_VERSION)
     return b""
 
 
 def set_downgrade(state: State, request: DowngradeInfoSetRequest, wanted: bool) -> bytes:
     """Record whether the cluster is being downgraded, and to what."""
     info: dict[str, object] = {"target-version": request.ver, "enabled": request.enabled}
-    state.buffer.put(schema.CLUSTER, schema.DOWNGRADE, json.dumps(info, separators=(",", ":")).encode())
+    record = json.dumps(info, separators=(",", ":")).encode()
+    state.buffer.put(schema.CLUSTER, schema.DOWNGRADE, record)
+    state.members.set_downgrade(record)
+    return b""
+
+
+def ignore(state: State, request: Request, wanted: bool) -> bytes:
+    """Pass over a request to the v2 store that has no counterpart here: its keys are not part of the v3 state."""
+    state.warn("ignored a v2 request in the log", method=request.Method, path=request.Path)
     return b""
 
 

@@ -67,7 +67,19 @@ class State:
             buffer.range(schema.MEMBERS, b"", None),
             buffer.range(schema.MEMBERS_REMOVED, b"", None),
             buffer.get(schema.CLUSTER, schema.CLUSTER_VERSION),
+            buffer.get(schema.CLUSTER, schema.DOWNGRADE),
         )
+
+    def take_over(self, other: "State") -> None:
+        """Become equal to a state restored from the backend that has just replaced ours; watchers go on from here."""
+        self.buffer.discard()
+        self.store.take_over(other.store)
+        self.leases.take_over(other.leases)
+        self.members.take_over(other.members)
+        self.alarms = other.alarms
+        self.consistent_index = other.consistent_index
+        self.term = other.term
+        self.conf_state_json = other.conf_state_json
 
     def has_alarm(self, alarm: int = NOSPACE) -> bool:
         """Whether any member has raised this alarm."""

@@ -10,30 +10,38 @@ import asyncio
 import gc
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 from ratifyd import metrics as metrics_table
-from ratifyd.api.http import HttpPages, Pages, PeerPages
+from ratifyd.api.http import HttpPages, Pages
+from ratifyd.api.peers import PeerPages
 from ratifyd.api.routes import Route, build_routes
 from ratifyd.api.session import Session
 from ratifyd.apply.state import State
 from ratifyd.config import Config
 from ratifyd.embed.bootstrap import NewCluster, force_new_cluster
+from ratifyd.embed.host import ClientCalls, MemberHost
+from ratifyd.embed.images import BackendImages, ReceivedFiles
+from ratifyd.embed.joining import JoinedCluster, JoinRefused, check_not_bootstrapped, initial_members, join
+from ratifyd.errors import EtcdError
 from ratifyd.membership import Membership, hex_id
 from ratifyd.net.clock import LoopClock
 from ratifyd.net.connection import Acceptor, Link
 from ratifyd.net.http1 import HttpRequest, HttpResponse
 from ratifyd.net.listener import Listener, ListenError
+from ratifyd.peer.client import PeerClient
+from ratifyd.peer.endpoints import PEER_HTTP_LIMITS, PeerEndpoints, wants_body_stream
+from ratifyd.peer.transport import PeerTransport
 from ratifyd.ports import Done, File
 from ratifyd.proto.etcdserver_pb2 import Metadata
 from ratifyd.raft.core import Raft
 from ratifyd.raft.log import RaftLog
-from ratifyd.raft.messages import Message, Snapshot, SnapshotMeta
+from ratifyd.raft.messages import Snapshot, SnapshotMeta
 from ratifyd.server import readings
 from ratifyd.server.parts import Parts
-from ratifyd.server.server import Server
+from ratifyd.server.server import MemberRemoved, Server
 from ratifyd.storage.disk import OsDisk
 from ratifyd.storage.lmdb import BackendBroken, BackendInUse, LmdbBackend
 from ratifyd.storage.recover import DataDir, DataDirInUse, Recovered, RecoveryRefused, lock_data_dir, recover
@@ -60,6 +68,7 @@ _OPERATOR_ERRORS = (
     SegmentLocked,
     BackendInUse,
     BackendBroken,
+    JoinRefused,
 )
 """What can be wrong with a start besides the disk; their texts say what to do."""
 
@@ -73,12 +82,6 @@ class StartError(Exception):
 class _NoTracer:
     def mark(self, name: str, **fields: object) -> None:
         """Marks are for tests."""
-
-
-class _NoPeers:
-    def send(self, messages: Sequence[Message]) -> None:
-        """A cluster of one has nobody to talk to."""
-        assert not messages, "message to another member in a cluster of one"
 
 
 class _SnapshotStore:
@@ -125,8 +128,14 @@ class Etcd:
         self._server: Server | None = None
         self._listeners: list[Listener] = []
         self._acceptors: list[Acceptor] = []
+        self._peer_acceptor: Acceptor | None = None
         self._workers: list[ThreadWorker] = []
         self._recovered: Recovered | None = None
+        self._transport: PeerTransport | None = None
+        self._calls: ClientCalls | None = None
+        self._joined: JoinedCluster | None = None
+        self.removed = False
+        """Whether the member has ended because its cluster removed it."""
         self._wal: Wal | None = None
         self._lock: File | None = None
         self._failure: asyncio.Future[BaseException | None] | None = None
@@ -162,7 +171,7 @@ class Etcd:
         disk = OsDisk()
         data_dir = DataDir(config.data_dir, config.wal_dir)
         self._lock = lock_data_dir(disk, data_dir)
-        recovered = self._recovered = self._recover(disk, data_dir, loop)
+        recovered = self._recovered = await self._recover(disk, data_dir, loop)
         ids = Metadata.FromString(recovered.metadata)
         clock = LoopClock(loop)
         members = Membership(ids.NodeID, ids.ClusterID, config.max_learners)
@@ -173,19 +182,31 @@ class Etcd:
         raft = self._raft(recovered, ids.NodeID)
         files = SnapshotFiles(disk, data_dir.snap, fsync=not config.unsafe_no_fsync)
         snapshot_worker = self._worker(loop, "snapshot")
+        image_worker = self._worker(loop, "image")
+        backend = recovered.backend
+        assert isinstance(backend, LmdbBackend)
+        received = ReceivedFiles(disk, data_dir.snap, backend, image_worker, loop, fsync=not config.unsafe_no_fsync)
+        host = MemberHost(members, config.initial_advertise_peer_urls, self.metrics, received)
+        dial_timeout_s = 1.0 + config.election_timeout_ms / 1000
+        self._transport = PeerTransport(host, dial_timeout_s=dial_timeout_s)
+        self._calls = ClientCalls(PeerClient(dial_timeout_s=dial_timeout_s))
         parts = Parts(
             clock=clock,
             raft=raft,
             wal=self._wal,
             state=state,
-            backend=recovered.backend,
-            transport=_NoPeers(),
+            backend=backend,
+            transport=self._transport,
+            calls=self._calls,
+            images=BackendImages(backend, image_worker),
+            received=received,
             snapshot_store=_SnapshotStore(files, self._wal, snapshot_worker, config),
             snapshot_index=recovered.snapshot.meta.index,
             jitter=random.random,
             fail=self._fail,
         )
         self._server = server = Server(config, parts, self.metrics)
+        host.server = server
         readings.connect(self.metrics, server)
         log.info(
             "starting etcd server",
@@ -205,9 +226,15 @@ class Etcd:
         gc.freeze()
         ready: asyncio.Future[None] = loop.create_future()
         server.on_ready = partial(_settle_future, ready)
+        await self._serve_peers(server, PeerEndpoints(self._transport, _adapt_peers(PeerPages(server))))
+        if self._joined is not None:
+            for other in self._joined.others:
+                self._transport.add_remote(other.id, other.peer_urls)
         server.start()
         assert self._failure is not None
         await self._first_of(ready)
+        if self.removed:
+            return  # there is nothing to serve; `wait` says at once that it is over
         if self._failure.done():
             raise StartError(f"the member failed while starting: {self._failure.result()!r}")
         await self._serve(server)
@@ -219,7 +246,7 @@ class Etcd:
         self._workers.append(worker)
         return worker
 
-    def _recover(self, disk: OsDisk, data_dir: DataDir, loop: asyncio.AbstractEventLoop) -> Recovered:
+    async def _recover(self, disk: OsDisk, data_dir: DataDir, loop: asyncio.AbstractEventLoop) -> Recovered:
         config = self.config
         fsync = not config.unsafe_no_fsync
         backend_worker = self._worker(loop, "backend")
@@ -248,26 +275,39 @@ class Etcd:
             open_backend=open_backend,
             open_wal=open_wal,
         )
+        self._recovered = recovered
         if recovered.fresh:
-            first = NewCluster(config)
+            await self._begin(recovered)
             self._wal = Wal.create(
                 disk,
                 data_dir.wal,
-                first.metadata,
+                recovered.metadata,
                 worker=wal_worker,
                 fsync=fsync,
-                entries=first.entries,
-                hard_state=first.hard_state,
+                entries=recovered.entries,
+                hard_state=recovered.hard_state if recovered.entries else None,
                 metrics=self.metrics,
             )
-            recovered.metadata = first.metadata
-            recovered.entries = first.entries
-            recovered.hard_state = first.hard_state
         else:
             self._wal = recovered.wal
             if config.force_new_cluster:
                 self._force_new_cluster(recovered)
         return recovered
+
+    async def _begin(self, recovered: Recovered) -> None:
+        """Decide what a member without data is to be: a founder of a new cluster, or one that joins."""
+        config = self.config
+        if config.initial_cluster_state == "existing":
+            self._joined = await join(config)
+            recovered.metadata = self._joined.metadata
+            return
+        members = initial_members(config)
+        if len(members) > 1:
+            await check_not_bootstrapped(config, members)
+        first = NewCluster(config)
+        recovered.metadata = first.metadata
+        recovered.entries = first.entries
+        recovered.hard_state = first.hard_state
 
     def _force_new_cluster(self, recovered: Recovered) -> None:
         assert self._wal is not None
@@ -334,22 +374,32 @@ class Etcd:
         clients = Acceptor(
             partial(_open_session, server, routes, limits), _adapt(HttpPages(server, render, client=True))
         )
-        peers = Acceptor(None, _adapt(PeerPages(server)))
         monitors = Acceptor(None, _adapt(HttpPages(server, render, client=False)))
-        self._acceptors = [clients, peers, monitors]
-        counts = (len(config.listen_client_urls), len(config.listen_peer_urls), len(config.listen_metrics_urls))
-        kinds = [kind for kind, count in zip(self._acceptors, counts) for _ in range(count)]
-        for listener, acceptor in zip(self._listeners, kinds):
-            await listener.serve(acceptor)
-            if acceptor is clients:
-                log.info("serving client traffic insecurely", extra={"fields": {"address": listener.url}})
+        self._acceptors += [clients, monitors]
+        first_peer = len(config.listen_client_urls)
+        for listener in self._listeners[:first_peer]:
+            await listener.serve(clients)
+            log.info("serving client traffic insecurely", extra={"fields": {"address": listener.url}})
+        for listener in self._listeners[first_peer + len(config.listen_peer_urls) :]:
+            await listener.serve(monitors)
         log.info("ready to serve client requests")
+
+    async def _serve_peers(self, server: Server, endpoints: PeerEndpoints) -> None:
+        """Serve other members, who must be heard before there can be a leader."""
+        config = self.config
+        peers = Acceptor(None, endpoints, http1_limits=PEER_HTTP_LIMITS, body_streams=wants_body_stream)
+        self._peer_acceptor = peers
+        first = len(config.listen_client_urls)
+        for listener in self._listeners[first : first + len(config.listen_peer_urls)]:
+            await listener.serve(peers)
+            log.info("serving peer traffic insecurely", extra={"fields": {"address": listener.url}})
 
     async def stop(self) -> None:
         """Stop politely: no new work, answers out, everything durable. Killing the process would be just as safe."""
         if self._stopped:
             return
         self._stopped = True
+        await self._hand_over()
         for listener in self._listeners:
             listener.close()
         for acceptor in self._acceptors:
@@ -360,6 +410,13 @@ class Etcd:
                 acceptor.abort()
         if self._server is not None:
             self._server.stop()
+        if self._transport is not None:
+            await self._transport.stop()
+        if self._calls is not None:
+            await self._calls.stop()
+        if self._peer_acceptor is not None:
+            self._peer_acceptor.abort()
+        if self._server is not None:
             await self._settle(self._server)
         if self._wal is not None:
             closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -373,6 +430,25 @@ class Etcd:
             self._lock.close()
         if self._failure is not None and not self._failure.done():
             self._failure.set_result(None)
+
+    async def _hand_over(self) -> None:
+        """Have another member lead before this one goes, so that the others need no election timeout to notice."""
+        if self._server is None or self._failure is None or self._failure.done():
+            return
+        leadership = self._server.leadership
+        successor = leadership.successor()
+        if not successor:
+            return
+        handed_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: EtcdError | None) -> None:
+            if error is not None:
+                log.warning("leadership transfer failed", extra={"fields": {"error": error.message}})
+            _settle_future(handed_over)
+
+        leadership.transfer(successor, done, timeout_s=None)
+        self._server.node.wake()
+        await self._first_of(handed_over)
 
     async def _settle(self, server: Server) -> None:
         """Bring the backend up to what was applied, unless the member has failed: then nothing more is written."""
@@ -391,12 +467,17 @@ class Etcd:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
 
     def _fail(self, error: BaseException) -> None:
-        """End the member: its state or its disk can no longer be trusted."""
-        log.critical("member failed", exc_info=error)
+        """End the member: its state or its disk can no longer be trusted, or its cluster has removed it."""
+        self.removed = isinstance(error, MemberRemoved)
+        if self.removed:
+            fields = {"reason": str(error)}
+            log.error("the member has been permanently removed from the cluster", extra={"fields": fields})
+        else:
+            log.critical("member failed", exc_info=error)
         if self._server is not None:
             self._server.node.stop()
         if self._failure is not None and not self._failure.done():
-            self._failure.set_result(error)
+            self._failure.set_result(None if self.removed else error)
 
 
 def _open_session(server: Server, routes: dict[bytes, Route], limits: Limits, link: Link) -> Session:
@@ -414,6 +495,22 @@ def _adapt(pages: Pages) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:
                 answered.set_result(HttpResponse(status, headers, body))
 
         pages.handle(request.method, request.path, request.query, answer)
+        return await answered
+
+    return handle
+
+
+def _adapt_peers(pages: PeerPages) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:
+    """As `_adapt`, for pages that read the body."""
+
+    async def handle(request: HttpRequest) -> HttpResponse:
+        answered: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
+
+        def answer(status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+            if not answered.done():
+                answered.set_result(HttpResponse(status, headers, body))
+
+        pages.handle(request, answer)
         return await answered
 
     return handle

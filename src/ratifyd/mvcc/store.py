@@ -261,14 +261,29 @@ class Store:
             cursor = rows[-1][0] + b"\0"
             yield len(rows)
         yield from index.finish_restore(ROWS_PER_SLICE)
+        self.revision = decode_revision(cursor)[0] if cursor != b"\0" else 1
+        self._restore_compaction()
+        self.attachments = list(leases.items())
+
+    def take_over(self, other: "Store") -> None:
+        """Become equal to a store restored from the backend that has just replaced ours; all watchers become lagging.
+
+        `other` must not be used any more. What it did in slices, this does at once.
+        """
+        self._hub.restore(self.revision)
+        self._index = other._index
+        self._hashes = HashCache()
+        self._compaction = Compaction(self._buffer, self._index, self._hashes)
+        self.revision = other.revision
+        self._restore_compaction()
+
+    def _restore_compaction(self) -> None:
         finished = self._meta_revision(FINISHED_COMPACT)
         scheduled = self._meta_revision(SCHEDULED_COMPACT)
-        highest = decode_revision(cursor)[0] if cursor != b"\0" else 1
-        self.revision = max(1, highest, finished, scheduled)
+        self.revision = max(1, self.revision, finished, scheduled)
         self.compacted = max(finished, scheduled)
         if scheduled > finished:
             self._compaction.schedule(scheduled, previous=finished, complete=False)
-        self.attachments = list(leases.items())
 
     def _meta_revision(self, name: bytes) -> int:
         """Main revision recorded in bucket `meta`, -1 if none."""

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from ratifyd.net.http1 import Handle, Http1Connection, Http1Limits
+from ratifyd.net.http1 import BodyStreams, Handle, Http1Connection, Http1Limits
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HIGH_WATER = 1 << 20
@@ -111,11 +111,13 @@ class Acceptor:
         handle: Handle | None,
         *,
         http1_limits: Http1Limits | None = None,
+        body_streams: BodyStreams | None = None,
         first_bytes_timeout_s: float = FIRST_BYTES_TIMEOUT_S,
     ) -> None:
         self.open_session = open_session
         self.handle = handle
         self.http1_limits = http1_limits or Http1Limits()
+        self.body_streams = body_streams
         self.first_bytes_timeout_s = first_bytes_timeout_s
         self.connections: set[_Connection] = set()
         self._leaving = False
@@ -216,7 +218,9 @@ class _Unknown(asyncio.Protocol):
         if acceptor.handle is None:
             self._transport.close()
             return
-        http1 = Http1Connection(acceptor.handle, acceptor.http1_limits, acceptor.remove, peer_name(self._transport))
+        http1 = Http1Connection(
+            acceptor.handle, acceptor.http1_limits, acceptor.remove, peer_name(self._transport), acceptor.body_streams
+        )
         self._hand_over(http1, http1)
         http1.connection_made(self._transport)
         http1.data_received(received)

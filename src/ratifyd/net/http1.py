@@ -1,8 +1,9 @@
 """HTTP/1.1 server side over httptools: requests in, one at a time, to an async handler; answers out, in order.
 
 Keep-alive, pipelining, chunked bodies both ways, Expect: 100-continue, HEAD. A request is handed over when its body is
-complete. Bad or oversized input is answered once (400, 408, 413, 417, 431) and the connection closed. A handler whose
-client goes away is cancelled; one that raises is logged and answered with 500.
+complete, or with `body_streams` as soon as its headers are. An answer may give its connection away for good, to push
+what it likes when it likes. Bad or oversized input is answered once (400, 408, 413, 417, 431) and the connection
+closed. A handler whose client goes away is cancelled; one that raises is logged and answered with 500.
 """
 
 import asyncio
@@ -10,11 +11,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import unquote
 
 import httptools
+
+from ratifyd.net.bodies import BodyStream
 
 log = logging.getLogger("ratifyd.net")
 
@@ -41,12 +45,22 @@ class Http1Limits(NamedTuple):
 
 
 class HttpRequest:
-    """A complete request. Header names are lower-case, repeated headers are joined by ", "; `path` is decoded."""
+    """A request. Header names are lower-case, repeated headers are joined by ", "; `path` is decoded.
 
-    __slots__ = ("body", "headers", "method", "path", "peer", "query")
+    With `stream` the body is read from there and `body` is empty.
+    """
+
+    __slots__ = ("body", "headers", "method", "path", "peer", "query", "stream")
 
     def __init__(
-        self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes, peer: str = ""
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        peer: str = "",
+        stream: BodyStream | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -54,12 +68,32 @@ class HttpRequest:
         self.headers = headers
         self.body = body
         self.peer = peer
+        self.stream = stream
+
+
+class Taker(Protocol):
+    """Takes a connection over after the head of an answer was sent on it."""
+
+    def taken(self, transport: asyncio.Transport) -> None:
+        """The connection is yours: write chunks (`chunk_of`) to it, close it. What the client still sends is lost."""
+        ...
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+    def closed(self) -> None:
+        """The connection is gone; nothing is called after this."""
+        ...
 
 
 class HttpResponse:
-    """An answer. With `stream`, its pieces follow `body` as they come, one chunk each; the stream is always closed."""
+    """An answer. With `stream`, its pieces follow `body` as they come, one chunk each; the stream is always closed.
 
-    __slots__ = ("body", "headers", "status", "stream")
+    With `taker`, a chunked body is announced and the connection given away; `body` is not sent.
+    """
+
+    __slots__ = ("body", "headers", "status", "stream", "taker")
 
     def __init__(
         self,
@@ -67,14 +101,18 @@ class HttpResponse:
         headers: Sequence[tuple[str, str]] = (),
         body: bytes = b"",
         stream: AsyncIterator[bytes] | None = None,
+        taker: Taker | None = None,
     ) -> None:
         self.status = status
         self.headers = headers
         self.body = body
         self.stream = stream
+        self.taker = taker
 
 
 Handle = Callable[[HttpRequest], Awaitable[HttpResponse]]
+BodyStreams = Callable[[str, str], bool]
+"""Whether requests with this method and path get their body as a stream, of any length."""
 
 
 class _Pending(NamedTuple):
@@ -90,12 +128,20 @@ class Http1Connection(asyncio.Protocol):
     """One connection speaking HTTP/1."""
 
     def __init__(
-        self, handle: Handle, limits: Http1Limits, lost: Callable[["Http1Connection"], None], peer: str
+        self,
+        handle: Handle,
+        limits: Http1Limits,
+        lost: Callable[["Http1Connection"], None],
+        peer: str,
+        body_streams: BodyStreams | None = None,
     ) -> None:
         self._handle = handle
         self._limits = limits
         self._lost = lost
         self._peer = peer
+        self._body_streams = body_streams
+        self._stream: BodyStream | None = None  # of the request whose body is arriving
+        self._taker: Taker | None = None
         self._transport: asyncio.Transport
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
@@ -144,6 +190,8 @@ class Http1Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """A half-closed client still gets the answers it asked for, but streams end: that client is likely gone."""
+        if self._stream is not None:
+            self._stream.fail(ConnectionResetError("the body broke off"))
         if self._task is None or self._streaming or self._input_over:
             return False
         self._input_over = True
@@ -152,17 +200,25 @@ class Http1Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writable.clear()
+        if self._taker is not None:
+            self._taker.pause_writing()
 
     def resume_writing(self) -> None:
         self._writable.set()
+        if self._taker is not None:
+            self._taker.resume_writing()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._input_over = True
         self._queue.clear()
         self._stop_timer()
+        if self._stream is not None:
+            self._stream.fail(ConnectionResetError("the body broke off"))
         if self._task is not None:
             self._task.cancel()
         self._lost(self)
+        if self._taker is not None:
+            self._taker.closed()
 
     # -- from the acceptor
 
@@ -195,8 +251,9 @@ class Http1Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._headers_done = True
         self._stop_timer()
+        streams = self._body_streams is not None and self._wants_stream(self._body_streams)
         length = self._headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._limits.body_bytes:
+        if not streams and length.isdecimal() and int(length) > self._limits.body_bytes:
             raise self._refuse(413)
         expect = self._headers.get("expect")
         if expect is not None and self._parser.get_http_version() == "1.1":
@@ -204,24 +261,44 @@ class Http1Connection(asyncio.Protocol):
                 raise self._refuse(417)
             self._continue_wanted = True
             self._send_continue()
+        if streams:
+            self._stream = BodyStream(self._read_or_rest)
+            self._enqueue_request(self._stream)
+
+    def _wants_stream(self, body_streams: BodyStreams) -> bool:
+        method = self._parser.get_method().decode("latin-1")
+        return body_streams(method, self._target()[0])
+
+    def _target(self) -> tuple[str, str]:
+        try:
+            return _split_target(self._url)
+        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
+            raise self._refuse(400) from None
 
     def on_body(self, data: bytes) -> None:
         self._continue_wanted = False
+        if self._stream is not None:
+            self._stream.feed(data)
+            return
         self._body_bytes += len(data)
         if self._body_bytes > self._limits.body_bytes:
             raise self._refuse(413)
         self._body.append(data)
 
     def on_message_complete(self) -> None:
-        try:
-            path, query = _split_target(self._url)
-        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
-            raise self._refuse(400) from None
+        if self._stream is not None:
+            self._stream.end()
+            self._stream = None
+        else:
+            self._enqueue_request(None)
+        self._reset_request()
+
+    def _enqueue_request(self, stream: BodyStream | None) -> None:
+        path, query = self._target()
         method = self._parser.get_method().decode("latin-1")
-        request = HttpRequest(method, path, query, self._headers, b"".join(self._body), self._peer)
+        request = HttpRequest(method, path, query, self._headers, b"".join(self._body), self._peer, stream)
         is_http10 = self._parser.get_http_version() == "1.0"
         self._enqueue(_Pending(request, self._parser.should_keep_alive(), is_http10, None))
-        self._reset_request()
 
     def _count_header(self, size: int) -> None:
         self._header_bytes += size
@@ -251,6 +328,8 @@ class Http1Connection(asyncio.Protocol):
         """Queue an error as the last answer of this connection and read no more."""
         self._input_over = True
         self._stop_timer()
+        if self._stream is not None:
+            self._stream.fail(ConnectionError("the body is broken"))
         request = HttpRequest("", "", "", {}, b"", self._peer)
         text = f"{status} {_REASONS[status]}".encode()
         headers = [("Content-Type", "text/plain; charset=utf-8")]
@@ -272,21 +351,36 @@ class Http1Connection(asyncio.Protocol):
 
     def _enqueue(self, pending: _Pending) -> None:
         self._queue.append(pending)
-        if len(self._queue) >= MAX_PIPELINED and self._transport.is_reading():
-            self._transport.pause_reading()
+        if len(self._queue) >= MAX_PIPELINED:
+            self._read_or_rest()
         if self._task is None:
             self._task = self._loop.create_task(self._answer_all())
+
+    def _read_or_rest(self) -> None:
+        """Read from the client unless too many requests, or too much of a body, wait already."""
+        if self._transport.is_closing():
+            return
+        rest = len(self._queue) >= MAX_PIPELINED or (self._stream is not None and self._stream.full)
+        if rest == self._transport.is_reading():
+            if rest:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
 
     async def _answer_all(self) -> None:
         """Answer what is queued, in order; ends when there is nothing left, or with the connection."""
         try:
             while self._queue:
                 pending = self._queue.popleft()
-                if not self._input_over and not self._transport.is_reading() and len(self._queue) < MAX_PIPELINED:
-                    self._transport.resume_reading()
+                if not self._input_over and not self._transport.is_reading():
+                    self._read_or_rest()
                 keep_alive = await self._answer(pending)
-                if not keep_alive:
-                    self._close_politely(unread=pending.refusal is not None)
+                if self._taker is not None:
+                    return
+                stream = pending.request.stream
+                unread = pending.refusal is not None or (stream is not None and not stream.ended)
+                if not keep_alive or unread:
+                    self._close_politely(unread=unread)
                     return
                 await self._writable.wait()
         finally:
@@ -300,7 +394,8 @@ class Http1Connection(asyncio.Protocol):
         """Close. After a refusal the client may still be sending: a reset would make it miss the answer, so linger."""
         self._input_over = True
         if unread and self._transport.can_write_eof():
-            self._transport.write_eof()
+            with suppress(OSError):  # asyncio shuts down a socket its client has reset, and says so
+                self._transport.write_eof()
             self._timer = self._loop.call_later(LINGER_S, self._transport.close)
         else:
             self._transport.close()
@@ -315,12 +410,26 @@ class Http1Connection(asyncio.Protocol):
                 log.exception("HTTP request failed", extra={"fields": {"path": pending.request.path}})
                 response = HttpResponse(500, [("Content-Type", "text/plain; charset=utf-8")], b"internal error")
         keep_alive = pending.keep_alive and not self._leaving
+        if response.taker is not None:
+            self._give_away(pending, response, response.taker)
+            return True
         if response.stream is not None:
             return await self._answer_stream(pending, response, response.stream, keep_alive)
         head = _head(response, pending, keep_alive, len(response.body))
         has_body = pending.request.method != "HEAD" and response.status not in _BODYLESS
         self._transport.write(head + response.body if has_body else head)
         return keep_alive
+
+    def _give_away(self, pending: _Pending, response: HttpResponse, taker: Taker) -> None:
+        self._input_over = True
+        self._queue.clear()
+        self._transport.write(_head(response, pending, True, None))
+        if not self._transport.is_reading():
+            self._transport.resume_reading()  # or the end of the connection would go unnoticed
+        self._taker = taker
+        taker.taken(self._transport)
+        if self._leaving:
+            self._transport.close()
 
     async def _answer_stream(
         self, pending: _Pending, response: HttpResponse, stream: AsyncIterator[bytes], keep_alive: bool
@@ -334,10 +443,10 @@ class Http1Connection(asyncio.Protocol):
             if pending.request.method == "HEAD":
                 return keep_alive
             if response.body:
-                self._transport.write(_chunk(response.body) if chunked else response.body)
+                self._transport.write(chunk_of(response.body) if chunked else response.body)
             async for piece in stream:
                 if piece:
-                    self._transport.write(_chunk(piece) if chunked else piece)
+                    self._transport.write(chunk_of(piece) if chunked else piece)
                     await self._writable.wait()
         except Exception:  # half an answer is out: only the end of the connection tells the client
             log.exception("HTTP answer broke off", extra={"fields": {"path": pending.request.path}})
@@ -366,7 +475,8 @@ def _split_target(url: bytes) -> tuple[str, str]:
     return unquote(path) if "%" in path else path, (parsed.query or b"").decode("ascii")
 
 
-def _chunk(data: bytes) -> bytes:
+def chunk_of(data: bytes) -> bytes:
+    """Frame one non-empty piece of a chunked body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 

@@ -9,7 +9,18 @@ from ratifyd.ports import Clock
 class Committer:
     """Seals the write buffer of one member. A failed commit ends the member: it is never retried."""
 
-    __slots__ = ("_clock", "_fail", "_interval_s", "_last", "_limit", "_state", "_waiters", "_wake", "committed_index")
+    __slots__ = (
+        "_clock",
+        "_fail",
+        "_interval_s",
+        "_last",
+        "_limit",
+        "_paused",
+        "_state",
+        "_waiters",
+        "_wake",
+        "committed_index",
+    )
 
     def __init__(
         self,
@@ -29,6 +40,7 @@ class Committer:
         self._wake = wake
         self._last = clock.time()
         self._waiters: list[Callable[[], None]] = []
+        self._paused: Callable[[], None] | None = None
         self.committed_index = state.consistent_index
 
     def tick(self, now: float) -> None:
@@ -53,13 +65,32 @@ class Committer:
         if not buffer.pending and not buffer.flushing and self.committed_index == self._state.consistent_index:
             done()
             return
-        if buffer.flushing:
+        if buffer.flushing or self._paused is not None:
             self._waiters.append(lambda: self.sync(done))
         else:
             self._waiters.append(done)
             self._seal()
 
+    def pause(self, paused: Callable[[], None]) -> None:
+        """Start no more commits until `resume`; call `paused` when none is under way."""
+        self._paused = paused
+        if not self._state.buffer.flushing:
+            paused()
+
+    def resume(self) -> None:
+        """Go on after the backend was replaced: it holds all that the state reflects."""
+        self._paused = None
+        self.committed_index = self._state.consistent_index
+        self._tell()
+
+    def _tell(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter()
+
     def _seal(self) -> None:
+        if self._paused is not None:
+            return
         self._last = self._clock.time()
         index = self._state.consistent_index
 
@@ -68,9 +99,10 @@ class Committer:
                 self._fail(error)
                 return
             self.committed_index = index
-            waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                waiter()
+            if self._paused is not None:
+                self._paused()
+            else:
+                self._tell()
             self._wake()
 
         self._state.seal(committed)

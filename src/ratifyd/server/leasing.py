@@ -4,25 +4,51 @@ from collections.abc import Callable
 
 from ratifyd.errors import EtcdError
 from ratifyd.lease import Lease, LeaseBook, LeaseTimer
-from ratifyd.proto.rpc_pb2 import LeaseRevokeRequest
+from ratifyd.proto.rpc_pb2 import LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest
 from ratifyd.server.proposals import Answer
 
 EXPIRY_LIMIT = 500
 """Leases revoked in one pass at most (semantics 8.13)."""
 
+Renewed = Callable[[int | None], None]
+"""Gets the TTL in seconds, 0 when there is no such lease any more, None when this member's clock no longer decides."""
+
 
 class Leasing:
     """Lease time on this member. Only a leader has a clock running: elsewhere leases live for ever (semantics 8.4)."""
 
-    __slots__ = ("_book", "_extend_s", "_propose", "_timer", "_waiting", "expired_total", "renewed_total")
+    __slots__ = (
+        "_book",
+        "_checkpoint",
+        "_checkpoints",
+        "_extend_s",
+        "_propose",
+        "_timer",
+        "_waiting",
+        "expired_total",
+        "renewed_total",
+    )
 
-    def __init__(self, book: LeaseBook, propose: Callable[[bytes, Answer], None], *, extend_s: float) -> None:
-        """`propose` proposes an encoded LeaseRevoke; `extend_s` is added to each lease when the leader changes."""
+    def __init__(
+        self,
+        book: LeaseBook,
+        propose: Callable[[bytes, Answer], None],
+        checkpoint: Callable[[bytes, Answer], None],
+        *,
+        extend_s: float,
+        checkpoints: bool,
+    ) -> None:
+        """`propose` proposes an encoded LeaseRevoke, `checkpoint` a LeaseCheckpoint; `checkpoints` switches those on.
+
+        `extend_s` is added to each lease when the leader changes.
+        """
         self._book = book
         self._propose = propose
+        self._checkpoint = checkpoint
+        self._checkpoints = checkpoints
         self._extend_s = extend_s
         self._timer: LeaseTimer | None = None
-        self._waiting: dict[int, list[Callable[[int], None]]] = {}
+        self._waiting: dict[int, list[Renewed]] = {}
         self.expired_total = 0
         self.renewed_total = 0
 
@@ -36,13 +62,31 @@ class Leasing:
         if self._timer is not None:
             self._timer.close()
             self._timer = None
+        waiting, self._waiting = self._waiting, {}
+        for answers in waiting.values():
+            for answer in answers:
+                answer(None)
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether this member's clock decides."""
+        return self._timer is not None
 
     def tick(self, now: float) -> None:
         """Start clocks of new leases and propose the revocation of expired ones."""
-        if self._timer is not None:
-            for lease_id in self._timer.expired(now, EXPIRY_LIMIT):
-                self.expired_total += 1
-                self._propose(LeaseRevokeRequest(ID=lease_id).SerializeToString(), _ignore)
+        if self._timer is None:
+            return
+        for lease_id in self._timer.expired(now, EXPIRY_LIMIT):
+            self.expired_total += 1
+            self._propose(LeaseRevokeRequest(ID=lease_id).SerializeToString(), _ignore)
+        if self._checkpoints and (points := self._timer.checkpoints(now)):
+            self._propose_checkpoints(points)
+
+    def _propose_checkpoints(self, points: list[tuple[int, int]]) -> None:
+        request = LeaseCheckpointRequest(
+            checkpoints=[LeaseCheckpoint(ID=lease_id, remaining_TTL=left) for lease_id, left in points]
+        )
+        self._checkpoint(request.SerializeToString(), _ignore)
 
     def changed(self, now: float) -> None:
         """A lease was granted or revoked: start its clock now, answer renewals that waited for its end."""
@@ -54,17 +98,25 @@ class Leasing:
                 for answer in self._waiting.pop(lease_id):
                     answer(0)
 
-    def renew(self, lease_id: int, now: float, answer: Callable[[int], None]) -> None:
-        """Start a lease's time afresh; `answer` gets its TTL in seconds, 0 when there is no such lease any more.
+    def renew(self, lease_id: int, now: float, answer: Renewed) -> None:
+        """Start a lease's time afresh; `answer` is told how that ended.
 
-        A lease that has expired but still stands answers only once it is revoked (semantics 8.7).
+        A lease that has expired but still stands answers only once it is revoked (semantics 8.7). One whose rest was
+        checkpointed gets that cleared through the log first (semantics 8.8).
         """
         timer = self._timer
-        if timer is None or lease_id not in self._book.leases:
+        if timer is None:
+            answer(None)
+            return
+        lease = self._book.leases.get(lease_id)
+        if lease is None:
             answer(0)
         elif timer.is_expired(lease_id, now):
             self._waiting.setdefault(lease_id, []).append(answer)
         else:
+            if lease.remaining_s:
+                lease.remaining_s = 0
+                self._propose_checkpoints([(lease_id, 0)])
             self.renewed_total += 1
             answer(timer.renew(lease_id, now))
 

@@ -14,7 +14,7 @@ from ratifyd.membership import Change
 from ratifyd.ports import Done
 from ratifyd.raft.codec import decode_conf_change
 from ratifyd.raft.confstate import encode_conf_state_json
-from ratifyd.raft.messages import ConfChange, Entry, EntryKind, Message
+from ratifyd.raft.messages import ConfChange, Entry, EntryKind, Message, MessageKind, Snapshot
 from ratifyd.raft.ready import Ready
 from ratifyd.server.parts import Parts
 from ratifyd.server.proposals import Proposals
@@ -22,6 +22,10 @@ from ratifyd.server.reads import Reads
 
 APPLY_BUDGET = 1000
 """Entries applied in one turn before the loop gets its chance."""
+
+
+MAX_HELD = 10_000
+"""Messages with proposals kept while leadership changes hands, an election timeout at most."""
 
 
 class Node:
@@ -34,15 +38,22 @@ class Node:
         "_clock",
         "_fail",
         "_has_room",
+        "_held",
         "_leader",
         "_messages",
+        "_saving",
+        "_snapshot_store",
         "_transport",
         "_unapplied",
         "_wal",
         "applied",
         "at_end",
+        "installing",
         "on_leader_change",
+        "on_member_change",
         "on_outcome",
+        "on_snapshot",
+        "on_snapshot_wanted",
         "proposals",
         "raft",
         "reads",
@@ -60,14 +71,22 @@ class Node:
         self.stopped = False
         self.on_outcome: Callable[[Outcome], None] = lambda outcome: None
         self.on_leader_change: Callable[[], None] = lambda: None
+        self.on_member_change: Callable[[Change], None] = lambda change: None
+        self.on_snapshot: Callable[[Snapshot], None] = lambda snapshot: None
+        self.on_snapshot_wanted: Callable[[int], None] = lambda member: None
+        self.installing = False
+        """Whether a durable snapshot from the leader is replacing the state: nothing is applied or read meanwhile."""
         self.at_end: Callable[[], None] = lambda: None
         self._clock = parts.clock
         self._wal = parts.wal
         self._transport = parts.transport
+        self._snapshot_store = parts.snapshot_store
+        self._saving = False
         self._fail = parts.fail
         self._has_room = has_room
         self._appended: deque[Ready] = deque()
         self._messages: list[Message] = []
+        self._held: list[Message] = []
         self._unapplied: deque[Entry] = deque()
         self._after_turn: list[Callable[[], None]] = []
         self._leader = (parts.raft.leader_id, parts.raft.term)
@@ -112,32 +131,68 @@ class Node:
         raft = self.raft
         while self._appended:
             self._durable(self._appended.popleft())
+        if self._held and raft.leader_id and not raft.transfer_target:
+            self._messages = self._held + self._messages
+            self._held = []
         if self._messages:
             messages, self._messages = self._messages, []
             for message in messages:
-                raft.step(message)
-        if self.proposals.queued and raft.leader_id:
-            raft.propose(self.proposals.take())
+                if raft.transfer_target and message.kind is MessageKind.PROP:
+                    self._hold(message)
+                else:
+                    raft.step(message)
+        # They stay queued while leadership is on its way elsewhere or too much is uncommitted.
+        if self.proposals.queued and raft.leader_id and raft.propose(self.proposals.entries):
+            self.proposals.take()
+        if self.proposals.changes and raft.leader_id:
+            self._propose_changes()
         self._advance()
         if self._leader != (raft.leader_id, raft.term):
             self._leader = (raft.leader_id, raft.term)
             self.on_leader_change()  # before reads ask the new leader: only those of the old one fail
         if self.reads.can_open and raft.leader_id:
-            raft.read_index(self.reads.open_batch())
+            self.ask(self.reads.open_batch())
             self._advance()
-        self._apply_some()
-        self.reads.run(self.applied)
+        if not self.installing:
+            self._apply_some()
+            self.reads.run(self.applied)
         self.at_end()
+
+    def _hold(self, message: Message) -> None:
+        """Keep another member's proposals while leadership is handed over: raft would drop them without a word."""
+        if len(self._held) < MAX_HELD:
+            self._held.append(message)
+
+    def ask(self, context: bytes) -> None:
+        """Ask the leader, if there is one, to confirm a batch of reads."""
+        if self.raft.read_index(context):
+            self.reads.asked()
+
+    def installed(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot that has replaced the state."""
+        self.applied = snapshot.meta.index
+        self.raft.applied_to(self.applied)
+        self.installing = self.raft.log.snapshot is not None  # another one may have come meanwhile
+        self.wake()
+
+    def _propose_changes(self) -> None:
+        propose = self.raft.propose_conf_change
+        self.proposals.changes = [change for change in self.proposals.changes if not propose(change)]
 
     def _advance(self) -> None:
         raft = self.raft
-        while (ready := raft.ready()) is not None:
+        while not self._saving and (ready := raft.ready()) is not None:
             if ready.messages:
                 self._transport.send(ready.messages)  # may leave before our own sync
-            if ready.must_append and self._wal.append(
+            if ready.snapshot is not None:
+                self._save_snapshot(ready, ready.snapshot)
+            elif ready.must_append and self._wal.append(
                 ready.entries, ready.hard_state, ready.must_sync, self._append_done(ready)
             ):
                 self._durable(ready)
+            if ready.snapshots_wanted:
+                for member in ready.snapshots_wanted:
+                    self.on_snapshot_wanted(member)
             for read_state in ready.read_states:
                 self.reads.confirm(read_state.context, read_state.index)
             self._unapplied.extend(ready.committed)
@@ -152,10 +207,29 @@ class Node:
 
         return done
 
+    def _save_snapshot(self, ready: Ready, snapshot: Snapshot) -> None:
+        """Record an incoming snapshot ahead of everything raft may hand out after it."""
+        self._saving = True
+
+        def saved(error: BaseException | None) -> None:
+            if error is not None:
+                self._fail(error)
+                return
+            self._saving = False
+            if self._wal.append(ready.entries, ready.hard_state, True, self._append_done(ready)):
+                self._appended.append(ready)
+            self.wake()
+
+        self._snapshot_store.save(snapshot, saved)
+
     def _durable(self, ready: Ready) -> None:
         self.raft.appended(ready)
         if ready.messages_after_append:
             self._transport.send(ready.messages_after_append)  # votes and acknowledgements: only after the sync
+        if ready.snapshot is not None:
+            self.installing = True
+            self._unapplied.clear()
+            self.on_snapshot(ready.snapshot)
 
     def _apply_some(self) -> None:
         """Apply committed entries up to the budget; the rest gets a turn of its own."""
@@ -193,6 +267,8 @@ class Node:
             self.state.term = entry.term
         conf_state = self.raft.apply_conf_change(conf_change)
         self.state.conf_state_json = encode_conf_state_json(conf_state)
+        if error is None:
+            self.on_member_change(change)
         self.proposals.resolve(conf_change.id, b"", error)
 
     def stop(self) -> None:

@@ -1,11 +1,11 @@
 """What the composition root has built for a member, ready to run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ratifyd.apply.state import State
-from ratifyd.ports import Backend, Clock, Done, Transport
+from ratifyd.ports import Backend, BackendView, Clock, Done, PeerCalls, Transport
 from ratifyd.raft.core import Raft
 from ratifyd.raft.messages import Entry, HardState, Snapshot
 
@@ -28,6 +28,39 @@ class SnapshotStore(Protocol):
         ...
 
 
+class Image(Protocol):
+    """The backend at one commit, about to be sent. Close it in the end."""
+
+    view: BackendView
+    size: int
+
+    def open(self) -> Iterator[bytes]:
+        """The bytes of the image, read on a thread."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Images(Protocol):
+    """Maker of images."""
+
+    def prepare(self, done: Callable[[Image | None, BaseException | None], None]) -> None:
+        """Pin the last commit and lay its image out; `done` is called on the loop."""
+        ...
+
+
+class ReceivedBackends(Protocol):
+    """Backends that came with snapshots, complete and durable, beside the live one."""
+
+    def open(self, index: int) -> Backend:
+        """Open the one of the snapshot at `index`, to restore the state from."""
+        ...
+
+    def adopt(self, index: int, opened: Backend, done: Done) -> None:
+        """Close it and make it the live backend."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The state of a member and its ports. `fail` ends the member: its state or its disk can no longer be trusted."""
@@ -38,6 +71,9 @@ class Parts:
     state: State
     backend: Backend
     transport: Transport
+    calls: PeerCalls
+    images: Images
+    received: ReceivedBackends
     snapshot_store: SnapshotStore
     snapshot_index: int
     jitter: Callable[[], float]

@@ -1,14 +1,16 @@
 """Proposals: requests on their way through raft, each answered once: when applied, or when its time is up.
 
-The registry maps request ids to whoever waits. A proposal whose time is up may still commit later; nobody hears of it.
+The registry maps request ids to whoever waits. Without a leader they wait to be proposed, until their time is up. A
+request that was proposed may still commit after that; nobody hears of it.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from ratifyd.apply.requests import Decoded, Row
-from ratifyd.errors import EtcdError, RequestTooLarge, RequestTooManyRequests, Stopped, Timeout
+from ratifyd.errors import ContextDeadlineExceeded, EtcdError, RequestTooLarge, RequestTooManyRequests, Stopped
 from ratifyd.proto import fast
+from ratifyd.raft.messages import ConfChange
 
 Answer = Callable[[bytes, EtcdError | None], None]
 """Receives a response body (after the header) or the error, exactly once."""
@@ -42,6 +44,7 @@ class Proposals:
         "_ids",
         "_max_bytes",
         "_timeout_s",
+        "changes",
         "decoded",
         "failed_total",
         "now",
@@ -56,6 +59,8 @@ class Proposals:
         self._timeout_s = timeout_s
         self.now = now
         self.queued: dict[int, bytes] = {}
+        self.changes: list[ConfChange] = []
+        """Membership changes waiting to be proposed."""
         self.waiting: dict[int, Answer] = {}
         self.decoded: dict[bytes, Decoded] = {}
         """Requests the API has decoded already, by their entry: most come back here to be applied."""
@@ -86,10 +91,34 @@ class Proposals:
         if request is not None:
             self.decoded[data] = (request_id, row, request)
 
+    def add_encoded(self, encode: Callable[[int], bytes], answer: Answer) -> None:
+        """Queue an entry that `encode` makes from its request id. Raises Stopped at once."""
+        if self.stopped:
+            raise Stopped
+        request_id = self._ids.next()
+        data = self.queued[request_id] = encode(request_id)
+        self.waiting[request_id] = answer
+        self._deadlines[request_id] = (self.now() + self._timeout_s, data)
+
+    def add_change(self, change: ConfChange, answer: Answer, *, timeout_s: float) -> None:
+        """Queue a membership change, whose id is set here. Raises Stopped at once."""
+        if self.stopped:
+            raise Stopped
+        request_id = self._ids.next()
+        self.changes.append(ConfChange(change.kind, change.node_id, change.context, request_id))
+        self.waiting[request_id] = answer
+        self._deadlines[request_id] = (self.now() + timeout_s, b"")
+
     def take(self) -> list[bytes]:
         """Everything queued since the last turn."""
-        queued, self.queued = self.queued, {}
-        return list(queued.values())
+        entries = self.entries
+        self.queued = {}
+        return entries
+
+    @property
+    def entries(self) -> list[bytes]:
+        """What waits to be proposed."""
+        return list(self.queued.values())
 
     def resolve(self, request_id: int, body: bytes, error: EtcdError | None) -> None:
         """Answer whoever waits for this request, if anybody does."""
@@ -98,16 +127,27 @@ class Proposals:
             del self._deadlines[request_id]
             answer(body, error)
 
-    def expire(self, now: float, error: type[EtcdError] = Timeout) -> None:
-        """Give up on requests whose time is up."""
-        while self._deadlines:
-            request_id, (deadline, data) = next(iter(self._deadlines.items()))  # in order: all have the same time
-            if deadline > now:
-                return
+    def expire(self, now: float, why: Callable[[float], EtcdError]) -> None:
+        """Give up on requests whose time is up; `why` gives the error for one that was proposed at a time.
+
+        One that was never proposed ends with its deadline and nothing else (semantics 13.6).
+        """
+        # Membership changes have times of their own, so look at all.
+        overdue = [(request_id, data) for request_id, (deadline, data) in self._deadlines.items() if deadline <= now]
+        for request_id, data in overdue:
             self.failed_total += 1
             self.decoded.pop(data, None)
-            self.queued.pop(request_id, None)  # a leader found later shall not see what nobody waits for
-            self.resolve(request_id, b"", error())
+            self.resolve(request_id, b"", self._why_expired(request_id, why))
+
+    def _why_expired(self, request_id: int, why: Callable[[float], EtcdError]) -> EtcdError:
+        """Withdraw what was not proposed yet: a leader found later shall not see what nobody waits for."""
+        if self.queued.pop(request_id, None) is not None:
+            return ContextDeadlineExceeded()
+        unproposed = [change for change in self.changes if change.id == request_id]
+        if unproposed:
+            self.changes.remove(unproposed[0])
+            return ContextDeadlineExceeded()
+        return why(self._deadlines[request_id][0] - self._timeout_s)
 
     def stop(self) -> None:
         """Refuse what still waits: the member is stopping."""

@@ -10,24 +10,42 @@ from ratifyd.apply.entries import Outcome
 from ratifyd.apply.requests import Row
 from ratifyd.config import Config
 from ratifyd.errors import Compacted, EtcdError
-from ratifyd.membership import hex_id
+from ratifyd.membership import Change, ChangeKind, hex_id
 from ratifyd.metrics import Metrics
 from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import NOSPACE, AlarmRequest, CompactionRequest
+from ratifyd.raft.messages import Snapshot
 from ratifyd.raft.roles import Role
 from ratifyd.server.committer import Committer
 from ratifyd.server.compaction import AutoCompactor, CompactionRunner
+from ratifyd.server.installing import SnapshotInstaller
+from ratifyd.server.leader import Leadership
+from ratifyd.server.leases import APPLY_TIMEOUT_S, LeaseService
 from ratifyd.server.leasing import Leasing
+from ratifyd.server.members import MemberChanges
 from ratifyd.server.node import Node
 from ratifyd.server.parts import Parts
 from ratifyd.server.proposals import Answer, Proposals, RequestIds
 from ratifyd.server.quota import Quota
 from ratifyd.server.reads import Read, Reads
+from ratifyd.server.sending import SnapshotSender
 from ratifyd.server.snapshots import Snapshots
-from ratifyd.server.versions import Publisher, VersionMonitor
+from ratifyd.server.versions import Publisher, VersionMonitor, minor_of
 
 REQUEST_TIMEOUT_S = 5.0
 """Time a request may take besides two election timeouts (etcd ServerConfig.ReqTimeout)."""
+STALE_TICKS = 3
+"""Heartbeats without a turn after which a leader makes sure that it still is one before it touches leases."""
+REMOVED_DELAY_S = 1.0
+"""Time a removed member has to let others know what it has applied (etcd delayedApplyTimeout)."""
+FIRST_TICKS_PERIOD_S = 0.05
+FIRST_TICKS_LIMIT_S = 5.0
+"""How long a starting member looks for others before it lets its first election timeout run in full."""
+
+
+class MemberRemoved(Exception):
+    """This member is no longer part of its cluster: it stops, and its data is of no more use."""
+
 
 LEADERLESS_TIMEOUTS = 3
 """Election timeouts without a leader after which streams that want one end (etcd maxNoLeaderCnt)."""
@@ -61,7 +79,7 @@ class Server:
         self.state.over_quota = self.quota.exceeded_by
         self._tick_s = config.heartbeat_interval_ms / 1000
         election_s = config.election_timeout_ms / 1000
-        timeout_s = REQUEST_TIMEOUT_S + 2 * election_s
+        self.timeout_s = timeout_s = REQUEST_TIMEOUT_S + 2 * election_s
         now = parts.clock.time
         ids = RequestIds(self.member_id, int(parts.clock.wall() * 1000))
         self.proposals = Proposals(ids, max_bytes=config.max_request_bytes, timeout_s=timeout_s, now=now)
@@ -75,11 +93,25 @@ class Server:
             wake=self._committed,
         )
         self.node = Node(parts, self.proposals, self.reads, has_room=self.committer.has_room)
+        self.transport = parts.transport
+        self.leadership = Leadership(parts, timeout_s=timeout_s, election_s=election_s, tick_s=self._tick_s)
+        self.sender = SnapshotSender(parts, self.committer)
+        self.installer = SnapshotInstaller(parts, self.committer, self._installed)
         self.node.on_outcome = self._applied
         self.node.on_leader_change = self._leader_changed
+        self.node.on_member_change = self._member_changed
+        self.node.on_snapshot_wanted = self.sender.send
+        self.node.on_snapshot = self.installer.install
         self.node.at_end = self._turn_ended
         self.snapshots = Snapshots(
-            parts, self.committer, count=config.snapshot_count, catchup=config.snapshot_catchup_entries
+            parts,
+            self.committer,
+            count=config.snapshot_count,
+            catchup=config.snapshot_catchup_entries,
+            may_compact=lambda: self.sender.idle,
+        )
+        self.changes = MemberChanges(
+            parts, self.proposals, self.leadership, strict=config.strict_reconfig_check, wake=self.node.wake
         )
         self.compaction = CompactionRunner(
             self.store,
@@ -91,7 +123,17 @@ class Server:
         self.leasing = Leasing(
             self.state.leases,
             lambda body, answer: self.propose(requests.LEASE_REVOKE, body, answer),
+            lambda body, answer: self.propose(requests.LEASE_CHECKPOINT, body, answer),
             extend_s=election_s,
+            checkpoints=config.features["LeaseCheckpoint"],
+        )
+        self.leases = LeaseService(
+            parts.clock,
+            self.state.leases,
+            self.leasing,
+            self.leadership,
+            confirm=self.confirm_leadership,
+            caught_up=self.when_applied,
         )
         self.auto_compactor = AutoCompactor(
             config.auto_compaction_mode,
@@ -100,10 +142,12 @@ class Server:
             self._compact,
             now=parts.clock.time(),
         )
-        self.publisher = Publisher(
-            self.member_id, config.name, config.advertise_client_urls, self.propose, self._published
-        )
-        self.versions = VersionMonitor(self.members, self.propose)
+        self.publisher = Publisher(self.members, config.name, config.advertise_client_urls, self, self._published)
+        self.versions = VersionMonitor(self.members, parts.calls, self)
+        self._cluster_version = self.members.cluster_version
+        self._ticked_at = now()
+        self._confirming = False
+        self._awaiting_applied: list[tuple[int, float, Callable[[bool], None]]] = []
         self.on_ready: Callable[[], None] = lambda: None
         self.jitter = parts.jitter
         self.fail = parts.fail
@@ -127,6 +171,15 @@ class Server:
             return
         self.node.wake()
 
+    def propose_encoded(self, encode: Callable[[int], bytes], answer: Answer) -> None:
+        """Send an entry of another form through raft; `encode` makes it from its request id."""
+        try:
+            self.proposals.add_encoded(encode, answer)
+        except EtcdError as error:
+            answer(b"", error)
+            return
+        self.node.wake()
+
     def read(self, read: Read, argument: Any) -> None:
         """Run a linearizable read."""
         self.reads.queued.append((read, argument))
@@ -142,6 +195,12 @@ class Server:
         return self.node.raft.role is Role.LEADER
 
     @property
+    def is_learner(self) -> bool:
+        """Whether this member does not vote, and so refuses most requests."""
+        local = self.members.local
+        return local is not None and local.is_learner
+
+    @property
     def leader_id(self) -> int:
         """The leader this member knows of; 0 for none."""
         return self.node.raft.leader_id
@@ -150,6 +209,21 @@ class Server:
     def storage_version(self) -> str:
         """Schema version of the backend, "" before the cluster has decided on one that records it."""
         return (self.state.buffer.get(schema.META, schema.STORAGE_VERSION) or b"").decode()
+
+    def confirm_leadership(self, confirmed: Callable[[bool], None]) -> None:
+        """Find out whether this member still leads; one that was not stopped or stalled lately need not ask."""
+        if self.clock.time() - self._ticked_at <= STALE_TICKS * self._tick_s:
+            confirmed(self.is_leader)
+        else:
+            self.read(_confirm, (self, confirmed))
+
+    def when_applied(self, then: Callable[[bool], None]) -> None:
+        """Call `then(True)` when everything committed now is applied, `then(False)` if that takes too long."""
+        index = self.node.raft.log.committed
+        if self.node.applied >= index:
+            then(True)
+        else:
+            self._awaiting_applied.append((index, self.clock.time() + APPLY_TIMEOUT_S, then))
 
     def raise_nospace(self) -> None:
         """Propose the NOSPACE alarm for this member (semantics 10.4)."""
@@ -169,7 +243,13 @@ class Server:
         """Begin to tick."""
         if self.store.compacting:
             self.compaction.start()
+        for member in self.members.sorted():
+            if member.id != self.member_id and member.peer_urls:
+                self.transport.add_peer(member.id, member.peer_urls)
+        self._ticked_at = self.clock.time()
         self._tick()
+        if self.config.initial_election_tick_advance:
+            self._advance_first_ticks(self.clock.time() + FIRST_TICKS_LIMIT_S)
         self.node.wake()
 
     def stop(self) -> None:
@@ -189,15 +269,22 @@ class Server:
             self.fail(error)
 
     def _ticked(self, now: float) -> None:
+        stale = now - self._ticked_at > STALE_TICKS * self._tick_s
+        self._ticked_at = now
         self.node.raft.tick()
         self._watch_leader()
-        self.proposals.expire(now)
+        self.proposals.expire(now, self.leadership.why_timed_out)
         self.reads.expire(now)
         if (context := self.reads.retry(now)) is not None:
-            self.node.raft.read_index(context)
+            self.node.ask(context)
         self.committer.tick(now)
+        if self._awaiting_applied:
+            self._tell_applied(now)
         if self.is_leader:
-            self.leasing.tick(now)
+            if stale and len(self.members.members) > 1:
+                self._confirm_before_expiry()
+            elif not self._confirming:
+                self.leasing.tick(now)
             self.versions.tick(now)
         self.auto_compactor.tick(now, leading=self.is_leader)
         if self.leader_id:
@@ -214,12 +301,45 @@ class Server:
             for stream in list(self.needing_leader):
                 stream.leader_lost()
 
+    def _advance_first_ticks(self, until: float) -> None:
+        """Once other members are connected, use up most of the first election timeout (semantics 14.2)."""
+        if self.node.stopped or self.leader_id or self.clock.time() > until:
+            return
+        others = [member for member in self.members.members if member != self.member_id]
+        if sum(self.transport.active_since(member) is not None for member in others) > 1:
+            for _ in range(self.config.election_ticks - 2):
+                self.node.raft.tick()
+            self.node.wake()
+        else:
+            self.clock.call_later(FIRST_TICKS_PERIOD_S, self._advance_first_ticks, until)
+
+    def _confirm_before_expiry(self) -> None:
+        """This process stood still: another member may lead, and have renewed what looks expired here."""
+        self._confirming = True
+
+        def confirmed(_: None, error: EtcdError | None) -> None:
+            self._confirming = False
+
+        self.read(confirmed, None)
+
+    def _tell_applied(self, now: float) -> None:
+        awaiting, self._awaiting_applied = self._awaiting_applied, []
+        for index, deadline, then in awaiting:
+            if self.node.applied >= index:
+                then(True)
+            elif now >= deadline:
+                then(False)
+            else:
+                self._awaiting_applied.append((index, deadline, then))
+
     def _turn_ended(self) -> None:
         raft = self.node.raft
         if raft.is_singleton and not raft.leader_id and raft.role is Role.FOLLOWER:
             raft.campaign()  # nobody else could: no need to wait for an election timeout
             self.node.wake()
         self.snapshots.maybe_take(self.node.applied)
+        if self._awaiting_applied:
+            self._tell_applied(self.clock.time())
         hub = self.state.hub
         if hub.has_work and hub.catch_up():
             self.node.wake()
@@ -240,16 +360,87 @@ class Server:
         elif row is requests.COMPACTION and outcome.error is None:
             self.compaction.start()
         elif row is requests.CLUSTER_VERSION_SET:
-            log.info("set cluster version", extra={"fields": {"cluster-version": self.members.cluster_version}})
+            self._cluster_version_set()
+        elif row is requests.DOWNGRADE_INFO_SET:
+            self.versions.hurry()
+
+    def _cluster_version_set(self) -> None:
+        version, before = self.members.cluster_version, self._cluster_version
+        self._cluster_version = version
+        log.info("set cluster version", extra={"fields": {"cluster-version": version}})
+        if before and minor_of(version) < minor_of(before):
+            # A member of the older version that joins now would die of the entry that once raised it.
+            self.snapshots.cut()
+
+    def _member_changed(self, change: Change) -> None:
+        member = self.members.members.get(change.member.id)
+        fields: dict[str, object] = {
+            "cluster-id": hex_id(self.cluster_id),
+            "local-member-id": hex_id(self.member_id),
+            "member-id": hex_id(change.member.id),
+        }
+        if change.kind == ChangeKind.REMOVE_NODE:
+            log.info("removed member", extra={"fields": fields})
+            if change.member.id == self.member_id:
+                self.clock.call_later(REMOVED_DELAY_S, self.removed)
+            else:
+                self.transport.remove_peer(change.member.id)
+            return
+        assert member is not None, "changed member is unknown"
+        fields |= {"peer-urls": list(member.peer_urls), "is-learner": member.is_learner}
+        log.info("promoted member" if change.is_promote else "added or updated member", extra={"fields": fields})
+        if member.id == self.member_id or change.is_promote:
+            return
+        if not member.peer_urls:
+            self.transport.remove_peer(member.id)  # nothing of ours lets that into the log, but etcd does
+        elif change.kind == ChangeKind.UPDATE_NODE:
+            self.transport.update_peer(member.id, member.peer_urls)
+        else:
+            self.transport.add_peer(member.id, member.peer_urls)
+        self.versions.hurry()
+
+    def removed(self) -> None:
+        """End the member: the cluster has gone on without it."""
+        if not self.node.stopped:
+            self.fail(
+                MemberRemoved(
+                    f"member {hex_id(self.member_id)} has been removed from cluster {hex_id(self.cluster_id)}; to let "
+                    "it take part again, delete its data directory, add it as a new member and start it with "
+                    "--initial-cluster-state=existing"
+                )
+            )
+
+    def _installed(self, snapshot: Snapshot) -> None:
+        """The state was replaced by the leader's: talk to the members it names, and to no others."""
+        members = self.members
+        for member in members.sorted():
+            if member.id != self.member_id and member.peer_urls:
+                self.transport.add_peer(member.id, member.peer_urls)
+                self.transport.update_peer(member.id, member.peer_urls)
+        for gone in members.removed:
+            self.transport.remove_peer(gone)
+        if self.store.compacting:
+            self.compaction.start()
+        self._cluster_version = members.cluster_version
+        self.snapshots.installed(snapshot.meta.index)
+        self.node.installed(snapshot)
+        log.info(
+            "applied snapshot",
+            extra={"fields": {"snapshot-index": snapshot.meta.index, "revision": self.store.revision}},
+        )
 
     def _leader_changed(self) -> None:
         raft = self.node.raft
-        self.reads.leader_changed()
         now = self.clock.time()
+        self.leadership.changed(now)
         if raft.leader_id:
+            if (context := self.reads.new_leader()) is not None:
+                self.node.ask(context)
+            self.metrics.leader_changes_seen_total += 1
             self.publisher.tick(now)
         if raft.role is Role.LEADER:
             self.leasing.promote(now)
+            self.versions.hurry()
             self.versions.tick(now)
         else:
             self.leasing.demote()
@@ -294,3 +485,8 @@ class Server:
             },
         )
         self.on_ready()
+
+
+def _confirm(argument: tuple[Server, Callable[[bool], None]], error: EtcdError | None) -> None:
+    server, confirmed = argument
+    confirmed(error is None and server.is_leader)

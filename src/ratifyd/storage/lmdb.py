@@ -72,6 +72,12 @@ class LmdbBackend:
         """The current read transaction, kept until the view is closed. Costs nothing until a commit replaces it."""
         return _PinnedView(self._reading.pin())
 
+    def own_view(self) -> BackendView:
+        """The last commit in a read transaction nobody else uses, fit to be read on another thread."""
+        view = self._writing.read()
+        view.file.views += 1
+        return _PinnedView(view)
+
     def commit(self, rows: Rows, done: Done) -> None:
         """Write a sealed batch in one transaction; visible from the moment `done` is called."""
         self._exchange(lambda: self._writing.write(rows), done)

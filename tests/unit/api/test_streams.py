@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ratifyd.api.calls import MAX_QUEUED_BYTES
-from ratifyd.api.http import HttpPages, PeerPages
+from ratifyd.api.http import HttpPages
 from ratifyd.api.kv import SLICE_KEYS, STREAM_FIRST_KEYS
 from ratifyd.api.lease import MAX_PENDING_RENEWALS
 from ratifyd.api.maintenance import MAX_HASHES
@@ -382,6 +382,3 @@ def test_other_pages(member: Member) -> None:
     for each in (browser, monitor):
         assert each.get("/metrics")[::2] == (200, b"metrics")
         assert each.get("/nothing")[0] == 404
-    browser.pages = PeerPages(member.server)  # type: ignore[assignment]
-    assert json.loads(browser.get("/version")[2]) == version
-    assert browser.get("/metrics")[0] == 404

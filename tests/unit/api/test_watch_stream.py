@@ -84,7 +84,9 @@ def test_ids_are_given_or_taken(client: Client) -> None:
 
 
 def test_refused_watchers_leave_the_stream_alone(client: Client) -> None:
-    stream_id = client.open(WATCH, create(key=b"b", range_end=b"a"), create(start_revision=-1), WatchRequest(), create())
+    stream_id = client.open(
+        WATCH, create(key=b"b", range_end=b"a"), create(start_revision=-1), WatchRequest(), create()
+    )
     made = responses(client, stream_id)
     assert [(each.canceled, each.cancel_reason) for each in made] == [
         (True, "mvcc: watcher range is empty"),
@@ -249,7 +251,11 @@ def test_progress_on_request(client: Client) -> None:
     put(member)
     client.say(stream_id, PROGRESS)
     made = responses(client, stream_id)
-    assert [(each.watch_id, each.header.revision, len(each.events)) for each in made] == [(0, 1, 0), (0, 2, 1), (-1, 2, 0)]
+    assert [(each.watch_id, each.header.revision, len(each.events)) for each in made] == [
+        (0, 1, 0),
+        (0, 2, 1),
+        (-1, 2, 0),
+    ]
     client.say(stream_id, create(start_revision=99))
     client.say(stream_id, PROGRESS)
     member.clock.advance(1)
@@ -270,7 +276,9 @@ def test_progress_waits_for_those_behind(member: Member) -> None:
         member.clock.advance(0.2)
     made = responses(client, stream_id)
     assert revisions(client, stream_id) == list(range(2, 32))
-    assert [(each.watch_id, each.header.revision) for each in made if not each.events and not each.created] == [(-1, 31)]
+    assert [(each.watch_id, each.header.revision) for each in made if not each.events and not each.created] == [
+        (-1, 31)
+    ]
 
 
 def test_progress_by_the_clock() -> None:

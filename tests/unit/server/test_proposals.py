@@ -4,7 +4,7 @@ import pytest
 
 from ratifyd.apply import requests
 from ratifyd.apply.requests import decode
-from ratifyd.errors import RequestTooLarge, RequestTooManyRequests, Stopped, Timeout
+from ratifyd.errors import ContextDeadlineExceeded, RequestTooLarge, RequestTooManyRequests, Stopped, Timeout
 from ratifyd.proto.rpc_pb2 import PutRequest
 from ratifyd.server.proposals import MAX_GAP, Proposals, RequestIds
 from tests.support_clock import SimClock
@@ -64,13 +64,18 @@ def test_an_answer_comes_once_and_only_to_its_waiter(proposals: Proposals) -> No
     assert not first.done
 
 
+def why(since: float) -> Timeout:
+    return Timeout()
+
+
 def test_time_runs_out(proposals: Proposals, clock: SimClock) -> None:
     early = add(proposals)
     clock.now += 5
     late = add(proposals)
-    proposals.expire(clock.now + 1.99)
+    proposals.take()
+    proposals.expire(clock.now + 1.99, why)
     assert not early.done
-    proposals.expire(clock.now + 2)
+    proposals.expire(clock.now + 2, why)
     assert isinstance(early.error, Timeout)
     assert not late.done
     assert proposals.failed_total == 1
@@ -78,10 +83,11 @@ def test_time_runs_out(proposals: Proposals, clock: SimClock) -> None:
 
 def test_what_nobody_waits_for_is_not_proposed_any_more(proposals: Proposals, clock: SimClock) -> None:
     """Without a leader requests queue up; kept after their time they would fill the memory, and then the log."""
-    add(proposals)
+    dead = add(proposals)
     clock.now += 7
     live = add(proposals)
-    proposals.expire(clock.now)
+    proposals.expire(clock.now, why)
+    assert isinstance(dead.error, ContextDeadlineExceeded)
     (data,) = proposals.take()
     assert decode(data)[0] == next(iter(proposals.waiting))
     assert not live.done
@@ -90,7 +96,7 @@ def test_what_nobody_waits_for_is_not_proposed_any_more(proposals: Proposals, cl
 def test_decoded_requests_go_with_their_proposal(proposals: Proposals, clock: SimClock) -> None:
     proposals.add(requests.PUT, BODY, Waiter(), gap=0, request=PutRequest.FromString(BODY))
     assert len(proposals.decoded) == 1
-    proposals.expire(clock.now + 7)
+    proposals.expire(clock.now + 7, why)
     assert not proposals.decoded
     assert not proposals.queued
 

@@ -1,0 +1,120 @@
+"""The member as its transport sees it (`peer.host.PeerHost`), and its calls to others (`ports.PeerCalls`)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from ratifyd.embed.images import ReceivedFiles
+from ratifyd.membership import Membership
+from ratifyd.metrics import Metrics
+from ratifyd.peer.client import PeerClient
+from ratifyd.peer.connection import PeerUnreachable
+from ratifyd.raft.messages import Message
+from ratifyd.server.server import Server
+from ratifyd.storage.exchange import ImageRefused
+
+
+class MemberHost:
+    """Adapter between transport and server. Set `server` before anything is served or sent."""
+
+    def __init__(
+        self, members: Membership, peer_urls: Sequence[str], metrics: Metrics, received: ReceivedFiles
+    ) -> None:
+        self.local_id = members.local_id
+        self.cluster_id = members.cluster_id
+        self.local_peer_urls = peer_urls
+        self.metrics = metrics
+        self.server: Server | None = None
+        self._members = members
+        self._received = received
+
+    def is_removed(self, member_id: int) -> bool:
+        """Whether an id was removed from the cluster."""
+        return member_id in self._members.removed
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Take messages for raft."""
+        self._running.node.receive(messages)
+
+    def report_unreachable(self, member_id: int) -> None:
+        """Tell raft that messages were lost."""
+        server = self._running
+        server.node.raft.report_unreachable(member_id)
+        server.node.wake()
+
+    def report_snapshot(self, member_id: int, ok: bool) -> None:
+        """Tell raft how sending a snapshot ended."""
+        server = self._running
+        server.node.raft.report_snapshot(member_id, ok)
+        server.node.wake()
+
+    def removed_from_cluster(self) -> None:
+        """Another member says that we were removed."""
+        self._running.removed()
+
+    async def save_snapshot(self, message: Message, body: AsyncIterator[bytes]) -> None:
+        """Store an image, then hand its message to raft. Raises OSError and ValueError."""
+        try:
+            await self._received.save(message, body)
+        except ImageRefused as error:
+            raise ValueError(str(error)) from error
+        node = self._running.node
+        node.receive([message])
+        node.after_turn(self._drop_unwanted)
+
+    def _drop_unwanted(self) -> None:
+        node = self._running.node
+        if node.raft.log.snapshot is None and not node.installing:
+            self._received.drop(node.raft.log.committed)
+
+    @property
+    def _running(self) -> Server:
+        assert self.server is not None, "the transport runs before its member"
+        return self.server
+
+
+class ClientCalls:
+    """`ports.PeerCalls` over a `PeerClient`."""
+
+    def __init__(self, client: PeerClient) -> None:
+        self._client = client
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def call(
+        self,
+        urls: Sequence[str],
+        method: str,
+        path: str,
+        body: bytes,
+        timeout_s: float,
+        done: Callable[[int, bytes], None],
+    ) -> None:
+        """Ask the first URL that answers."""
+        task = asyncio.get_running_loop().create_task(self._call(urls, method, path, body, timeout_s, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _call(
+        self,
+        urls: Sequence[str],
+        method: str,
+        path: str,
+        body: bytes,
+        timeout_s: float,
+        done: Callable[[int, bytes], None],
+    ) -> None:
+        status, answer = 0, b""
+        headers = (("Content-Type", "application/protobuf"),) if body else ()
+        for url in urls:
+            try:
+                found = await self._client.request(method, url, path, headers=headers, body=body, timeout_s=timeout_s)
+            except (PeerUnreachable, ValueError):
+                continue
+            status, answer = found.status, found.body
+            break
+        done(status, answer)
+
+    async def stop(self) -> None:
+        """Give up what is under way, unanswered."""
+        for task in list(self._tasks):
+            task.cancel()
+        await self._client.close()

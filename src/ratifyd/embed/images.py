@@ -1,0 +1,213 @@
+"""Images of the backend on their way out, and those of other members on their way in.
+
+snap/tmp.<index>.received    what is coming in           snap/tmp.<index>.backend     being made of it
+snap/<index>.snap.db         a complete backend, durable, waiting for raft to want it (storage.recover)
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+from ratifyd import schema
+from ratifyd.formats.v2 import V2Corrupt, V2Store, decode_v2
+from ratifyd.membership import Member, hex_id
+from ratifyd.ports import Backend, BackendView, Disk, Done
+from ratifyd.raft.messages import Message, Snapshot
+from ratifyd.server.parts import Image
+from ratifyd.storage.exchange import Export, export_image, import_image
+from ratifyd.storage.lmdb import LmdbBackend
+from ratifyd.storage.snapshots import received_name
+from ratifyd.storage.worker import SoonWorker, ThreadWorker
+
+T = TypeVar("T")
+
+WRITE_BYTES = 1 << 20
+"""Bytes gathered before they are handed to the thread that writes them."""
+
+log = logging.getLogger("ratifyd.embed")
+
+
+class _Image:
+    """A laid out image over a view of its own."""
+
+    def __init__(self, view: BackendView, export: Export) -> None:
+        self.view = view
+        self.size = export.size
+        self._chunks = export.chunks
+
+    def open(self) -> Iterator[bytes]:
+        """The bytes, once."""
+        return self._chunks
+
+    def close(self) -> None:
+        """Let go of the view."""
+        self.view.close()
+
+
+class BackendImages:
+    """`server.parts.Images` over the live backend."""
+
+    def __init__(self, backend: LmdbBackend, worker: ThreadWorker) -> None:
+        self._backend = backend
+        self._worker = worker
+
+    def prepare(self, done: Callable[[Image | None, BaseException | None], None]) -> None:
+        """Pin the last commit and lay its image out on the worker."""
+        view = self._backend.own_view()
+
+        def laid_out(export: Export | None, error: BaseException | None) -> None:
+            if export is None:
+                view.close()
+                log.error("failed to make an image of the backend", exc_info=error)
+                done(None, error)
+            else:
+                done(_Image(view, export), None)
+
+        self._worker.submit(lambda: export_image(view), laid_out)
+
+
+class ReceivedFiles:
+    """Takes images from other members and makes backends of them; `server.parts.ReceivedBackends` over these."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        live: LmdbBackend,
+        worker: ThreadWorker,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        fsync: bool,
+    ) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._live = live
+        self._worker = worker
+        self._loop = loop
+        self._fsync = fsync
+        self._count = 0
+
+    async def save(self, message: Message, body: AsyncIterator[bytes]) -> None:
+        """Store, verify and convert the image of a snapshot message. Raises OSError and ImageRefused."""
+        snapshot = message.snapshot
+        if snapshot is None:
+            raise ValueError("a snapshot message without a snapshot")
+        self._count += 1
+        path = f"{self._directory}/tmp.{snapshot.meta.index:016x}.{self._count}"
+        try:
+            size = await self._write(f"{path}.received", body)
+            await self._on_worker(partial(self._convert, path, snapshot))
+        finally:
+            await self._on_worker(partial(self._discard, path))
+        fields = {"index": snapshot.meta.index, "size-bytes": size, "from": hex_id(message.sender)}
+        log.info("received and saved database snapshot", extra={"fields": fields})
+
+    def open(self, index: int) -> Backend:
+        """Open the backend of a snapshot."""
+        return LmdbBackend(self._path(index), worker=SoonWorker(self._loop.call_soon), fsync=self._fsync)
+
+    def adopt(self, index: int, opened: Backend, done: Done) -> None:
+        """Rename it over the live one."""
+        opened.close()
+        self._live.replace(self._path(index), done)
+
+    def drop(self, index: int) -> None:
+        """Delete the backend of a snapshot that raft did not want, and older ones."""
+        wanted = received_name(index)
+        for name in self._disk.list(self._directory):
+            if name.endswith((".snap.db", ".snap.db-lock")) and name.removesuffix("-lock") <= wanted:
+                self._disk.remove(f"{self._directory}/{name}")
+
+    def _path(self, index: int) -> str:
+        return f"{self._directory}/{received_name(index)}"
+
+    async def _write(self, path: str, body: AsyncIterator[bytes]) -> int:
+        file = await self._on_worker(lambda: self._disk.open(path, create=True))
+        size = 0
+        gathered = bytearray()
+        try:
+            async for data in body:
+                gathered += data
+                if len(gathered) >= WRITE_BYTES:
+                    await self._on_worker(partial(file.pwrite, bytes(gathered), size))
+                    size += len(gathered)
+                    gathered.clear()
+            await self._on_worker(partial(file.pwrite, bytes(gathered), size))
+            size += len(gathered)
+        finally:
+            file.close()
+        return size
+
+    def _convert(self, path: str, snapshot: Snapshot) -> None:
+        """Make the backend; it gets its name only when it is complete and durable. Runs on the worker."""
+        converted = f"{path}.backend"
+        imported = import_image(f"{path}.received", converted, fsync=False)
+        if imported.consistent_index < snapshot.meta.index:
+            raise ValueError(
+                f"the image has applied index {imported.consistent_index}, its snapshot is of {snapshot.meta.index}"
+            )
+        _correct_members(converted, snapshot)
+        if self._fsync:
+            file = self._disk.open(converted)
+            try:
+                file.datasync()
+            finally:
+                file.close()
+        self._disk.rename(converted, self._path(snapshot.meta.index))
+        if self._fsync:
+            self._disk.sync_dir(self._directory)
+
+    def _discard(self, path: str) -> None:
+        name = path.rpartition("/")[2]
+        for found in self._disk.list(self._directory):
+            if found.startswith(name):
+                self._disk.remove(f"{self._directory}/{found}")
+
+    def _on_worker(self, job: Callable[[], T]) -> "asyncio.Future[T]":
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def done(result: T | None, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self._worker.submit(job, done)
+        return future
+
+
+def _correct_members(path: str, snapshot: Snapshot) -> None:
+    """Take the members from the snapshot's v2 data: etcd up to 3.5.19 never updates its own rows of them."""
+    try:
+        store = decode_v2(snapshot.data)
+    except V2Corrupt:
+        return  # etcd 3.8 sends none, and keeps its rows up to date
+    backend = LmdbBackend(path, worker=SoonWorker(_at_once), fsync=False)
+    try:
+        rows = _member_rows(backend, store)
+        failed: list[BaseException] = []
+        backend.commit(rows, lambda error: failed.append(error) if error is not None else None)
+        if failed:
+            raise failed[0]
+    finally:
+        backend.close()
+
+
+def _member_rows(backend: LmdbBackend, store: V2Store) -> dict[bytes, dict[bytes, bytes | None]]:
+    members: dict[bytes, bytes | None] = {key: None for key, _ in backend.range(schema.MEMBERS, b"", None)}
+    for member in store.members:
+        record = Member(member.id, member.peer_urls, member.name, member.client_urls, member.is_learner)
+        members[hex_id(member.id).encode()] = record.to_json()
+    removed: dict[bytes, bytes | None] = {hex_id(member).encode(): b"removed" for member in store.removed}
+    rows = {schema.MEMBERS: members, schema.MEMBERS_REMOVED: removed}
+    if store.cluster_version:
+        rows[schema.CLUSTER] = {schema.CLUSTER_VERSION: store.cluster_version.encode()}
+    return rows
+
+
+def _at_once(callback: Callable[..., object], *args: object) -> None:
+    callback(*args)

@@ -1,0 +1,147 @@
+"""etcd 3.5 and ratifyd members in one cluster: leaders of both kinds, snapshots both ways, migration there and back."""
+
+import json
+from urllib.request import urlopen
+
+import pytest
+
+from harness import stubs
+from harness.clusters import Cluster, call, status, wait_for
+from harness.etcdctl import etcdctl
+from harness.servers import EtcdServer
+from ratifyd.proto import rpc_pb2
+from tests.cluster.conftest import StartCluster
+from tests.cluster.test_three_members import check_everywhere, write_until_acknowledged
+from tests.cluster.workload import Client, Workload
+
+MIXTURES = (("etcd", "ratifyd", "ratifyd"), ("etcd", "etcd", "ratifyd"))
+ETCD_CATCHUP_ENTRIES = 5000
+"""Entries etcd 3.5.1 keeps for followers, whatever its flags say."""
+
+
+def _version(url: str) -> str:
+    """What a member thinks the cluster version is."""
+    with urlopen(f"{url}/version", timeout=5) as answer:
+        found: str = json.load(answer)["etcdcluster"]
+        return found
+
+
+@pytest.mark.parametrize("leader", ("etcd", "ratifyd"))
+@pytest.mark.parametrize("kinds", MIXTURES, ids="+".join)
+def test_writes_through_every_member(kinds: tuple[str, ...], leader: str, start_cluster: StartCluster) -> None:
+    cluster = start_cluster(*kinds)
+    cluster.lead(leader)
+    workload = Workload(workers=2, persistent=True)
+    for server in cluster.members:
+        with workload.running(server.client_endpoint):
+            workload.wait_acknowledged(60)
+    check_everywhere(cluster, workload)
+    with Client(cluster.members[-1].client_endpoint) as client:
+        client.compact(client.revision() - 5, physical=True)
+    cluster.wait_equal()
+
+
+@pytest.mark.parametrize("leader", ("etcd", "ratifyd"))
+def test_leases_and_members_look_the_same_from_everywhere(leader: str, start_cluster: StartCluster) -> None:
+    cluster = start_cluster(*MIXTURES[0])
+    cluster.lead(leader)
+    with Client(cluster.members[1].client_endpoint) as client:
+        lease = client.grant(100)
+        client.put(b"leased", b"v", lease)
+    cluster.wait_equal()
+    for server in cluster.members:
+        request = rpc_pb2.LeaseTimeToLiveRequest(ID=lease, keys=True)
+        reply = call(server, "lease", "LeaseTimeToLive", request, 8.0)
+        assert (reply.grantedTTL, list(reply.keys)) == (100, [b"leased"])
+        assert 90 <= reply.TTL <= 100
+        renewed = etcdctl(server.client_endpoint, "lease", "keep-alive", "--once", f"{lease:x}")
+        assert f"lease {lease:016x} keepalived with TTL(100)" in renewed.stdout, renewed
+        unknown = call(server, "lease", "LeaseTimeToLive", rpc_pb2.LeaseTimeToLiveRequest(ID=7), 8.0)
+        assert unknown.TTL == -1
+
+    def listed() -> bool | None:
+        names = [sorted((m["name"], tuple(m["clientURLs"])) for m in cluster.listed(s)) for s in cluster.members]
+        return True if all(found == names[0] and all(urls for _, urls in found) for found in names) else None
+
+    wait_for("equal member lists", listed)
+    versions = wait_for("a version", lambda: _settled(cluster))
+    assert versions == {"3.5.0"}, "the cluster's version is that of its oldest member"
+
+
+def _settled(cluster: Cluster) -> set[str] | None:
+    found = {_version(server.peer_url) for server in cluster.running}
+    return found if len(found) == 1 and found != {"3.0.0"} and found != {"not_decided"} else None
+
+
+def put_many(server: EtcdServer, count: int) -> None:
+    """Write so many entries as fast as one client can."""
+    with stubs.Client(server.client_endpoint) as client:
+        for start in range(0, count, 500):
+            puts = [
+                client.kv.Put.future(rpc_pb2.PutRequest(key=b"many/%d" % number), timeout=30)
+                for number in range(start, min(start + 500, count))
+            ]
+            for put in puts:
+                put.result()
+
+
+@pytest.mark.parametrize("leader", ("etcd", "ratifyd"))
+def test_snapshots_go_both_ways(leader: str, start_cluster: StartCluster) -> None:
+    """The leader is of one kind, the follower that fell behind the log of the other."""
+    own = ("--experimental-snapshot-catchup-entries=20",)
+    cluster = start_cluster(*MIXTURES[0], flags=("--snapshot-count=50",), own_flags=own)
+    cluster.lead(leader)
+    follower = next(server for server in cluster.members if server.kind != leader)
+    with Client(follower.client_endpoint) as client:
+        client.put(b"before", b"v", client.grant(600))
+    workload = Workload(workers=4)
+    follower.kill()
+    with workload.running(cluster.leader().client_endpoint):
+        workload.wait_acknowledged(200)
+    put_many(cluster.leader(), ETCD_CATCHUP_ENTRIES if leader == "etcd" else 100)
+    follower.restart()
+    check_everywhere(cluster, workload)
+    assert "applied snapshot" in follower.log_text()
+    follower.restart(hard=True)
+    check_everywhere(cluster, workload)
+    assert {member["name"] for member in cluster.listed(follower)} == {"m1", "m2", "m3"}
+
+
+@pytest.mark.parametrize("leader", ("etcd", "ratifyd"))
+def test_kill_nine_of_the_leader(leader: str, start_cluster: StartCluster) -> None:
+    cluster = start_cluster(*MIXTURES[0])
+    victim = cluster.lead(leader)
+    workload = Workload(workers=4)
+    with workload.running(victim.client_endpoint):
+        workload.wait_acknowledged(200)
+        victim.kill()
+    write_until_acknowledged(cluster.running[0], b"after")
+    victim.restart()
+    check_everywhere(cluster, workload)
+
+
+def test_migration_there_and_back(start_cluster: StartCluster) -> None:
+    """etcd, member by member by learners, to ratifyd and back: a writer on a member that stays sees no loss."""
+    cluster = start_cluster("etcd")
+    workload = Workload(workers=2, persistent=True)
+    for kind in ("ratifyd", "etcd"):
+        old = list(cluster.running)
+        for _ in range(2):
+            with workload.running(old[0].client_endpoint):
+                joined = cluster.join(kind, learner=True)
+                cluster.promote(joined)
+                workload.wait_acknowledged(20)
+            check_everywhere(cluster, workload)
+        new = [server for server in cluster.running if server.kind == kind]
+        for server in old:
+            with workload.running(new[0].client_endpoint):
+                cluster.leave(server)
+                workload.wait_acknowledged(20)
+            check_everywhere(cluster, workload)
+        if kind == "ratifyd":
+            assert {server.kind for server in cluster.running} == {"ratifyd"}
+            wait_for("a version", lambda: True if _settled(cluster) == {"3.6.0"} else None)
+            back = rpc_pb2.DowngradeRequest(action=rpc_pb2.DowngradeRequest.ENABLE, version="3.5.0")
+            assert call(cluster.leader(), "maintenance", "Downgrade", back).version
+            wait_for("a lower version", lambda: True if _settled(cluster) == {"3.5.0"} else None)
+    assert {status(server).version for server in cluster.running} == {"3.5.1"}

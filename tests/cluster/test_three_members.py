@@ -1,0 +1,196 @@
+"""Three ratifyd members: writes through each, kill -9 of the leader under load, restarts, snapshots, leadership."""
+
+import shutil
+import signal
+from contextlib import ExitStack
+
+import grpc
+import pytest
+
+from harness import stubs
+from harness.clusters import Cluster, call, status, wait_for
+from harness.etcdctl import etcdctl
+from harness.servers import EtcdServer
+from harness.watch import WatchStream
+from ratifyd.keys import prefix_end
+from ratifyd.proto import rpc_pb2
+from tests.cluster.conftest import StartCluster
+from tests.cluster.workload import Client, Workload
+
+FEW_ENTRIES = ("--snapshot-count=50", "--experimental-snapshot-catchup-entries=20")
+"""A follower is behind the log soon."""
+
+
+def check_everywhere(cluster: Cluster, workload: Workload) -> None:
+    """All members are equal and hold every acknowledged write."""
+    cluster.wait_equal()
+    for server in cluster.running:
+        with Client(server.client_endpoint) as client:
+            workload.check(client)
+
+
+def write_until_acknowledged(server: EtcdServer, key: bytes, timeout_s: float = 20.0) -> int:
+    """Put a key as soon as there is a leader again."""
+
+    def put() -> int | None:
+        reply = call(server, "kv", "Put", rpc_pb2.PutRequest(key=key, value=b"v"), 1.0)
+        return int(reply.header.revision)
+
+    return wait_for("an acknowledged write", put, timeout_s)
+
+
+def test_every_member_takes_writes_and_reads(start_cluster: StartCluster) -> None:
+    cluster = start_cluster()
+    for number, server in enumerate(cluster.members):
+        with Client(server.client_endpoint) as client:
+            revision = client.put(b"k%d" % number, b"v%d" % number)
+        for other in cluster.members:
+            with Client(other.client_endpoint) as client:
+                assert client.get(b"k%d" % number) == b"v%d" % number, "a linearizable read missed a write"
+                assert client.revision() >= revision
+    cluster.wait_equal()
+    listed = cluster.listed()
+    assert [member["name"] for member in sorted(listed, key=lambda member: member["name"])] == ["m1", "m2", "m3"]
+    health = etcdctl(cluster.endpoints, "endpoint", "health")
+    assert not health.status and (health.stdout + health.raw_stderr).count("is healthy") == 3
+
+
+def test_kill_nine_of_the_leader_under_load(start_cluster: StartCluster) -> None:
+    cluster = start_cluster()
+    workload = Workload(workers=8)
+    for _ in range(2):
+        leader = cluster.leader()
+        with ExitStack() as stack:
+            stack.enter_context(workload.running(leader.client_endpoint))
+            workload.wait_acknowledged(300)
+            leader.kill()
+        write_until_acknowledged(cluster.running[0], b"after")
+        leader.restart()
+        check_everywhere(cluster, workload)
+
+
+def test_load_on_a_follower_survives_the_loss_of_the_leader(start_cluster: StartCluster) -> None:
+    """A follower's clients see errors only from the taxonomy, and what it acknowledged is there."""
+    cluster = start_cluster()
+    workload = Workload(workers=8)
+    leader = cluster.leader()
+    follower = next(server for server in cluster.members if server is not leader)
+    with workload.running(follower.client_endpoint):
+        workload.wait_acknowledged(200)
+        leader.kill()
+        write_until_acknowledged(follower, b"after")
+    leader.restart()
+    check_everywhere(cluster, workload)
+
+
+def test_rolling_restart_under_load(start_cluster: StartCluster) -> None:
+    cluster = start_cluster()
+    workload = Workload(workers=4)
+    for server in list(cluster.members):
+        others = [other for other in cluster.members if other is not server]
+        with workload.running(others[0].client_endpoint):
+            workload.wait_acknowledged(50)
+            server.terminate()
+            write_until_acknowledged(others[1], b"meanwhile/" + server.name.encode())
+        server.restart()
+    check_everywhere(cluster, workload)
+
+
+def test_stopping_the_leader_hands_leadership_over(start_cluster: StartCluster) -> None:
+    cluster = start_cluster()
+    leader = cluster.leader()
+    term = status(leader).raftTerm
+    leader.terminate()
+    assert status(cluster.leader()).raftTerm == term + 1
+    assert write_until_acknowledged(cluster.running[0], b"k")
+
+
+def test_a_follower_behind_the_log_gets_a_snapshot(start_cluster: StartCluster) -> None:
+    cluster = start_cluster(flags=FEW_ENTRIES)
+    follower = cluster.followers()[0]
+    workload = Workload(workers=8)
+    with Client(follower.client_endpoint) as client:
+        client.put(b"before", b"v", client.grant(600))
+    follower.kill()
+    with workload.running(cluster.leader().client_endpoint):
+        workload.wait_acknowledged(400)
+    follower.restart()
+    check_everywhere(cluster, workload)
+    assert "applied snapshot" in follower.log_text()
+    for hard in (False, True):
+        follower.restart(hard=hard)
+        check_everywhere(cluster, workload)
+
+
+def test_a_running_follower_gets_a_snapshot_and_its_watchers_miss_nothing(start_cluster: StartCluster) -> None:
+    """SIGSTOP keeps its watchers and its memory; they go on where they were, from the new backend."""
+    cluster = start_cluster(flags=FEW_ENTRIES)
+    follower = cluster.followers()[0]
+    with stubs.Client(follower.client_endpoint) as stub, Client(cluster.leader().client_endpoint) as client:
+        watch = WatchStream(stub)
+        watch.create(b"watched/", prefix_end(b"watched/"))
+        client.put(b"watched/0", b"v")
+        assert watch.events(1)
+        follower.signal(signal.SIGSTOP)
+        for number in range(1, 120):
+            client.put(b"watched/%d" % number, bytes(1_000_000))  # more than the leader keeps for a stream
+        follower.signal(signal.SIGCONT)
+        events = watch.events(119)
+        assert [event.kv.key for event in events] == [b"watched/%d" % number for number in range(1, 120)]
+        client.put(b"watched/last", b"v")
+        assert watch.events(1)[0].kv.key == b"watched/last"
+    cluster.wait_equal()
+    assert "applied snapshot" in follower.log_text()
+
+
+def test_a_wiped_member_joins_again(start_cluster: StartCluster) -> None:
+    cluster = start_cluster(flags=FEW_ENTRIES)
+    workload = Workload(workers=4)
+    victim = cluster.followers()[0]
+    with workload.running(cluster.leader().client_endpoint):
+        workload.wait_acknowledged(200)
+        victim.kill()
+        shutil.rmtree(victim.data_dir)
+        victim_id = next(member["ID"] for member in cluster.listed(cluster.leader()) if member["name"] == victim.name)
+        removed = cluster.ctl("member", "remove", f"{victim_id:x}", at=cluster.leader())
+        assert not removed.status, removed.raw_stderr
+        joined = cluster.join("ratifyd")
+        workload.wait_acknowledged(50)
+    victim.stop()
+    check_everywhere(cluster, workload)
+    assert joined.name in {member["name"] for member in cluster.listed(joined)}
+
+
+def test_move_leader_under_load_loses_nothing(start_cluster: StartCluster) -> None:
+    cluster = start_cluster()
+    workload = Workload(workers=4, persistent=True)
+    with workload.running(cluster.members[0].client_endpoint):
+        for target in (cluster.members[1], cluster.members[2], cluster.members[0]):
+            workload.wait_acknowledged(50)
+            if cluster.leader() is not target:
+                output = cluster.move_leader(target)
+                assert not output.status, output.raw_stderr
+            assert cluster.leader() is target
+        workload.wait_acknowledged(50)
+    check_everywhere(cluster, workload)
+
+
+def test_without_a_quorum(start_cluster: StartCluster) -> None:
+    """What needs the others fails with etcd's errors, what does not is answered."""
+    cluster = start_cluster()
+    survivor, *others = cluster.members
+    with Client(survivor.client_endpoint) as client:
+        client.put(b"k", b"v")
+    for other in others:
+        other.kill()
+    wait_for("the loss of the leader", lambda: True if not status(survivor).leader else None)
+    serializable = rpc_pb2.RangeRequest(key=b"k", serializable=True)
+    assert call(survivor, "kv", "Range", serializable).kvs[0].value == b"v"
+    assert list(status(survivor).errors) == ["etcdserver: no leader"]
+    for request in (("kv", "Put", rpc_pb2.PutRequest(key=b"k")), ("kv", "Range", rpc_pb2.RangeRequest(key=b"k"))):
+        with pytest.raises(grpc.RpcError) as failed:
+            call(survivor, *request, 12.0)
+        assert failed.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+        assert failed.value.details() in ("context deadline exceeded", "etcdserver: request timed out")
+    others[0].restart()
+    assert write_until_acknowledged(survivor, b"k2")
