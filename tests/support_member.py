@@ -69,7 +69,7 @@ class Nobody:
         done(0, b"")
 
     def prepare(self, done: Any) -> None:
-        raise AssertionError("an image for another member")
+        raise AssertionError("an image of the backend")
 
     def open(self, index: int) -> Backend:
         raise AssertionError("a backend from another member")

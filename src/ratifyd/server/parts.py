@@ -38,6 +38,10 @@ class Image(Protocol):
         """The bytes of the image, read on a thread."""
         ...
 
+    def read(self, done: Callable[[bytes | None, BaseException | None], None]) -> None:
+        """Read the next chunk off the loop; `done` gets it there, b"" for a pause, None at the end."""
+        ...
+
     def close(self) -> None: ...
 
 
