@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 
-from differential.generator import Generator
+from differential.generator import UNBUILT, Generator
 from differential.operations import Kind, Operation
 from differential.pairs import session
 from differential.runner import HASH_PATH, Difference
@@ -114,7 +114,11 @@ def main() -> int:
         "--scenarios", action="store_true", help="run the fixed scenarios that need time to pass instead"
     )
     parser.add_argument(
-        "--without", nargs="*", default=[], metavar="FAMILY", help="leave out: auth, txn, malformed ..."
+        "--without",
+        nargs="*",
+        default=list(UNBUILT),
+        metavar="FAMILY",
+        help=f"leave out: auth, txn, malformed ... (default {' '.join(UNBUILT)})",
     )
     parser.add_argument(
         "--collect", type=int, default=0, metavar="N", help="pass over N kinds of differences (default 0)"

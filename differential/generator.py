@@ -20,6 +20,9 @@ STREAMS = 3
 WATCHERS_A_STREAM = 5
 _LARGE_TTL = 100_000
 
+UNBUILT = ("auth",)
+"""Families of requests that ratifyd does not serve yet."""
+
 _Range = rpc_pb2.RangeRequest
 _Compare = rpc_pb2.Compare
 

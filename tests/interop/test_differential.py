@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from differential.generator import Generator
+from differential.generator import UNBUILT, Generator
 from differential.pairs import session
 from differential.runner import Difference
 from differential.scenarios import SCENARIOS, run_scenario
@@ -14,7 +14,7 @@ from differential.scenarios import SCENARIOS, run_scenario
 def test_random_sequences(kind: str, seed: int) -> None:
     async def script() -> Difference | None:
         async with session("etcd", kind) as both:
-            generator = Generator(seed)
+            generator = Generator(seed, UNBUILT if kind == "ratifyd" else ())
             for _ in range(1200):
                 found = await both.execute(generator.next(both))
                 if found is not None:
@@ -26,6 +26,8 @@ def test_random_sequences(kind: str, seed: int) -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenarios(kind: str, name: str) -> None:
+    if kind == "ratifyd" and name in ("auth on", "locks and elections"):
+        pytest.skip("ratifyd does not serve Auth, Lock and Election yet")
     slow = ("lease keep-alive",)
     if kind == "etcd" and name in slow:
         pytest.skip("waits for several seconds; run for the server under test only")
