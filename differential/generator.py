@@ -5,7 +5,7 @@ What is never drawn, and why, stands in `compare.AVOIDED`. The draw depends on t
 """
 
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from google.protobuf.message import Message
 
@@ -202,6 +202,8 @@ class Generator:
         )
         if self._chance(0.8):
             _drop_duplicate_puts(request)
+        if depth == 0 and _has_open_deletion(request):
+            _drop_ignoring_puts(request)
         if self._chance(0.02):
             extra = rpc_pb2.RequestOp(request_range=_Range(key=b"a"))
             request.success.extend([extra] * self.random.choice([60, 120, 127, 130]))
@@ -211,7 +213,7 @@ class Generator:
         return _unary("/etcdserverpb.KV/Txn", self._txn_request(session))
 
     def _compact(self, session: Session) -> Operation:
-        revision = self._revision(session, latest=0.02)
+        revision = self._revision(session, latest=0) or 1
         return _unary(COMPACT_PATH, rpc_pb2.CompactionRequest(revision=revision, physical=self._chance(0.5)))
 
     def _hash_kv(self, session: Session) -> Operation:
@@ -275,7 +277,7 @@ class Generator:
         for stream in range(STREAMS):
             watchers = [each for each in session.watching.watchers(stream) if not each.ended]
             present = all(each.start_revision <= session.revision + 1 and not each.compacted for each in watchers)
-            if watchers and present and all(each.cursor for each in watchers):
+            if watchers and present:
                 return _watch(stream, rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest()))
         return self._watch_create(session)
 
@@ -364,3 +366,22 @@ def _drop_duplicate_puts(request: rpc_pb2.TxnRequest) -> None:
                 if key in seen:
                     del branch[at]
                 seen.add(key)
+
+
+def _branches(request: rpc_pb2.TxnRequest) -> Iterator[rpc_pb2.RequestOp]:
+    """Every operation of both branches, nested ones included."""
+    for operation in (*request.success, *request.failure):
+        yield operation
+        if operation.HasField("request_txn"):
+            yield from _branches(operation.request_txn)
+
+
+def _has_open_deletion(request: rpc_pb2.TxnRequest) -> bool:
+    return any(operation.request_delete_range.range_end == b"\0" for operation in _branches(request))
+
+
+def _drop_ignoring_puts(request: rpc_pb2.TxnRequest) -> None:
+    """Nothing may rely on a key that an open-ended deletion before it can remove."""
+    for operation in _branches(request):
+        if operation.HasField("request_put"):
+            operation.request_put.ignore_value = operation.request_put.ignore_lease = False

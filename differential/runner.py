@@ -108,6 +108,7 @@ class Session:
     async def _unary(self, operation: Operation) -> Difference | None:
         if operation.path == COMPACT_PATH:
             # prev_kv is read when an event is sent: what is compacted by then is left out.
+            await self.watching.catch_up(self.watching.watchers())
             problems = await self.watching.settle(self.watching.watchers(), self.revision)
             if problems:
                 return self._difference(operation, problems)
@@ -162,6 +163,8 @@ class Session:
             return await self._create(operation, request.create_request)
         if request.HasField("cancel_request"):
             return await self._cancel(operation, request.cancel_request.watch_id)
+        if request.HasField("progress_request"):
+            await self.watching.catch_up(self.watching.watchers(operation.stream))
         for side in self.sides:
             side.watch_stream(operation.stream).call.send(operation.request)
         if request.HasField("progress_request"):

@@ -40,7 +40,15 @@ async def shrink(
     """The shortest sequence found in time that shows a difference of the same kind, and that difference."""
     best, difference = list(operations), found
     deadline = time.monotonic() + budget_s
-    for kind in dict.fromkeys((each.kind, each.path) for each in operations):
+    size = 1
+    while size < len(operations) and time.monotonic() < deadline:
+        progress(f"shrinking: {len(best)} operations, trying the last {size}")
+        seen = await replay(operations[-size:], left, right)
+        if seen is not None and same_kind(seen, difference):
+            best, difference = list(operations[-size:])[: seen.step], seen
+            break
+        size *= 4
+    for kind in dict.fromkeys((each.kind, each.path) for each in best):
         candidate = [each for each in best[:-1] if (each.kind, each.path) != kind] + best[-1:]
         if time.monotonic() > deadline or len(candidate) == len(best):
             continue

@@ -121,5 +121,13 @@ class Side:
         if stream is not None:
             stream.call.cancel()
 
+    async def replay(self, key: bytes, revision: int) -> None:
+        """Wait for the event of this key at this revision on a stream of its own."""
+        stream = WatchStream(self.connection, self.changed)
+        create = rpc_pb2.WatchCreateRequest(key=key, start_revision=revision)
+        stream.call.send(rpc_pb2.WatchRequest(create_request=create).SerializeToString())
+        await self.wait(lambda: bool(stream.event_counts), f"replay of {key!r} at revision {revision}")
+        stream.call.cancel()
+
     def close(self) -> None:
         self.connection.close()

@@ -197,6 +197,8 @@ class FastConnection(asyncio.Protocol):
     def unary(self, path: str, message: bytes, metadata: Metadata = ()) -> "asyncio.Future[Answer]":
         """One message there, one answer back; await the future."""
         call, head = self._open(path, None, metadata, write=False)
+        if not head:
+            return call.done
         size = len(message) + 5
         if size <= self._max_frame and size <= self._window and size <= call.window and not self._blocked:
             self._window -= size

@@ -11,7 +11,6 @@ etcd's server returns its client-side error object).
 from enum import IntEnum
 from typing import TypeVar
 
-
 _E = TypeVar("_E", bound="EtcdError")
 
 

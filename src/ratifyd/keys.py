@@ -37,7 +37,7 @@ class KeyRange(NamedTuple):
 
 
 def prefix_end(prefix: bytes) -> bytes:
-    """Wire `range_end` of all keys with this prefix (etcd clientv3 GetPrefixRangeEnd); b"\\0" when there is no bound."""
+    """Wire `range_end` of all keys with this prefix (etcd clientv3 GetPrefixRangeEnd); b"\\0" when without bound."""
     stripped = prefix.rstrip(b"\xff")
     if not stripped:
         return b"\0"

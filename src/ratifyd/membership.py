@@ -189,7 +189,7 @@ class Membership:
         return _started(voters) + 1 >= _quorum(len(voters) + 1)
 
     def check(self, change: Change) -> None:
-        """Refuse what is illegal: MemberNotFound, MemberExist, PeerURLExist, MemberNotLearner, TooManyLearners."""
+        """Raise MemberNotFound, MemberExist, PeerURLExist, MemberNotLearner or TooManyLearners for an illegal change."""
         member = change.member
         if member.id in self.removed:
             raise MemberNotFound

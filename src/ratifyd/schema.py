@@ -1,4 +1,4 @@
-"""Buckets of the backend and the codecs of their keys: etcd's names and bytes (formats: etcd 3.5 server/storage/schema).
+"""Buckets of the backend and the codecs of their keys: etcd's names and bytes (etcd 3.5 server/storage/schema).
 
 Deliberately knows nothing of what the values mean.
 """

@@ -13,7 +13,7 @@ _numbers = itertools.count(1)
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kind" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("--against") or "etcd,ratifyd"
+        chosen = metafunc.config.getoption("--against") or "ratifyd"
         metafunc.parametrize("kind", chosen.split(","), scope="session")
 
 

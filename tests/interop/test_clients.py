@@ -58,12 +58,11 @@ def test_aetcd_watch_and_leases(server: EtcdServer, prefix: str) -> None:
             await lease.revoke()
             seen = []
             async for event in watch:
-                seen.append((event.kind.value, event.kv.key, event.kv.value))
+                seen.append((event.kind, event.kv.key, event.kv.value))
                 if len(seen) == 3:
                     await watch.cancel()
                     break
-            put, delete = aetcd.EventKind.PUT.value, aetcd.EventKind.DELETE.value
-            assert seen == [(put, name + b"1", b"x"), (put, name + b"2", b"y"), (delete, name + b"1", b"")]
+            assert seen == [("PUT", name + b"1", b"x"), ("PUT", name + b"2", b"y"), ("DELETE", name + b"1", b"")]
             second = await client.lease(60, lease_id=777)
             with pytest.raises(DuplicateLeaseError):
                 await client.lease(60, lease_id=777)
@@ -96,7 +95,7 @@ def test_etcd_client_py(server: EtcdServer, prefix: str) -> None:
     name = prefix.encode()
 
     async def script() -> None:
-        client = etcd_client.EtcdClient([server.client_url])
+        client = etcd_client.Client([server.client_url])
         async with client.connect() as communicator:
             await communicator.put(name + b"1", b"one")
             await communicator.put(name + b"2", b"two")
@@ -110,21 +109,26 @@ def test_etcd_client_py(server: EtcdServer, prefix: str) -> None:
             assert bytes(await communicator.get(name + b"3")) == b"three"
             await communicator.delete(name + b"1")
             assert await communicator.get(name + b"1") is None
-            ready = asyncio.Event()
+            # The watcher says nothing about its creation, so write until it has seen the first.
+            seen: list[bytes] = []
+            first_seen = asyncio.Event()
 
-            async def update() -> None:
-                await ready.wait()
-                for number in range(3):
-                    await communicator.put(name + b"w", b"%d" % number)
+            async def watch() -> None:
+                async for event in communicator.watch(name + b"w"):
+                    seen.append(bytes(event.value))
+                    first_seen.set()
+                    if seen[-1] == b"last":
+                        return
 
-            writer = asyncio.create_task(update())
-            seen = []
-            async for event in communicator.watch(name + b"w", ready_event=etcd_client.CondVar()):
-                seen.append(bytes(event.value))
-                if len(seen) == 3:
-                    break
-            await writer
-            assert seen == [b"0", b"1", b"2"]
+            watching = asyncio.create_task(watch())
+            while not first_seen.is_set():
+                await communicator.put(name + b"w", b"first")
+                await asyncio.sleep(0.02)
+            for number in range(3):
+                await communicator.put(name + b"w", b"%d" % number)
+            await communicator.put(name + b"w", b"last")
+            await watching
+            assert [value for value in seen if value != b"first"] == [b"0", b"1", b"2", b"last"]
 
     asyncio.run(asyncio.wait_for(script(), 30))
 
@@ -133,7 +137,7 @@ def test_etcd_client_py_lock(server: EtcdServer, prefix: str) -> None:
     """It uses the server's Lock service."""
 
     async def script() -> None:
-        client = etcd_client.EtcdClient([server.client_url])
+        client = etcd_client.Client([server.client_url])
         order: list[str] = []
 
         async def holder(name: str, inside: asyncio.Event, leave: asyncio.Event) -> None:
@@ -147,7 +151,8 @@ def test_etcd_client_py_lock(server: EtcdServer, prefix: str) -> None:
 
         first_in, second_in, leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
         first = asyncio.create_task(holder("first", first_in, leave))
-        await first_in.wait()
+        await asyncio.wait([first, asyncio.create_task(first_in.wait())], return_when=asyncio.FIRST_COMPLETED)
+        assert not first.done(), first.exception()
         second = asyncio.create_task(holder("second", second_in, leave))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(second_in.wait()), 0.3)

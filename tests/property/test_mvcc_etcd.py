@@ -69,6 +69,7 @@ def etcd(directory):
 def random_history(seed, length):
     """Transactions as lists of (key, value) and (key, range_end, None); every key at most once in each."""
     source = random.Random(seed)
+    yield [(b"seldom%d-%d" % (seed, number), b"") for number in range(5)]
     names = [b"k%d" % number for number in range(12)]
     for _ in range(length):
         chosen = source.sample(names, source.choice((1, 1, 2, 3)))

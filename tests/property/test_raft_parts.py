@@ -2,7 +2,7 @@
 
 from itertools import combinations
 
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ratifyd.raft import codec, confchange
@@ -26,6 +26,7 @@ from ratifyd.raft.messages import (
 from ratifyd.raft.progress import Progress, ProgressState
 from ratifyd.raft.quorum import VoteResult, committed_index, joint_committed_index, joint_vote_result, vote_result
 
+without_deadline = settings(deadline=None, max_examples=60)
 members = st.integers(1, 9)
 voter_sets = st.frozensets(members, min_size=1, max_size=7)
 maybe_voters = st.frozensets(members, max_size=7)
@@ -41,12 +42,14 @@ def majorities(voters: frozenset[int]) -> list[set[int]]:
 # Quorums
 
 
+@without_deadline
 @given(voter_sets, st.dictionaries(members, st.integers(0, 20)))
 def test_committed_is_the_highest_index_some_majority_has(voters: frozenset[int], acked: dict[int, int]) -> None:
     slow = max(min(acked.get(voter, 0) for voter in group) for group in majorities(voters))
     assert committed_index(voters, acked) == slow
 
 
+@without_deadline
 @given(voter_sets, maybe_voters, st.dictionaries(members, st.integers(0, 20)))
 def test_jointly_committed_needs_both_halves(
     incoming: frozenset[int], outgoing: frozenset[int], acked: dict[int, int]
@@ -55,6 +58,7 @@ def test_jointly_committed_needs_both_halves(
     assert joint_committed_index(incoming, outgoing, acked) == min(halves)
 
 
+@without_deadline
 @given(voter_sets, st.dictionaries(members, st.booleans()))
 def test_a_vote_is_won_or_lost_once_no_further_answer_can_change_it(
     voters: frozenset[int], votes: dict[int, bool]
@@ -68,6 +72,7 @@ def test_a_vote_is_won_or_lost_once_no_further_answer_can_change_it(
     assert vote_result(voters, votes) is expected
 
 
+@without_deadline
 @given(voter_sets, voter_sets, st.dictionaries(members, st.booleans()))
 def test_a_joint_vote_is_lost_with_either_half_and_won_with_both(
     incoming: frozenset[int], outgoing: frozenset[int], votes: dict[int, bool]
@@ -87,6 +92,7 @@ def one_by_one(config: Configuration, changes: tuple[ConfChangeSingle, ...]) -> 
     return config
 
 
+@without_deadline
 @given(voter_sets, maybe_voters, st.lists(singles, min_size=1, max_size=5).map(tuple))
 def test_entering_and_leaving_joint_equals_the_same_changes_one_by_one(
     voters: frozenset[int], learners: frozenset[int], changes: tuple[ConfChangeSingle, ...]
@@ -103,6 +109,7 @@ def test_entering_and_leaving_joint_equals_the_same_changes_one_by_one(
     assert confchange.leave_joint(joint) == slow
 
 
+@without_deadline
 @given(voter_sets, voter_sets)
 def test_quorums_before_during_and_after_a_joint_change_overlap(before: frozenset[int], after: frozenset[int]) -> None:
     changes = [ConfChangeSingle(ConfChangeKind.REMOVE_NODE, m) for m in sorted(before - after)]
@@ -116,6 +123,7 @@ def test_quorums_before_during_and_after_a_joint_change_overlap(before: frozense
     assert confchange.leave_joint(joint).voters == after
 
 
+@without_deadline
 @given(voter_sets, maybe_voters, st.lists(singles, max_size=5))
 def test_every_reachable_configuration_survives_storage(
     voters: frozenset[int], learners: frozenset[int], changes: list[ConfChangeSingle]
@@ -130,6 +138,7 @@ def test_every_reachable_configuration_survives_storage(
     assert codec.decode_conf_state(codec.encode_conf_state(state)) == state
 
 
+@without_deadline
 @given(voter_sets, singles)
 def test_a_simple_change_moves_at_most_one_voter(voters: frozenset[int], change: ConfChangeSingle) -> None:
     try:
@@ -154,6 +163,7 @@ class SlowWindow:
         return len(self.sent) >= max_messages or (max_bytes > 0 and sum(s for _, s in self.sent) >= max_bytes)
 
 
+@without_deadline
 @given(
     st.integers(1, 4),
     st.sampled_from([0, 50, 200]),
@@ -188,6 +198,7 @@ def test_the_window_of_a_replicating_follower(
         assert 0 <= progress.match < progress.next_index
 
 
+@without_deadline
 @given(st.integers(0, 30), st.integers(1, 30), st.integers(0, 40), st.integers(0, 40))
 def test_a_probe_only_moves_back_and_never_below_match(match: int, ahead: int, rejected: int, hint: int) -> None:
     progress = Progress(match + ahead, max_inflight=1)
@@ -212,6 +223,7 @@ def entries_of(steps: list[int], after: int = 0, term: int = 1) -> list[Entry]:
     return entries
 
 
+@without_deadline
 @given(logs, logs, st.integers(0, 12))
 def test_append_keeps_the_prefix_and_replaces_the_rest(first: list[int], second: list[int], at: int) -> None:
     log = RaftLog(entries=entries_of(first))
@@ -226,6 +238,7 @@ def test_append_keeps_the_prefix_and_replaces_the_rest(first: list[int], second:
     assert log.take_unwritten() == (replacement if replacement else [])
 
 
+@without_deadline
 @given(logs, st.integers(0, 15), st.integers(0, 30))
 def test_the_conflict_hint_is_the_last_place_that_could_agree(steps: list[int], index: int, term: int) -> None:
     log = RaftLog(entries=entries_of(steps))
@@ -235,6 +248,7 @@ def test_the_conflict_hint_is_the_last_place_that_could_agree(steps: list[int], 
     assert hint_term == (log.term(hint) if 0 < hint <= log.last_index else 0)
 
 
+@without_deadline
 @given(logs, st.integers(0, 200))
 def test_a_slice_is_the_longest_that_fits(steps: list[int], limit: int) -> None:
     log = RaftLog(entries=entries_of(steps))
@@ -246,6 +260,7 @@ def test_a_slice_is_the_longest_that_fits(steps: list[int], limit: int) -> None:
         assert size == sum(len(entry.data) for entry in entries)
 
 
+@without_deadline
 @given(
     st.lists(
         st.one_of(
@@ -315,11 +330,13 @@ changes_v2 = st.builds(
 )
 
 
+@without_deadline
 @given(messages)
 def test_messages_survive_the_wire(message: Message) -> None:
     assert codec.decode_message(codec.encode_message(message)) == message
 
 
+@without_deadline
 @given(st.lists(entries, max_size=5))
 def test_entries_survive_and_their_size_is_known(batch: list[Entry]) -> None:
     encoded = codec.encode_entries(batch)
@@ -327,18 +344,21 @@ def test_entries_survive_and_their_size_is_known(batch: list[Entry]) -> None:
     assert [codec.entry_size(entry) for entry in batch] == [len(data) for data in encoded]
 
 
+@without_deadline
 @given(u64, u64, u64)
 def test_hard_states_survive(term: int, vote: int, commit: int) -> None:
     state = HardState(term, vote, commit)
     assert codec.decode_hard_state(codec.encode_hard_state(state)) == state
 
 
+@without_deadline
 @given(changes_v1 | changes_v2)
 def test_configuration_changes_survive_in_an_entry(change: ConfChange | ConfChangeV2) -> None:
     kind, data = codec.entry_of_change(change)
     assert codec.change_of_entry(Entry(1, 1, data, kind)) == change
 
 
+@without_deadline
 @given(st.binary(max_size=60))
 def test_decoding_anything_gives_an_object_or_the_documented_error(data: bytes) -> None:
     decoders = (
@@ -357,6 +377,7 @@ def test_decoding_anything_gives_an_object_or_the_documented_error(data: bytes) 
             continue
 
 
+@without_deadline
 @given(messages, st.data())
 def test_a_message_cut_short_is_refused_or_reads_as_a_shorter_one(message: Message, data: st.DataObject) -> None:
     encoded = codec.encode_message(message)

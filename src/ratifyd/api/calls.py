@@ -2,13 +2,26 @@
 
 from typing import TYPE_CHECKING, Protocol
 
-from ratifyd.errors import Code, EtcdError
+from ratifyd.errors import Code, EtcdError, NoLeader, RequestTooManyRequests
 from ratifyd.wire.headers import Head
 
 if TYPE_CHECKING:
     from ratifyd.api.routes import Route
     from ratifyd.api.session import Session
+    from ratifyd.ports import Timer
     from ratifyd.server.server import Server
+
+
+MAX_QUEUED_BYTES = 2 << 20
+"""Bytes that may wait for a slow client before its stream is given no more.
+
+More than a connection holds back without ever saying "resume" and a stream without ever saying "writable" together:
+else neither might come to wake a stream that waits.
+"""
+MAX_UNREAD_BYTES = 4 << 20
+"""Answers a stream may leave unread before further requests on it are counted."""
+MAX_UNREAD_REQUESTS = 1000
+"""Requests on a stream whose answers are not read before it is ended: what nobody reads must not pile up."""
 
 
 class Call:
@@ -57,7 +70,10 @@ class Call:
 class Stream:
     """A streaming request. Subclasses say what messages, the client's end and the stream's end mean."""
 
-    __slots__ = ("closed", "head", "route", "server", "session", "stream_id")
+    takes_one = False
+    """Whether the request is one message only (server streaming): whatever follows it is ignored, as grpc-go does."""
+
+    __slots__ = ("_unread", "asked", "closed", "deadline", "head", "route", "server", "session", "stream_id")
 
     def __init__(self, session: "Session", stream_id: int, head: Head, route: "Route") -> None:
         self.session = session
@@ -66,6 +82,23 @@ class Stream:
         self.head = head
         self.route = route
         self.closed = False
+        self.asked = False
+        """A request message has come."""
+        self.deadline: Timer | None = None
+        self._unread = 0
+
+    def check_read(self) -> None:
+        """Count a request. Raises RequestTooManyRequests when the client asks and asks but does not read."""
+        if self.queued_bytes <= MAX_UNREAD_BYTES:
+            self._unread = 0
+            return
+        self._unread += 1
+        if self._unread > MAX_UNREAD_REQUESTS:
+            raise RequestTooManyRequests
+
+    def leader_lost(self) -> None:
+        """There has been no leader for long, and the client asked not to be kept waiting."""
+        self.fail(NoLeader())
 
     def receive(self, message: bytes) -> None:
         """Take a request message."""
@@ -116,6 +149,9 @@ class Stream:
             if code:
                 self.route.rpc.handled[code] += 1
             self.closed = True
+            if self.deadline is not None:
+                self.deadline.cancel()
+            self.server.needing_leader.pop(self, None)
             self.ended()
 
 

@@ -2,7 +2,7 @@
 
 from ratifyd.api.calls import Call, Stream
 from ratifyd.errors import UnknownHealthService
-from ratifyd.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListResponse
+from ratifyd.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse
 from ratifyd.server.server import Server
 
 _SERVING = HealthCheckResponse(status=HealthCheckResponse.SERVING)
@@ -18,12 +18,14 @@ def check(server: Server, call: Call) -> None:
 
 def list_(server: Server, call: Call) -> None:
     """Health.List: every service with its status."""
+    HealthListRequest.FromString(call.message)
     call.reply(HealthListResponse(statuses={"": _SERVING}).SerializeToString())
 
 
 class HealthStream(Stream):
     """Health.Watch: the status now, and again whenever it changes."""
 
+    takes_one = True
     __slots__ = ()
 
     def receive(self, message: bytes) -> None:

@@ -3,30 +3,53 @@
 from collections.abc import Generator
 
 from ratifyd.api import validate
-from ratifyd.api.calls import Call, Stream
+from ratifyd.api.calls import MAX_QUEUED_BYTES, Call, Stream
 from ratifyd.apply import requests
 from ratifyd.apply.kv import is_plain, range_body
-from ratifyd.apply.txn import is_read_only, is_serializable, read_txn_body
-from ratifyd.errors import EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort
+from ratifyd.apply.txn import Txn, read_txn_body
+from ratifyd.errors import Canceled, EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort, Stopped
 from ratifyd.keys import KeyRange
+from ratifyd.ports import Timer
 from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest
 from ratifyd.server.server import Server
 
+_KEY_TAG = 0x0A
+"""Field 1 of RangeRequest, length-delimited: the key."""
 SLICE_KEYS = 1000
 """Keys of a large range read before the loop gets its chance."""
+STALL_TIMEOUT_S = 60.0
+"""How long a RangeStream waits for a client that reads nothing: meanwhile compaction waits for it."""
 STREAM_FIRST_KEYS = 10
 """Keys in the first chunk of a RangeStream (semantics 2.18)."""
 
 
 def range_(server: Server, call: Call) -> None:
     """KV.Range."""
-    request = RangeRequest.FromString(call.message)
+    message = call.message
+    if len(message) > 2 and message[0] == _KEY_TAG and message[1] == len(message) - 2 < 0x80:
+        server.read(_answer_get, call)  # nothing but a short key, as a plain get is: no need to decode
+        return
+    request = RangeRequest.FromString(message)
     validate.check_range(request)
     if request.serializable:
         _answer_range((call, request), None)
     else:
         server.read(_answer_range, (call, request))
+
+
+def _answer_get(call: Call, error: EtcdError | None) -> None:
+    """Answer a RangeRequest whose encoding is a tag, a length below 128, and the key."""
+    if error is not None:
+        call.fail(error)
+        return
+    server = call.server
+    server.metrics.range_total += 1
+    kv = server.store.get(call.message[2:])
+    if kv is None:
+        call.reply(server.header())
+    else:
+        call.reply(fast.range_response(server.header(), (kv,), False, 1))
 
 
 def _answer_range(argument: tuple[Call, RangeRequest], error: EtcdError | None) -> None:
@@ -62,6 +85,9 @@ class _SlicedRange:
 
     def _step(self) -> None:
         try:
+            if self._call.server.node.stopped:
+                self._slices.close()
+                raise Stopped
             self._kvs += next(self._slices)
         except StopIteration:
             more = len(self._kvs) < self._count
@@ -83,37 +109,43 @@ def _slices(server: Server, request: RangeRequest, keys: KeyRange) -> tuple[Gene
 def put(server: Server, call: Call) -> None:
     """KV.Put."""
     request = PutRequest.FromString(call.message)
-    if server.quota.exceeded_by(requests.put_cost(request)):
-        server.raise_nospace()
-        raise NoSpace
+    _check_space(server, call, requests.PUT, request)
     if not request.key or request.ignore_value or request.ignore_lease:
         validate.check_put(request)
-    server.propose(requests.PUT, call.message, call.answer)
+    server.propose(requests.PUT, call.message, call.answer, request)
+
+
+def _check_space(server: Server, call: Call, row: requests.Row, request: object) -> None:
+    """Refuse what would not fit, before anything else is looked at (semantics 13.9). Raises NoSpace."""
+    quota = server.quota
+    if quota.exceeded_by(requests.cost_bound(call.message)):
+        cost = row.cost(request) if row.cost is not None else 0
+        if cost and quota.exceeded_by(cost):
+            server.raise_nospace()
+            raise NoSpace
 
 
 def delete_range(server: Server, call: Call) -> None:
     """KV.DeleteRange."""
-    validate.check_delete(DeleteRangeRequest.FromString(call.message))
-    server.propose(requests.DELETE_RANGE, call.message, call.answer)
+    request = DeleteRangeRequest.FromString(call.message)
+    validate.check_delete(request)
+    server.propose(requests.DELETE_RANGE, call.message, call.answer, request)
 
 
 def txn(server: Server, call: Call) -> None:
     """KV.Txn: a read when no branch can write, else a proposal."""
-    request = TxnRequest.FromString(call.message)
-    cost = requests.txn_cost(request)
-    if cost and server.quota.exceeded_by(cost):
-        server.raise_nospace()
-        raise NoSpace
+    request = Txn(TxnRequest.FromString(call.message))
+    _check_space(server, call, requests.TXN, request)
     validate.check_txn(request, server.config.max_txn_ops)
-    if not is_read_only(request):
-        server.propose(requests.TXN, call.message, call.answer)
-    elif is_serializable(request):
+    if not request.is_read_only:
+        server.propose(requests.TXN, call.message, call.answer, request)
+    elif request.is_serializable:
         _answer_txn((call, request), None)
     else:
         server.read(_answer_txn, (call, request))
 
 
-def _answer_txn(argument: tuple[Call, TxnRequest], error: EtcdError | None) -> None:
+def _answer_txn(argument: tuple[Call, Txn], error: EtcdError | None) -> None:
     call, request = argument
     if error is not None:
         call.fail(error)
@@ -134,13 +166,14 @@ def compact(server: Server, call: Call) -> None:
         else:
             server.compaction.wait(lambda: server.committer.sync(lambda: call.answer(body, None)))
 
-    server.propose(requests.COMPACTION, call.message, answered)
+    server.propose(requests.COMPACTION, call.message, answered, request)
 
 
 class RangeStream(Stream):
     """KV.RangeStream (etcd 3.7): one read at one revision, in chunks, as fast as the client takes them."""
 
-    __slots__ = ("_count", "_header", "_ready", "_sent", "_slices", "_waiting")
+    takes_one = True
+    __slots__ = ("_count", "_header", "_ready", "_sent", "_slices", "_stall")
 
     def receive(self, message: bytes) -> None:
         """Take the request. Raises RangeStreamSort, RangeStreamFilters and what check_range raises."""
@@ -180,27 +213,32 @@ class RangeStream(Stream):
             return
         self._ready: list[bytes] = []
         self._sent = 0
-        self._waiting = False
+        self._stall: Timer | None = None
         self._step()
 
     def writable(self) -> None:
         """The client has taken what was queued."""
-        if getattr(self, "_waiting", False):
-            self._waiting = False
+        if hasattr(self, "_slices") and self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
             self._step()
 
     def ended(self) -> None:
         """Let go of the read."""
         if hasattr(self, "_slices"):
             self._slices.close()
+            if self._stall is not None:
+                self._stall.cancel()
 
     def _step(self) -> None:
         if self.closed:
             return
-        if self.queued_bytes > self.server.config.max_request_bytes:
-            self._waiting = True
+        if self.queued_bytes > MAX_QUEUED_BYTES:
+            self._stall = self.server.clock.call_later(STALL_TIMEOUT_S, self.fail, Canceled())
             return
         try:
+            if self.server.node.stopped:
+                raise Stopped
             self._ready += next(self._slices)
         except StopIteration:
             self._send_chunks(last=True)

@@ -2,12 +2,14 @@
 
 from ratifyd.api.calls import Call, Stream
 from ratifyd.apply import requests
-from ratifyd.errors import EtcdError, NoLeader, NoSpace
+from ratifyd.errors import EtcdError, NoLeader, NoSpace, RequestTooManyRequests
 from ratifyd.proto.rpc_pb2 import (
     LeaseGrantRequest,
     LeaseKeepAliveRequest,
     LeaseKeepAliveResponse,
+    LeaseLeasesRequest,
     LeaseLeasesResponse,
+    LeaseRevokeRequest,
     LeaseStatus,
     LeaseTimeToLiveRequest,
     LeaseTimeToLiveResponse,
@@ -15,6 +17,8 @@ from ratifyd.proto.rpc_pb2 import (
 from ratifyd.server.server import Server
 
 _POSITIVE_63 = (1 << 63) - 1
+MAX_PENDING_RENEWALS = 1000
+"""Renewals of one stream that may wait for the revocation of expired leases."""
 
 
 def grant(server: Server, call: Call) -> None:
@@ -30,7 +34,7 @@ def grant(server: Server, call: Call) -> None:
 
 def revoke(server: Server, call: Call) -> None:
     """Lease.LeaseRevoke."""
-    server.propose(requests.LEASE_REVOKE, call.message, call.answer)
+    server.propose(requests.LEASE_REVOKE, call.message, call.answer, LeaseRevokeRequest.FromString(call.message))
 
 
 def time_to_live(server: Server, call: Call) -> None:
@@ -48,6 +52,7 @@ def time_to_live(server: Server, call: Call) -> None:
 
 def leases(server: Server, call: Call) -> None:
     """Lease.LeaseLeases: all leases this member knows, soonest end first."""
+    LeaseLeasesRequest.FromString(call.message)
     ids = server.leasing.in_order(server.clock.time())
     response = LeaseLeasesResponse(leases=[LeaseStatus(ID=lease_id) for lease_id in ids])
     call.reply(server.header() + response.SerializeToString())
@@ -59,10 +64,16 @@ class KeepAliveStream(Stream):
     __slots__ = ("_half_closed", "_pending")
 
     def receive(self, message: bytes) -> None:
-        """Renew a lease, here or on the leader; the stream ends with what the leader could not be asked for."""
+        """Renew a lease, here or on the leader; the stream ends with what the leader could not be asked for.
+
+        Raises RequestTooManyRequests.
+        """
         request = LeaseKeepAliveRequest.FromString(message)
         header = self.server.header()  # of the moment before the renewal (semantics 1.11)
-        self._pending = getattr(self, "_pending", 0) + 1
+        pending = getattr(self, "_pending", 0)
+        if pending >= MAX_PENDING_RENEWALS:
+            raise RequestTooManyRequests
+        self._pending = pending + 1
 
         def renewed(ttl: int, error: EtcdError | None) -> None:
             self._pending -= 1

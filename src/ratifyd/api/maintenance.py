@@ -2,31 +2,37 @@
 
 import logging
 from collections.abc import Callable, Generator
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from ratifyd.api.calls import Call
 from ratifyd.apply import requests
+from ratifyd.apply.alarms import alarm_name
 from ratifyd.errors import (
     ClusterVersionUnavailable,
     DowngradeInProcess,
     EtcdError,
     InvalidDowngradeTargetVersion,
     NoLeader,
+    RequestTooManyRequests,
+    Stopped,
     UnknownMethod,
     WrongDowngradeVersionFormat,
 )
 from ratifyd.mvcc.hash import KvHash
 from ratifyd.proto.membership_pb2 import DowngradeInfoSetRequest
 from ratifyd.proto.rpc_pb2 import (
-    AlarmType,
+    AlarmRequest,
+    DefragmentRequest,
     DowngradeInfo,
     DowngradeRequest,
     DowngradeResponse,
     HashKVRequest,
     HashKVResponse,
+    HashRequest,
     HashResponse,
     MoveLeaderRequest,
     MoveLeaderResponse,
+    StatusRequest,
     StatusResponse,
 )
 from ratifyd.server.server import Server
@@ -34,16 +40,20 @@ from ratifyd.server.versions import minor_of
 from ratifyd.version import ETCD_VERSION
 
 T = TypeVar("T")
+MAX_HASHES = 64
+"""Hashes computed at the same time: each holds a view of the backend, and together they hold up the loop."""
+
 log = logging.getLogger("ratifyd.api")
 
 
 def alarm(server: Server, call: Call) -> None:
     """Maintenance.Alarm: through raft, reading included."""
-    server.propose(requests.ALARM, call.message, call.answer)
+    server.propose(requests.ALARM, call.message, call.answer, AlarmRequest.FromString(call.message))
 
 
 def status(server: Server, call: Call) -> None:
     """Maintenance.Status: what this member knows of itself."""
+    StatusRequest.FromString(call.message)
     raft = server.node.raft
     local = server.members.local
     response = StatusResponse(
@@ -64,12 +74,13 @@ def status(server: Server, call: Call) -> None:
     if not raft.leader_id:
         response.errors.append(NoLeader.message)
     for member, kind in sorted(server.state.alarms):
-        response.errors.append(f"memberID:{member} alarm:{AlarmType.Name(cast(AlarmType, kind))} ")
+        response.errors.append(f"memberID:{member} alarm:{alarm_name(kind)} ")
     call.reply(server.header() + response.SerializeToString())
 
 
 def defragment(server: Server, call: Call) -> None:
     """Maintenance.Defragment: rewrites this member's backend file; the answer has no header."""
+    DefragmentRequest.FromString(call.message)
     before, began = server.backend.size(), server.clock.time()
     log.info("starting defragment", extra={"fields": {"db-size-bytes": before}})
 
@@ -92,6 +103,7 @@ def hash_(server: Server, call: Call) -> None:
     def answer(value: int) -> None:
         call.reply(server.header() + HashResponse(hash=value).SerializeToString())
 
+    HashRequest.FromString(call.message)
     run_sliced(server, call, server.store.hash(), answer)
 
 
@@ -171,14 +183,25 @@ def _check_downgrade(server: Server, target: str) -> None:
 
 
 def run_sliced(server: Server, call: Call, steps: Generator[int, None, T], answer: Callable[[T], None]) -> None:
-    """Drive sliced work, one slice per callback of the loop; errors of the request answer the call."""
+    """Drive sliced work, one slice per callback of the loop; errors of the request answer the call.
+
+    Raises RequestTooManyRequests when too much of the kind is under way.
+    """
+    if server.hashes_running >= MAX_HASHES:
+        raise RequestTooManyRequests
+    server.hashes_running += 1
 
     def step() -> None:
         try:
+            if server.node.stopped:
+                steps.close()
+                raise Stopped
             next(steps)
         except StopIteration as stop:
+            server.hashes_running -= 1
             answer(stop.value)
         except EtcdError as error:
+            server.hashes_running -= 1
             call.fail(error)
         else:
             server.clock.call_soon(step)

@@ -68,8 +68,8 @@ SERVICES = frozenset(method.service for method in METHODS.values())
 
 def unimplemented(path: bytes) -> str:
     """The message for a path that leads nowhere, as grpc-go words it."""
-    service, _, name = path.decode("utf-8", "replace").lstrip("/").rpartition("/")
-    if not service:
+    service, slash, name = path.decode("utf-8", "replace").removeprefix("/").rpartition("/")
+    if not slash:
         return f"malformed method name: {path.decode('utf-8', 'replace')!r}".replace("'", '"')
     if service in SERVICES:
         return f"unknown method {name} for service {service}"

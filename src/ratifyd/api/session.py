@@ -1,4 +1,8 @@
-"""`Session`: one client connection's HTTP/2 side: routes events to handlers, and flushes their answers together."""
+"""`Session`: one client connection's HTTP/2 side: routes events to handlers, and flushes their answers together.
+
+Also keeps the connection honest: pings a silent client and hangs up on a dead one, ends calls whose time is up, and
+takes its leave in two steps.
+"""
 
 from typing import Protocol
 
@@ -14,6 +18,7 @@ from ratifyd.errors import (
     NotSupportedForLearner,
     RequestError,
 )
+from ratifyd.ports import Timer
 from ratifyd.proto.rpc_pb2 import RangeRequest
 from ratifyd.server.server import Server
 from ratifyd.wire.events import Call as WholeCall
@@ -23,7 +28,9 @@ from ratifyd.wire.headers import Head
 from ratifyd.wire.limits import Limits
 
 NO_LEADER_KEY = b"hasleader"
-"""Metadata with which a client asks to be refused rather than kept waiting without a leader."""
+"""Metadata with which a client asks, by the value "true", to be refused rather than kept waiting without a leader."""
+GO_AWAY_TIMEOUT_S = 5.0
+"""How long a leaving member waits for the client to acknowledge before it refuses new calls (grpc-go)."""
 
 
 LEARNER_RANGE = b"/etcdserverpb.KV/Range"
@@ -38,6 +45,8 @@ class Link(Protocol):
 
     def close(self) -> None: ...
 
+    def abort(self) -> None: ...
+
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
@@ -45,10 +54,34 @@ class Link(Protocol):
     def write_buffer_size(self) -> int: ...
 
 
+class _Waiting:
+    """A unary request whose message is still on its way."""
+
+    __slots__ = ("deadline", "head", "route")
+
+    def __init__(self, head: Head, route: Route) -> None:
+        self.head = head
+        self.route = route
+        self.deadline: Timer | None = None
+
+
 class Session:
     """One HTTP/2 connection of a client."""
 
-    __slots__ = ("_routes", "_streams", "_unary", "connection", "dirty", "link", "server")
+    __slots__ = (
+        "_gone",
+        "_keepalive",
+        "_leaving",
+        "_pinged",
+        "_read_at",
+        "_routes",
+        "_streams",
+        "_unary",
+        "connection",
+        "dirty",
+        "link",
+        "server",
+    )
 
     def __init__(self, server: Server, routes: dict[bytes, Route], limits: Limits, link: Link) -> None:
         self.server = server
@@ -57,14 +90,22 @@ class Session:
         self.dirty = False
         self._routes = routes
         self._streams: dict[int, Stream] = {}
-        self._unary: dict[int, tuple[Head, Route, bytes | None]] = {}
+        self._unary: dict[int, _Waiting] = {}
+        self._gone = False
+        self._leaving: Timer | None = None
+        self._read_at = server.clock.time()
+        self._pinged = False
+        self._keepalive: Timer | None = None
+        if (interval_s := server.config.grpc_keepalive_interval_s) > 0:
+            self._keepalive = server.clock.call_later(interval_s, self._check_alive)
 
     # --- from the connection ---------------------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client and start what they ask for."""
         connection = self.connection
-        for event in connection.receive(data, self.server.clock.time()):
+        self._read_at = now = self.server.clock.time()
+        for event in connection.receive(data, now):
             if isinstance(event, WholeCall):
                 known = event.head.route
                 route = known if isinstance(known, Route) else self._route(event.head)
@@ -76,11 +117,11 @@ class Session:
                     route.handler(self.server, call)
                 except EtcdError as error:
                     call.fail(error)
-                except DecodeError as error:
-                    call.fail(_undecodable(error))
+                except DecodeError:
+                    call.fail(_undecodable())
             else:
                 self._event(event)
-        if connection.has_output:
+        if connection.has_output or connection.draining:
             self.mark_dirty()
 
     def pause_writing(self) -> None:
@@ -99,13 +140,23 @@ class Session:
 
     def closed(self) -> None:
         """The connection is gone: end everything that runs on it."""
+        self._gone = True
+        for timer in (self._keepalive, self._leaving):
+            if timer is not None:
+                timer.cancel()
+        for stream_id in list(self._unary):
+            self._take_waiting(stream_id)
         streams, self._streams = self._streams, {}
-        self._unary.clear()
         for stream in streams.values():
             stream.lost(Code.CANCELLED)
 
     def go_away(self) -> None:
-        """Ask the client to move on; streams that run may finish."""
+        """Ask the client to move on, then refuse new calls; streams that run may finish."""
+        if self._leaving is None:
+            self._leaving = self.server.clock.call_later(GO_AWAY_TIMEOUT_S, self._leave)
+            self._leave()
+
+    def _leave(self) -> None:
         self.connection.go_away()
         self.mark_dirty()
 
@@ -128,38 +179,60 @@ class Session:
 
     def _flush(self) -> None:
         self.dirty = False
+        if self._gone:
+            return
         connection = self.connection
         if data := connection.data_to_send():
             self.link.write(data)
         if connection.closed:
             self.link.close()
 
+    def _check_alive(self) -> None:
+        """Ping a client that has been silent for the keepalive interval; hang up when it does not even answer that."""
+        config = self.server.config
+        idle_s = self.server.clock.time() - self._read_at
+        wait_s = config.grpc_keepalive_interval_s - idle_s
+        if wait_s > 0:
+            self._pinged = False
+        elif not self._pinged:
+            self._pinged = True
+            self.connection.ping()
+            self.mark_dirty()
+            wait_s = config.grpc_keepalive_timeout_s
+        elif idle_s >= config.grpc_keepalive_interval_s + config.grpc_keepalive_timeout_s:
+            self.link.abort()
+            return
+        else:
+            wait_s += config.grpc_keepalive_timeout_s
+        self._keepalive = self.server.clock.call_later(wait_s, self._check_alive)
+
     # --- the less common events ------------------------------------------------------------------------------------
 
     def _route(self, head: Head) -> Route | None:
+        """The route of a request that needs no further look at its headers."""
+        if _wants_leader(head):
+            return None
         route = self._routes.get(head.path)
         if self.server.is_learner:
             return None  # which takes the way with all gates
-        if route is not None and NO_LEADER_KEY not in head.metadata:
+        if route is not None:
             head.route = route  # every request with this cached header block skips the look-up and the gates
-            return route
-        return None
+        return route
 
     def _event(self, event: object) -> None:
         if isinstance(event, Message):
             stream = self._streams.get(event.stream_id)
             if stream is not None:
-                stream.route.rpc.received += 1
                 self._guard(stream, event.data)
-            elif event.stream_id in self._unary:
-                head, route, _ = self._unary[event.stream_id]
-                self._unary[event.stream_id] = (head, route, event.data)
+            elif (waiting := self._take_waiting(event.stream_id)) is not None:
+                # The first message is the request: whatever follows on the stream is ignored, as grpc-go does.
+                self._run(Call(self, event.stream_id, waiting.head, event.data, waiting.route))
         elif isinstance(event, Opened):
             self._opened(event.stream_id, event.head)
         elif isinstance(event, HalfClosed):
             self._half_closed(event.stream_id)
         elif isinstance(event, Reset):
-            self._unary.pop(event.stream_id, None)
+            self._take_waiting(event.stream_id)
             if (stream := self._streams.pop(event.stream_id, None)) is not None:
                 stream.lost(Code.CANCELLED)
         elif isinstance(event, Writable):
@@ -176,58 +249,57 @@ class Session:
         if self.server.is_learner and head.path != LEARNER_RANGE and head.path not in LEARNER_PATHS:
             self._refuse(stream_id, route, NotSupportedForLearner())
             return None
-        needs_leader = NO_LEADER_KEY in head.metadata
-        if needs_leader and not self.server.leader_id:
+        wants_leader = _wants_leader(head)
+        if wants_leader and not self.server.leader_id:
             self._refuse(stream_id, route, NoLeader())
             return None
+        clock = self.server.clock
         if route.stream is None:
-            self._unary[stream_id] = (head, route, None)
+            waiting = self._unary[stream_id] = _Waiting(head, route)
+            if head.timeout_s is not None:
+                waiting.deadline = clock.call_later(head.timeout_s, self._deadline_waiting, stream_id)
             return None
         route.rpc.started += 1
         stream = self._streams[stream_id] = route.stream(self, stream_id, head, route)
-        if needs_leader:
-            self._end_without_leader(stream)
         if head.timeout_s is not None:
-            self.server.clock.call_later(head.timeout_s, self._deadline, stream)
+            stream.deadline = clock.call_later(head.timeout_s, stream.fail, ContextDeadlineExceeded())
+        if wants_leader:
+            self.server.needing_leader[stream] = None
         return stream
-
-    def _refuse(self, stream_id: int, route: Route, error: EtcdError) -> None:
-        route.rpc.started += 1
-        route.rpc.handled[error.code] += 1
-        self.connection.fail(stream_id, error.code, error.message)
-
-    def _end_without_leader(self, stream: Stream) -> None:
-        """End a stream that asked for it once there has been no leader for a while (semantics 7.25)."""
-
-        def tell(lost: bool) -> bool:
-            if lost and not stream.closed:
-                stream.fail(NoLeader())
-            return not stream.closed
-
-        self.server.leadership.watch(tell)
 
     def _half_closed(self, stream_id: int) -> None:
         if (stream := self._streams.get(stream_id)) is not None:
-            stream.half_closed()
-            return
-        pending = self._unary.pop(stream_id, None)
-        if pending is None:
-            return
-        head, route, message = pending
-        if message is None:
-            self.connection.fail(stream_id, Code.INTERNAL, "no request message: the stream ended without one")
-            return
-        self._run(Call(self, stream_id, head, message, route))
+            if stream.takes_one and not stream.asked:
+                stream.fail(_no_message())
+            else:
+                stream.half_closed()
+        elif (waiting := self._take_waiting(stream_id)) is not None:
+            self._refuse(stream_id, waiting.route, _no_message())
 
     def _uncommon_call(self, event: WholeCall) -> None:
         stream = self._opened(event.stream_id, event.head)
         if stream is not None:
-            stream.route.rpc.received += 1
             if self._guard(stream, event.message) and not stream.closed:
                 stream.half_closed()
-        elif event.stream_id in self._unary:
-            head, route, _ = self._unary.pop(event.stream_id)
-            self._run(Call(self, event.stream_id, head, event.message, route))
+        elif (waiting := self._take_waiting(event.stream_id)) is not None:
+            self._run(Call(self, event.stream_id, waiting.head, event.message, waiting.route))
+
+    def _take_waiting(self, stream_id: int) -> _Waiting | None:
+        waiting = self._unary.pop(stream_id, None)
+        if waiting is not None and waiting.deadline is not None:
+            waiting.deadline.cancel()
+        return waiting
+
+    def _deadline_waiting(self, stream_id: int) -> None:
+        if (waiting := self._unary.pop(stream_id, None)) is not None:
+            self._refuse(stream_id, waiting.route, ContextDeadlineExceeded())
+
+    def _refuse(self, stream_id: int, route: Route, error: EtcdError) -> None:
+        """Answer a request that never became a call."""
+        route.rpc.started += 1
+        route.rpc.handled[error.code] += 1
+        self.connection.fail(stream_id, error.code, error.message)
+        self.mark_dirty()
 
     def _run(self, call: Call) -> None:
         handler = call.route.handler
@@ -238,23 +310,28 @@ class Session:
             handler(self.server, call)
         except EtcdError as error:
             call.fail(error)
-        except DecodeError as error:
-            call.fail(_undecodable(error))
+        except DecodeError:
+            call.fail(_undecodable())
 
     def _guard(self, stream: Stream, message: bytes) -> bool:
+        if stream.asked and stream.takes_one:
+            return True
+        stream.asked = True
+        stream.route.rpc.received += 1
         try:
+            stream.check_read()
             stream.receive(message)
         except EtcdError as error:
             stream.fail(error)
             return False
-        except DecodeError as error:
-            stream.fail(_undecodable(error))
+        except DecodeError:
+            stream.fail(_undecodable_message())
             return False
         return True
 
-    def _deadline(self, stream: Stream) -> None:
-        error = ContextDeadlineExceeded()
-        stream.fail(error)
+
+def _wants_leader(head: Head) -> bool:
+    return head.metadata.get(NO_LEADER_KEY, [b""])[0] == b"true"
 
 
 def _check_serializable(message: bytes) -> None:
@@ -263,6 +340,19 @@ def _check_serializable(message: bytes) -> None:
         raise NotSupportedForLearner
 
 
-def _undecodable(error: DecodeError) -> EtcdError:
-    """What a request that is no such message is answered, as grpc-go words it."""
-    return RequestError.with_text(Code.INTERNAL, f"grpc: error unmarshalling request: {error}")
+def _no_message() -> EtcdError:
+    """What a request that ended before its message is answered, as grpc-go words it."""
+    return RequestError.with_text(Code.UNKNOWN, "EOF")
+
+
+_BAD_WIRE_FORMAT = "proto: cannot parse invalid wire-format data"
+
+
+def _undecodable() -> EtcdError:
+    """What a unary request that is no such message is answered, as grpc-go words it."""
+    return RequestError.with_text(Code.INTERNAL, f"grpc: error unmarshalling request: {_BAD_WIRE_FORMAT}")
+
+
+def _undecodable_message() -> EtcdError:
+    """The same on a stream."""
+    return RequestError.with_text(Code.INTERNAL, f"grpc: failed to unmarshal the received message: {_BAD_WIRE_FORMAT}")

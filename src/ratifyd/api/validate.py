@@ -1,7 +1,6 @@
 """Checks of KV requests before anything is proposed or read, with etcd's errors in etcd's order (semantics 2-5)."""
 
-from collections.abc import Sequence
-
+from ratifyd.apply.txn import Operation, Txn
 from ratifyd.errors import (
     DuplicateKey,
     EmptyKey,
@@ -11,7 +10,7 @@ from ratifyd.errors import (
     TooManyOps,
     ValueProvided,
 )
-from ratifyd.proto.rpc_pb2 import DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest
+from ratifyd.proto.rpc_pb2 import DeleteRangeRequest, PutRequest, RangeRequest
 
 _LAST_SORT_ORDER = RangeRequest.DESCEND
 _LAST_SORT_TARGET = RangeRequest.VALUE
@@ -44,61 +43,58 @@ def check_delete(request: DeleteRangeRequest) -> None:
         raise EmptyKey
 
 
-def check_txn(request: TxnRequest, max_ops: int) -> None:
-    """Raises TooManyOps, EmptyKey, DuplicateKey and what the checks of single operations raise."""
-    _check_txn_shape(request, max_ops)
-    _check_overlap(request.success)
-    _check_overlap(request.failure)
+def check_txn(txn: Txn, max_ops: int) -> None:
+    """Check a Txn, both branches and all nesting.
+
+    Raises TooManyOps, EmptyKey, DuplicateKey, KeyNotFound (an operation without a request) and what the checks of
+    single operations raise.
+    """
+    _check_txn_shape(txn, max_ops)
+    for branch in (txn.success, txn.failure):
+        if len(branch) > 1 or (branch and branch[0][0] == "request_txn"):
+            _check_overlap(branch)
 
 
-def _check_txn_shape(request: TxnRequest, max_ops: int) -> None:
-    ops = max(len(request.compare), len(request.success), len(request.failure))
+def _check_txn_shape(txn: Txn, max_ops: int) -> None:
+    compare, success, failure = txn.compare, txn.success, txn.failure
+    ops = max(len(compare), len(success), len(failure))
     if ops > max_ops:
         raise TooManyOps
-    for compare in request.compare:
-        if not compare.key:
+    for comparison in compare:
+        if not comparison.key:
             raise EmptyKey
-    for branch in (request.success, request.failure):
-        for op in branch:
-            _check_op(op, max_ops - ops)
+    for branch in (success, failure):
+        for kind, request in branch:
+            if kind == "request_put":
+                check_put(request)
+            elif kind == "request_range":
+                check_range(request)
+            elif kind == "request_delete_range":
+                check_delete(request)
+            elif kind == "request_txn":
+                _check_txn_shape(request, max_ops - ops)
+            else:
+                raise KeyNotFound
 
 
-def _check_op(op: RequestOp, max_ops: int) -> None:
-    kind = op.WhichOneof("request")
-    if kind == "request_range":
-        check_range(op.request_range)
-    elif kind == "request_put":
-        check_put(op.request_put)
-    elif kind == "request_delete_range":
-        check_delete(op.request_delete_range)
-    elif kind == "request_txn":
-        _check_txn_shape(op.request_txn, max_ops)
-    else:
-        raise KeyNotFound
-
-
-def _check_overlap(ops: Sequence[RequestOp]) -> tuple[set[bytes], _Deletes]:
+def _check_overlap(ops: list[Operation]) -> tuple[set[bytes], _Deletes]:
     """Refuse a key put twice, or put and deleted, in one branch; the keys put and ranges deleted below it."""
-    deletes: _Deletes = [
-        (op.request_delete_range.key, op.request_delete_range.range_end)
-        for op in ops
-        if op.WhichOneof("request") == "request_delete_range"
-    ]
+    deletes: _Deletes = [(request.key, request.range_end) for kind, request in ops if kind == "request_delete_range"]
     puts: set[bytes] = set()
-    for op in ops:
-        if op.WhichOneof("request") != "request_txn":
+    for kind, request in ops:
+        if kind != "request_txn":
             continue
-        puts_then, deletes_then = _check_overlap(op.request_txn.success)
-        puts_else, deletes_else = _check_overlap(op.request_txn.failure)
+        puts_then, deletes_then = _check_overlap(request.success)
+        puts_else, deletes_else = _check_overlap(request.failure)
         # Only one of the two branches runs, so a key may be put in both; not in an earlier sibling, though.
         if (puts_then | puts_else) & puts or any(_covers(deletes, key) for key in puts_then | puts_else):
             raise DuplicateKey
         puts |= puts_then | puts_else
         deletes += deletes_then
         deletes += deletes_else
-    for op in ops:
-        if op.WhichOneof("request") == "request_put":
-            key = op.request_put.key
+    for kind, request in ops:
+        if kind == "request_put":
+            key = request.key
             if key in puts or _covers(deletes, key):
                 raise DuplicateKey
             puts.add(key)

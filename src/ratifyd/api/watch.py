@@ -6,7 +6,7 @@ the client is slow: the watcher then reads from history when there is room again
 
 from dataclasses import dataclass
 
-from ratifyd.api.calls import Stream
+from ratifyd.api.calls import MAX_QUEUED_BYTES, Stream
 from ratifyd.errors import WATCH_COMPACTED, WATCH_DUPLICATE_ID, WATCH_EMPTY_RANGE
 from ratifyd.keys import KeyRange
 from ratifyd.mvcc.watch import Watcher
@@ -14,8 +14,6 @@ from ratifyd.ports import Timer
 from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import WatchCreateRequest, WatchRequest
 
-MAX_QUEUED_BYTES = 1 << 20
-"""Bytes that may wait for a slow client before its watchers are left behind."""
 GRPC_OVERHEAD_BYTES = 512 * 1024
 DEFAULT_PROGRESS_S = 600.0
 PROGRESS_RETRY_S = 0.05
@@ -38,7 +36,15 @@ class _Watch:
 class WatchStream(Stream):
     """One Watch RPC."""
 
-    __slots__ = ("_blocked", "_fragment_bytes", "_next_id", "_progress_asked", "_progress_timer", "_watches")
+    __slots__ = (
+        "_blocked",
+        "_fragment_bytes",
+        "_next_id",
+        "_progress_asked",
+        "_progress_retry",
+        "_progress_timer",
+        "_watches",
+    )
 
     def receive(self, message: bytes) -> None:
         """Create or cancel a watcher, or ask for progress."""
@@ -52,7 +58,8 @@ class WatchStream(Stream):
             self._cancel(request.cancel_request.watch_id)
         elif kind == "progress_request":
             self._progress_asked = True
-            self._answer_progress()
+            if self._progress_retry is None:
+                self._answer_progress()
 
     def ended(self) -> None:
         """Stop all watchers."""
@@ -63,8 +70,9 @@ class WatchStream(Stream):
                 self.server.state.hub.remove(watch.watcher)
         self.server.watch_streams -= 1
         self._watches.clear()
-        if self._progress_timer is not None:
-            self._progress_timer.cancel()
+        for timer in (self._progress_timer, self._progress_retry):
+            if timer is not None:
+                timer.cancel()
 
     def writable(self) -> None:
         """There is room again: let the watchers that were refused catch up."""
@@ -110,6 +118,7 @@ class WatchStream(Stream):
         self._next_id = 0
         self._progress_asked = False
         self._progress_timer: Timer | None = None
+        self._progress_retry: Timer | None = None
         self._fragment_bytes = self.server.config.max_request_bytes + GRPC_OVERHEAD_BYTES
         self.server.watch_streams += 1
 
@@ -165,6 +174,7 @@ class WatchStream(Stream):
 
     def _answer_progress(self) -> None:
         """Say how far the whole stream is, once that is true of each of its watchers (semantics 7.17, 7.18)."""
+        self._progress_retry = None
         if self.closed or not self._progress_asked:
             return
         hub = self.server.state.hub
@@ -176,7 +186,7 @@ class WatchStream(Stream):
             self._progress_asked = False
             self.send(fast.watch_response(self.server.header(), REFUSED_ID))
         else:
-            self.server.clock.call_later(PROGRESS_RETRY_S, self._answer_progress)
+            self._progress_retry = self.server.clock.call_later(PROGRESS_RETRY_S, self._answer_progress)
 
     def _schedule_progress(self) -> None:
         interval_s = self.server.config.watch_progress_notify_interval_s or DEFAULT_PROGRESS_S

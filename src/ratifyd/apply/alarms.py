@@ -28,7 +28,7 @@ def _activate(state: State, request: AlarmRequest) -> bytes:
     if raised not in state.alarms:
         state.alarms[raised] = None
         state.buffer.put(schema.ALARM, _key(*raised), b"")
-        state.warn("alarm raised", alarm=_name(request.alarm), **{"from": hex_id(request.memberID)})
+        state.warn("alarm raised", alarm=alarm_name(request.alarm), **{"from": hex_id(request.memberID)})
     return _response([raised])
 
 
@@ -38,7 +38,7 @@ def _deactivate(state: State, request: AlarmRequest) -> bytes:
         return b""
     del state.alarms[raised]
     state.buffer.delete(schema.ALARM, _key(*raised))
-    state.warn("alarm disarmed", alarm=_name(request.alarm), **{"from": hex_id(request.memberID)})
+    state.warn("alarm disarmed", alarm=alarm_name(request.alarm), **{"from": hex_id(request.memberID)})
     return _response([raised])
 
 
@@ -46,7 +46,8 @@ def _key(member: int, kind: int) -> bytes:
     return AlarmMember(memberID=member, alarm=cast(AlarmType, kind)).SerializeToString()
 
 
-def _name(kind: int) -> str:
+def alarm_name(kind: int) -> str:
+    """etcd's name of an alarm; the number of one it has no name for."""
     return AlarmType.Name(cast(AlarmType, kind)) if kind in AlarmType.values() else str(kind)
 
 

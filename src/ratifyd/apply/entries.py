@@ -1,8 +1,8 @@
 """`apply_entry`: one committed normal entry, exactly once, through the same gates on every member."""
 
-from collections.abc import Mapping
+from collections.abc import Container
 
-from ratifyd.apply.requests import Row, decode
+from ratifyd.apply.requests import Decoded, Row, cost_bound, decode
 from ratifyd.apply.state import State
 from ratifyd.errors import Corrupt, EtcdError, NoSpace, RequestError
 from ratifyd.proto.rpc_pb2 import CORRUPT, NOSPACE
@@ -21,11 +21,18 @@ class Outcome:
         self.raise_nospace = raise_nospace
 
 
-def apply_entry(state: State, index: int, term: int, data: bytes, waiting: Mapping[int, object]) -> Outcome | None:
+def apply_entry(
+    state: State,
+    index: int,
+    term: int,
+    data: bytes,
+    waiting: Container[int] = (),
+    decoded: dict[bytes, Decoded] | None = None,
+) -> Outcome | None:
     """Execute a committed entry; None when the state already reflects it or it is a leader's empty entry.
 
-    `waiting` holds the request ids somebody on this member waits for. Any exception but RequestError means that the
-    state cannot be computed: the member must stop.
+    `waiting` holds the request ids somebody on this member waits for, `decoded` requests by entry that need not be
+    decoded again. Any exception but RequestError means that the state cannot be computed: the member must stop.
     """
     if index <= state.consistent_index:
         return None
@@ -33,13 +40,13 @@ def apply_entry(state: State, index: int, term: int, data: bytes, waiting: Mappi
     state.term = term
     if not data:
         return None
-    header, row, request = decode(data)
-    request_id: int = header.ID
+    known = decoded.pop(data, None) if decoded else None
+    request_id, row, request = known or decode(data)
     nospace = False
     try:
         if state.alarms and not row.corrupt_allowed and state.has_alarm(CORRUPT):
             raise Corrupt
-        if row.cost is not None:
+        if row.cost is not None and (state.alarms or state.over_quota(cost_bound(data))):
             nospace = _check_space(state, row.cost(request))
         body = row.apply(state, request, request_id in waiting)
         if nospace:

@@ -6,13 +6,15 @@ Fields and numbers are those of etcd's InternalRaftRequest (formats §7).
 import json
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from ratifyd.apply import alarms, cluster, kv, leases
 from ratifyd.apply import txn as txns
 from ratifyd.apply.state import State
+from ratifyd.apply.txn import Operation, Txn
+from ratifyd.proto import fast
 from ratifyd.proto.etcdserver_pb2 import Request
 from ratifyd.proto.membership_pb2 import Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest, RequestHeader
@@ -22,30 +24,48 @@ PUT_OVERHEAD_BYTES = 256
 LEASE_OVERHEAD_BYTES = 64
 
 
-class Row(NamedTuple):
-    """How one kind of request is found in an entry, executed and measured."""
+def cost_bound(data: bytes) -> int:
+    """At least the cost of the request in `data`: cheap to compute, so that the exact one seldom is.
 
-    field: str
-    """Name of the field in InternalRaftRequest."""
-    operation: str
-    """Label of the request in etcd_server_apply_duration_seconds."""
-    apply: Callable[[State, Any, bool], bytes]
-    """(state, request, somebody waits for the answer) -> response body after the header; raises RequestError."""
-    cost: Callable[[Any], int] | None = None
-    """Bytes the request may add to the backend; None when it cannot grow it (semantics 10.2)."""
-    corrupt_allowed: bool = False
-    """Whether it still runs while the CORRUPT alarm is on."""
+    The dearest byte is that of a put nested in a txn: 257 for the five bytes of a one-byte key without a value.
+    """
+    return PUT_OVERHEAD_BYTES + 64 * len(data)
 
-    @property
-    def tag(self) -> bytes:
-        """Protobuf tag of the field, as it stands in an entry."""
-        number = InternalRaftRequest.DESCRIPTOR.fields_by_name[self.field].number << 3 | 2
-        encoded = bytearray()
-        while number > 0x7F:
-            encoded.append(number & 0x7F | 0x80)
-            number >>= 7
-        encoded.append(number)
-        return bytes(encoded)
+
+def _tag(field: str) -> bytes:
+    """Protobuf tag of a field of InternalRaftRequest, as it stands in an entry."""
+    return fast.varint(InternalRaftRequest.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
+
+
+class Row:
+    """How one kind of request is found in an entry, executed and measured.
+
+    `field` is its name in InternalRaftRequest, `operation` its label in etcd_server_apply_duration_seconds.
+    `apply(state, request, wanted)` executes it and gives the response body after the header; `wanted` says whether
+    somebody waits for it; it raises RequestError. `cost(request)` is what it may add to the backend in bytes, None
+    when it cannot grow it (semantics 10.2). `read` turns the message into what `apply` and `cost` take, None when
+    that is the message itself. `corrupt_allowed`: it still runs while the CORRUPT alarm is on.
+    """
+
+    __slots__ = ("apply", "corrupt_allowed", "cost", "field", "operation", "read", "tag")
+
+    def __init__(
+        self,
+        field: str,
+        operation: str,
+        apply: Callable[[State, Any, bool], bytes],
+        cost: Callable[[Any], int] | None = None,
+        *,
+        read: Callable[[Any], Any] | None = None,
+        corrupt_allowed: bool = False,
+    ) -> None:
+        self.field = field
+        self.operation = operation
+        self.apply = apply
+        self.cost = cost
+        self.read = read
+        self.corrupt_allowed = corrupt_allowed
+        self.tag = _tag(field)
 
 
 def put_cost(request: PutRequest) -> int:
@@ -53,19 +73,18 @@ def put_cost(request: PutRequest) -> int:
     return PUT_OVERHEAD_BYTES + len(request.key) + len(request.value)
 
 
-def txn_cost(request: TxnRequest) -> int:
+def txn_cost(txn: Txn) -> int:
     """Bytes a Txn may add: its dearer branch, nested txns included."""
-    return max(_branch_cost(request.success), _branch_cost(request.failure))
+    return max(_branch_cost(txn.success), _branch_cost(txn.failure))
 
 
-def _branch_cost(ops: Any) -> int:
+def _branch_cost(ops: list[Operation]) -> int:
     total = 0
-    for op in ops:
-        kind = op.WhichOneof("request")
+    for kind, request in ops:
         if kind == "request_put":
-            total += put_cost(op.request_put)
+            total += put_cost(request)
         elif kind == "request_txn":
-            total += txn_cost(op.request_txn)
+            total += txn_cost(request)
     return total
 
 
@@ -74,9 +93,12 @@ def lease_cost(request: LeaseGrantRequest) -> int:
     return LEASE_OVERHEAD_BYTES
 
 
+Decoded = tuple[int, Row, Any]
+"""Request id, row, and the request as the row applies it."""
+
 PUT = Row("put", "Put", kv.put, put_cost)
 DELETE_RANGE = Row("delete_range", "DeleteRange", kv.delete_range)
-TXN = Row("txn", "Txn", txns.txn, txn_cost)
+TXN = Row("txn", "Txn", txns.txn, txn_cost, read=Txn)
 COMPACTION = Row("compaction", "Compaction", kv.compact)
 LEASE_GRANT = Row("lease_grant", "LeaseGrant", leases.grant, lease_cost)
 LEASE_REVOKE = Row("lease_revoke", "LeaseRevoke", leases.revoke)
@@ -101,6 +123,7 @@ ROWS = (
     CLUSTER_MEMBER_ATTR_SET,
     DOWNGRADE_INFO_SET,
 )
+_TXN_NUMBER = InternalRaftRequest.DESCRIPTOR.fields_by_name[TXN.field].number
 _BY_FIRST_BYTE = {row.tag[0]: row for row in ROWS if len(row.tag) == 1}
 
 
@@ -112,22 +135,24 @@ _V2_VERSION_PATH = "/0/version"
 _V2_MEMBER = re.compile(r"/0/members/([0-9a-f]{1,16})/attributes")
 
 
-def decode(data: bytes) -> tuple[RequestHeader, Row, Any]:
+def decode(data: bytes) -> Decoded:
     """Read the request of a normal entry. Raises ValueError when it is none that this version knows."""
     if data[0] == _V2_FIRST_BYTE and (found := _decode_v2(data)) is not None:
         return found
-    entry = InternalRaftRequest.FromString(data)
+    try:
+        entry = InternalRaftRequest.FromString(data)
+    except DecodeError:
+        return _decode_deep(data)
     # The request's field comes first in what etcd and we write, as its number is below the header's.
-    row = _BY_FIRST_BYTE.get(data[0])
-    if row is not None and entry.HasField(row.field):
-        return entry.header, row, getattr(entry, row.field)
-    for row in ROWS:
+    first = _BY_FIRST_BYTE.get(data[0])
+    for row in ROWS if first is None or not entry.HasField(first.field) else (first,):
         if entry.HasField(row.field):
-            return entry.header, row, getattr(entry, row.field)
+            request = getattr(entry, row.field)
+            return entry.header.ID, row, request if row.read is None else row.read(request)
     raise ValueError(f"log entry holds no request known to this version: {data[:64]!r}")
 
 
-def _decode_v2(data: bytes) -> tuple[RequestHeader, Row, Any] | None:
+def _decode_v2(data: bytes) -> Decoded | None:
     """The request of an entry in the form members up to 3.5 publish themselves with (formats 7.6), None if it is none.
 
     Its first byte is that of an id; a request of the newer form puts the id last.
@@ -138,16 +163,16 @@ def _decode_v2(data: bytes) -> tuple[RequestHeader, Row, Any] | None:
         return None
     if request.Method not in _V2_METHODS:
         return None
-    header = RequestHeader(ID=request.ID)
+    request_id: int = request.ID
     if request.Method == "PUT":
         if request.Path == _V2_VERSION_PATH:
-            return header, CLUSTER_VERSION_SET, ClusterVersionSetRequest(ver=request.Val)
+            return request_id, CLUSTER_VERSION_SET, ClusterVersionSetRequest(ver=request.Val)
         if (member := _V2_MEMBER.fullmatch(request.Path)) is not None:
             fields = json.loads(request.Val)
             attributes = Attributes(name=fields.get("name", ""), client_urls=fields.get("clientURLs") or ())
             change = ClusterMemberAttrSetRequest(member_ID=int(member[1], 16), member_attributes=attributes)
-            return header, CLUSTER_MEMBER_ATTR_SET, change
-    return header, _V2, request
+            return request_id, CLUSTER_MEMBER_ATTR_SET, change
+    return request_id, _V2, request
 
 
 def encode_v2_attributes(request_id: int, member: str, name: str, client_urls: Sequence[str]) -> bytes:
@@ -164,3 +189,12 @@ def encode_v2_version(request_id: int, version: str) -> bytes:
 
 def _encode_v2(request_id: int, path: str, value: str) -> bytes:
     return Request(ID=request_id, Method="PUT", Path=path, Val=value).SerializeToString()
+
+
+def _decode_deep(data: bytes) -> Decoded:
+    """Read a txn nested as deep as the parser goes: the API took it, but inside its entry it is a level deeper."""
+    parts = fast.split_internal_raft_request(data)
+    if parts is None or parts[0] != _TXN_NUMBER:
+        raise ValueError(f"log entry cannot be decoded: {data[:64]!r}")
+    _, body, header = parts
+    return RequestHeader.FromString(header).ID, TXN, Txn(TxnRequest.FromString(body))

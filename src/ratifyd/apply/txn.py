@@ -1,6 +1,6 @@
 """Txn: evaluate every compare, check the chosen path, then change: after the first change no error is possible."""
 
-from collections.abc import Sequence
+from typing import Any
 
 from ratifyd.apply.kv import check_present, delete_in, put_in, range_body
 from ratifyd.apply.state import State
@@ -22,36 +22,59 @@ _EMPTY_NESTED_HEADER = b"\x0a\x00"
 """etcd leaves the header of a nested answer present and empty (semantics 1.8)."""
 
 
+Operation = tuple[str | None, Any]
+"""An operation's kind (the field of RequestOp that is set) and its request; a nested txn as `Txn`."""
+
+
+class Txn:
+    """A TxnRequest taken apart once. Reaching into a message makes an object each time, so what was found is kept."""
+
+    __slots__ = ("compare", "failure", "success")
+
+    def __init__(self, request: TxnRequest) -> None:
+        self.compare: list[Compare] = list(request.compare)
+        self.success = [_operation(op) for op in request.success]
+        self.failure = [_operation(op) for op in request.failure]
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether no branch can write: every operation of both is a range (semantics 5.16)."""
+        return all(kind == "request_range" for kind, _ in self.success) and all(
+            kind == "request_range" for kind, _ in self.failure
+        )
+
+    @property
+    def is_serializable(self) -> bool:
+        """Whether a read-only txn may be answered locally: all its ranges are serializable (an empty txn is)."""
+        return all(read.serializable for _, read in self.success) and all(read.serializable for _, read in self.failure)
+
+
+def _operation(op: RequestOp) -> Operation:
+    kind = op.WhichOneof("request")
+    if kind == "request_txn":
+        return kind, Txn(op.request_txn)
+    return kind, None if kind is None else getattr(op, kind)
+
+
 class Path:
-    """The branch a txn takes, and those of the txns nested in it, by position among the branch's ops."""
+    """The branch a txn takes: its operations, a nested txn as its own path."""
 
-    __slots__ = ("nested", "ops", "succeeded")
+    __slots__ = ("ops", "succeeded")
 
-    def __init__(self, store: Store, request: TxnRequest) -> None:
-        self.succeeded = all(_holds(store, compare) for compare in request.compare)
-        self.ops: Sequence[RequestOp] = request.success if self.succeeded else request.failure
-        self.nested = {
-            position: Path(store, op.request_txn)
-            for position, op in enumerate(self.ops)
-            if op.WhichOneof("request") == "request_txn"
-        }
-
-
-def is_read_only(request: TxnRequest) -> bool:
-    """Whether no branch can write: every op of both is a range (semantics 5.16)."""
-    return all(op.WhichOneof("request") == "request_range" for op in request.success) and all(
-        op.WhichOneof("request") == "request_range" for op in request.failure
-    )
+    def __init__(self, store: Store, txn: Txn) -> None:
+        self.succeeded = True
+        for compare in txn.compare:
+            if not _holds(store, compare):
+                self.succeeded = False
+                break
+        self.ops: list[Operation] = txn.success if self.succeeded else txn.failure
+        if any(kind == "request_txn" for kind, _ in self.ops):
+            self.ops = [
+                (kind, Path(store, request) if kind == "request_txn" else request) for kind, request in self.ops
+            ]
 
 
-def is_serializable(request: TxnRequest) -> bool:
-    """Whether a read-only txn may be answered locally: all its ranges are serializable (an empty txn is)."""
-    return all(op.request_range.serializable for op in request.success) and all(
-        op.request_range.serializable for op in request.failure
-    )
-
-
-def txn(state: State, request: TxnRequest, wanted: bool) -> bytes:
+def txn(state: State, request: Txn, wanted: bool) -> bytes:
     """Execute a writing Txn; the answer's body. Raises KeyNotFound, LeaseNotFound, Compacted, FutureRev."""
     store = state.store
     path = Path(store, request)
@@ -61,58 +84,55 @@ def txn(state: State, request: TxnRequest, wanted: bool) -> bytes:
         return _execute(state, write, path, wanted)
 
 
-def read_txn_body(store: Store, request: TxnRequest) -> bytes:
+def read_txn_body(store: Store, request: Txn) -> bytes:
     """Answer a read-only Txn; the body after the header. Raises Compacted, FutureRev."""
     path = Path(store, request)
     _check_ranges(store, path)
     header = fast.revision_header(store.revision)
-    responses = [fast.length_prefixed(1, header + range_body(store, op.request_range)) for op in path.ops]
+    responses = [fast.length_prefixed(1, header + range_body(store, read)) for _, read in path.ops]
     return fast.txn_body(path.succeeded, responses)
 
 
 def _check_puts(state: State, path: Path) -> None:
-    for position, op in enumerate(path.ops):
-        kind = op.WhichOneof("request")
+    for kind, request in path.ops:
         if kind == "request_put":
-            check_present(state.store, op.request_put)
-            lease = op.request_put.lease
+            check_present(state.store, request)
+            lease = request.lease
             if lease and lease not in state.leases.leases:
                 raise LeaseNotFound
         elif kind == "request_txn":
-            _check_puts(state, path.nested[position])
+            _check_puts(state, request)
 
 
 def _check_ranges(store: Store, path: Path) -> None:
-    for position, op in enumerate(path.ops):
-        kind = op.WhichOneof("request")
+    for kind, request in path.ops:
         if kind == "request_range":
-            revision = op.request_range.revision
+            revision = request.revision
             # Stricter than a Range of its own, which reads a negative revision as the latest (semantics 2.5).
             if revision and revision < store.compacted:
                 raise Compacted
             store.check_revision(revision)
         elif kind == "request_txn":
-            _check_ranges(store, path.nested[position])
+            _check_ranges(store, request)
 
 
 def _execute(state: State, write: WriteTxn, path: Path, wanted: bool) -> bytes:
     responses: list[bytes] = []
-    for position, op in enumerate(path.ops):
-        kind = op.WhichOneof("request")
+    for kind, request in path.ops:
         if kind == "request_put":
-            body = put_in(state, write, op.request_put)
+            body = put_in(state, write, request)
             responses.append(fast.length_prefixed(2, fast.revision_header(write.revision) + body))
         elif kind == "request_range":
             if wanted:
                 revision = write.revision if write.changed else write.revision - 1
-                body = range_body(write, op.request_range)
+                body = range_body(write, request)
                 responses.append(fast.length_prefixed(1, fast.revision_header(revision) + body))
         elif kind == "request_delete_range":
-            body = delete_in(state, write, op.request_delete_range)
+            body = delete_in(state, write, request)
             revision = write.revision if write.changed else write.revision - 1
             responses.append(fast.length_prefixed(3, fast.revision_header(revision) + body))
         elif kind == "request_txn":
-            body = _execute(state, write, path.nested[position], wanted)
+            body = _execute(state, write, request, wanted)
             responses.append(fast.length_prefixed(4, _EMPTY_NESTED_HEADER + body))
     return fast.txn_body(path.succeeded, responses)
 
@@ -120,7 +140,9 @@ def _execute(state: State, write: WriteTxn, path: Path, wanted: bool) -> bytes:
 def _holds(store: Store, compare: Compare) -> bool:
     if not compare.range_end:
         data = store.get(compare.key)
-        kvs = [] if data is None else [data]
+        if data is not None:
+            return _compare(compare, KeyValue.FromString(data))
+        kvs = []
     else:
         kvs = store.range(KeyRange.parse(compare.key, compare.range_end)).kvs
     if not kvs:

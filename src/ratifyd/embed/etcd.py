@@ -24,7 +24,7 @@ from ratifyd.config import Config
 from ratifyd.embed.bootstrap import NewCluster, force_new_cluster
 from ratifyd.embed.host import ClientCalls, MemberHost
 from ratifyd.embed.images import BackendImages, ReceivedFiles
-from ratifyd.embed.joining import JoinedCluster, JoinRefused, check_not_bootstrapped, initial_members, join
+from ratifyd.embed.joining import JoinedCluster, check_not_bootstrapped, initial_members, join
 from ratifyd.errors import EtcdError
 from ratifyd.membership import Membership, hex_id
 from ratifyd.net.clock import LoopClock
@@ -48,6 +48,7 @@ from ratifyd.storage.recover import DataDir, DataDirInUse, Recovered, RecoveryRe
 from ratifyd.storage.snapshots import SnapshotFiles
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import WalContents, WalCorrupt
+from ratifyd.storage.walsegments import SegmentLocked
 from ratifyd.storage.worker import ThreadWorker
 from ratifyd.version import ETCD_VERSION
 from ratifyd.wire.limits import Limits
@@ -58,6 +59,17 @@ MAX_MESSAGE_BYTES = 1 << 20
 MAX_INFLIGHT = 512
 MAX_UNCOMMITTED_BYTES = 1 << 30
 STOP_TIMEOUT_S = 7.0
+
+_OPERATOR_ERRORS = (
+    ListenError,
+    DataDirInUse,
+    RecoveryRefused,
+    WalCorrupt,
+    SegmentLocked,
+    BackendInUse,
+    BackendBroken,
+)
+"""What can be wrong with a start besides the disk; their texts say what to do."""
 
 log = logging.getLogger("ratifyd.embed")
 
@@ -141,15 +153,7 @@ class Etcd:
         try:
             self._bind()
             await self._start(loop)
-        except (
-            ListenError,
-            DataDirInUse,
-            RecoveryRefused,
-            WalCorrupt,
-            BackendInUse,
-            BackendBroken,
-            JoinRefused,
-        ) as error:
+        except (*_OPERATOR_ERRORS, OSError) as error:
             await self.stop()
             raise StartError(str(error)) from error
         except BaseException:
@@ -247,6 +251,12 @@ class Etcd:
         backend_worker = self._worker(loop, "backend")
         wal_worker = self._worker(loop, "wal")
 
+        def open_backend(path: str) -> LmdbBackend:
+            began = loop.time()
+            backend = LmdbBackend(path, worker=backend_worker, fsync=fsync)
+            log.info("opened backend db", extra={"fields": {"path": path, "took": f"{loop.time() - began:.3f}s"}})
+            return backend
+
         def open_wal(directory: str, meta: SnapshotMeta) -> tuple[Wal, WalContents]:
             return Wal.open(
                 disk,
@@ -261,7 +271,7 @@ class Etcd:
         recovered = recover(
             disk,
             data_dir,
-            open_backend=lambda path: LmdbBackend(path, worker=backend_worker, fsync=fsync),
+            open_backend=open_backend,
             open_wal=open_wal,
         )
         self._recovered = recovered
@@ -393,8 +403,9 @@ class Etcd:
             listener.close()
         for acceptor in self._acceptors:
             acceptor.go_away()
+        failed = self._failure is not None and self._failure.done()
         for acceptor in self._acceptors:
-            if not await acceptor.drained(STOP_TIMEOUT_S):
+            if failed or not await acceptor.drained(STOP_TIMEOUT_S):
                 acceptor.abort()
         if self._server is not None:
             self._server.stop()

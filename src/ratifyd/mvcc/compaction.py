@@ -46,7 +46,7 @@ class Compaction:
 
     def schedule(self, revision: int, *, previous: int, complete: bool) -> None:
         """Queue a compaction to `revision`; its hash is remembered only if the one before (`previous`) is complete."""
-        hasher = CompactionHasher(self._index, revision=revision, previous=previous) if complete else None
+        hasher = CompactionHasher(revision=revision, previous=previous) if complete else None
         self._jobs.append(_Job(revision, hasher))
 
     def step(self, max_rows: int) -> bool:

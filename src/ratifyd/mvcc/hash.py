@@ -74,30 +74,25 @@ class HashCache:
 
 
 class CompactionHasher:
-    """Hash of what a compaction to `revision` scans, as etcd takes it: HashKV as of the compaction before."""
+    """Hash of what a compaction to `revision` scans, as etcd takes it: HashKV as of the compaction before.
 
-    __slots__ = ("_crc", "_index", "_keeps_any", "_lower", "_parts", "_previous", "_previous_first", "_revision")
+    Unlike for HashKV, etcd's keep set is never empty here: every revision has a change, and the newest one of its key
+    at the compacted revision itself is kept, be it a tombstone.
+    """
 
-    def __init__(self, index: Index, *, revision: int, previous: int) -> None:
-        self._index = index
+    __slots__ = ("_crc", "_lower", "_parts", "_previous", "_revision")
+
+    def __init__(self, *, revision: int, previous: int) -> None:
         self._revision = revision
         self._previous = previous
-        self._lower, self._previous_first = _compacted_rows(previous)
-        self._keeps_any: bool | None = None
+        self._lower, _ = _compacted_rows(previous)
         self._crc = _crc32c(0, KEY)
         self._parts: list[bytes] = []
 
     def add(self, row: bytes, value: bytes, kept: bool) -> None:
         """Take the next row; `kept` tells whether it survives this compaction."""
-        if row < self._lower:
-            if len(row) != REVISION_BYTES and row >= self._previous_first:
-                return
-            if not kept:
-                if self._keeps_any is None:
-                    self._keeps_any = self._index.keeps_any(self._revision)
-                if self._keeps_any:
-                    return
-        self._parts += (row, value)
+        if kept or row >= self._lower:
+            self._parts += (row, value)
 
     def flush(self) -> None:
         """Hash the rows taken so far."""

@@ -262,17 +262,6 @@ class Index:
             return False
         return newest == 0
 
-    def keeps_any(self, revision: int) -> bool:
-        """Whether a compaction at `revision` would keep any row at or below it (etcd's keep set is not empty)."""
-        bound, last = encode_revision(revision + 1, 0), encode_revision(revision, 0)
-        for entry in self.keys.values():
-            if entry.visible(bound) is not None:
-                return True
-            history = entry.history
-            if history and history[0] < bound and history[bisect_left(history, bound) - 1] >= last:
-                return True
-        return False
-
     def shows_any(self, revision: int) -> bool:
         """Whether any key is alive at `revision`."""
         bound = upper_bound(revision)

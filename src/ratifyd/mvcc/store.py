@@ -108,10 +108,13 @@ class Store:
         """
         self._pins += 1
         try:
+            index = None
             cursor, left = keys.start, limit
             while True:
-                self.check_revision(revision)
-                names, found = self._index.slice(cursor, keys.end, revision, rows)
+                if self._index is not index:  # at first, and again after a restore: its index may begin later
+                    self.check_revision(revision)
+                    index = self._index
+                names, found = index.slice(cursor, keys.end, revision, rows)
                 if limit > 0:
                     found = found[:left]
                     left -= len(found)
@@ -207,7 +210,8 @@ class Store:
 
         Canceled is raised when the store is restored meanwhile.
         """
-        known = self._hashes.get(revision)
+        # 0 asks for the latest revision, also where a compaction at 0 has left a hash.
+        known = self._hashes.get(revision) if revision else None
         if known is not None:
             return known
         self.check_revision(revision)

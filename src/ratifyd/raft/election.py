@@ -55,8 +55,9 @@ def answer_lower_term(raft: Raft, message: Message) -> None:
     """Tell senders that are behind, where staying silent could leave one of us stuck."""
     kind = message.kind
     if kind is MessageKind.HEARTBEAT or kind is MessageKind.APP:
-        if raft.check_quorum or raft.pre_vote:
-            # A leader of an older term cannot learn of ours by vote requests if leases or pre-vote hold those back.
+        if raft.check_quorum or raft.pre_vote or not raft.is_promotable:
+            # A leader of an older term cannot learn of ours by vote requests if leases or pre-vote hold those back, or
+            # if we may not campaign at all (where etcd stays silent, and the member behind for good).
             raft.send_after_append(Message(MessageKind.APP_RESP, to=message.sender))
     elif kind is MessageKind.PRE_VOTE:
         # Else a candidate from before pre-vote was switched on, ahead in term but behind in its log, could deadlock us.

@@ -15,6 +15,7 @@ from ratifyd.raft.codec import entry_size
 from ratifyd.raft.messages import Entry, EntryKind, Snapshot
 
 _ENTRY_OVERHEAD = 36  # upper bound of an encoded entry without its data
+_FIRST_SLICE = 256  # entries looked at first when filling a message
 
 
 class RaftLog:
@@ -88,15 +89,21 @@ class RaftLog:
 
     def slice_from(self, index: int, max_bytes: int) -> tuple[list[Entry], int]:
         """Return entries from `index` on, at most `max_bytes` encoded but at least one, and the bytes of their data."""
-        entries = self.entries[index - self.compacted - 1 :]
+        position, count = index - self.compacted - 1, _FIRST_SLICE
+        entries = self.entries[position : position + count]
         size = payload_bytes(entries)
+        # A follower far behind must not cost a copy of the whole log for each message.
+        while size <= max_bytes and position + count < len(self.entries):
+            count *= 4
+            entries = self.entries[position : position + count]
+            size = payload_bytes(entries)
         if size + _ENTRY_OVERHEAD * len(entries) <= max_bytes:
             return entries, size
         encoded = 0
-        for count, entry in enumerate(entries):
+        for kept, entry in enumerate(entries):
             encoded += entry_size(entry)
-            if encoded > max_bytes and count:
-                del entries[count:]
+            if encoded > max_bytes and kept:
+                del entries[kept:]
                 return entries, payload_bytes(entries)
         return entries, size
 

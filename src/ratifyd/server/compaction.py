@@ -12,11 +12,14 @@ REVISION_PERIOD_S = 300.0
 PERIODIC_DIVISOR = 10
 """Samples a periodic compactor takes per interval (etcd retryDivisor)."""
 
+Compact = Callable[[int, Callable[[bool], None]], None]
+"""Asks for a compaction; calls back with whether it (or one beyond it) took place."""
+
 
 class CompactionRunner:
     """Removes compacted revisions in slices, with a pause after each so that others' latency stays flat."""
 
-    __slots__ = ("_batch", "_clock", "_fail", "_pause_s", "_running", "_store", "_waiters")
+    __slots__ = ("_batch", "_clock", "_fail", "_pause_s", "_running", "_stopped", "_store", "_waiters")
 
     def __init__(
         self, store: Store, clock: Clock, *, batch: int, pause_s: float, fail: Callable[[BaseException], None]
@@ -27,6 +30,7 @@ class CompactionRunner:
         self._pause_s = pause_s
         self._fail = fail
         self._running = False
+        self._stopped = False
         self._waiters: list[Callable[[], None]] = []
 
     def start(self) -> None:
@@ -34,6 +38,10 @@ class CompactionRunner:
         if not self._running:
             self._running = True
             self._clock.call_soon(self._step)
+
+    def stop(self) -> None:
+        """Touch the store no more; what is left to remove is removed after the next start."""
+        self._stopped = True
 
     def wait(self, done: Callable[[], None]) -> None:
         """Call `done` when no compaction is running any more."""
@@ -43,6 +51,8 @@ class CompactionRunner:
             done()
 
     def _step(self) -> None:
+        if self._stopped:
+            return
         try:
             more = self._store.compaction_step(self._batch)
         except Exception as error:  # a store that cannot be compacted cannot be trusted: end the member
@@ -58,64 +68,74 @@ class CompactionRunner:
 
 
 class AutoCompactor:
-    """Asks for compaction by age or by number of revisions, on the leader only (semantics 6.9, 6.10)."""
+    """Asks for compaction by age or by number of revisions, on the leader only (semantics 6.9, 6.10).
+
+    Every member takes samples, so that a new leader knows what was current when.
+    """
 
     __slots__ = (
         "_compact",
         "_interval_s",
+        "_last_success",
         "_last_target",
         "_mode",
         "_next",
-        "_period_s",
         "_retention",
         "_revision",
         "_samples",
+        "_under_way",
+        "_wait_s",
     )
 
     def __init__(
-        self, mode: str, retention: float, revision: Callable[[], int], compact: Callable[[int], None]
+        self, mode: str, retention: float, revision: Callable[[], int], compact: Compact, *, now: float
     ) -> None:
         """`retention` is seconds in periodic mode and revisions in revision mode; 0 turns the compactor off."""
         self._mode = mode
         self._retention = retention
         self._revision = revision
         self._compact = compact
-        self._period_s = retention
-        self._interval_s = min(retention, HOUR_S) / PERIODIC_DIVISOR if mode == "periodic" else REVISION_PERIOD_S
-        self._next = 0.0
-        self._samples: deque[tuple[float, int]] = deque()
+        periodic = mode == "periodic"
+        self._interval_s = min(retention, HOUR_S) / PERIODIC_DIVISOR if periodic else REVISION_PERIOD_S
+        self._next = now if periodic else now + self._interval_s
+        kept = round(retention / self._interval_s) + 1 if periodic and retention else 0
+        self._samples: deque[int] = deque(maxlen=kept)
+        self._wait_s = retention
+        self._last_success = now
         self._last_target = 0
+        self._under_way = False
 
-    def pause(self) -> None:
-        """Lose leadership: samples taken so far say nothing about the time to come."""
-        self._samples.clear()
-        self._next = 0.0
-
-    def tick(self, now: float) -> None:
-        """Take a sample when it is time, and compact when one has come of age."""
-        if not self._retention:
+    def tick(self, now: float, *, leading: bool) -> None:
+        """Compact when it is time and this member leads."""
+        if not self._retention or now < self._next:
             return
-        if not self._next:
-            self._next = now + (0.0 if self._mode == "periodic" else self._interval_s)
-        if now < self._next:
-            return
-        self._next = now + self._interval_s
+        self._next += self._interval_s
+        if now >= self._next:
+            self._next = now + self._interval_s  # the loop was held up
         if self._mode == "periodic":
-            self._periodic(now)
-        else:
-            self._by_revision()
+            if leading and self._samples:
+                self._periodic(now)
+            self._samples.append(self._revision())
+        elif leading:
+            target = self._revision() - int(self._retention)
+            if target > 0 and target != self._last_target:
+                self._ask(target, now)
 
     def _periodic(self, now: float) -> None:
-        target = 0
-        while self._samples and now - self._samples[0][0] >= self._period_s:
-            target = self._samples.popleft()[1]
-        self._samples.append((now, self._revision()))
-        if target > self._last_target:
-            self._last_target = target
-            self._compact(target)
+        target = self._samples[0]
+        if now - self._last_success >= self._wait_s and target != self._last_target:
+            self._wait_s = min(self._retention, HOUR_S)
+            self._ask(target, now)
 
-    def _by_revision(self) -> None:
-        target = self._revision() - int(self._retention)
-        if target > 0 and target != self._last_target:
-            self._last_target = target
-            self._compact(target)
+    def _ask(self, target: int, now: float) -> None:
+        if self._under_way:
+            return
+        self._under_way = True
+
+        def answered(done: bool) -> None:
+            self._under_way = False
+            if done:  # else it is tried again at the next sample
+                self._last_success = now
+                self._last_target = target
+
+        self._compact(target, answered)

@@ -23,8 +23,6 @@ from ratifyd.server.parts import Parts
 
 ASK_PAUSE_S = 0.05
 """Pause before the leader is asked again (etcd LeaseRenew)."""
-LEADERLESS_CHECKS = 3
-"""Looks in a row that find no leader before streams which need one are ended (etcd maxNoLeaderCnt)."""
 
 Failed = Callable[[EtcdError], None]
 
@@ -34,17 +32,14 @@ class Leadership:
 
     __slots__ = (
         "_calls",
-        "_checked",
         "_clock",
         "_elected_at",
         "_election_s",
-        "_leaderless",
         "_members",
         "_raft",
         "_tick_s",
         "_timeout_s",
         "_transport",
-        "_waiting",
     )
 
     def __init__(self, parts: Parts, *, timeout_s: float, election_s: float, tick_s: float) -> None:
@@ -57,29 +52,11 @@ class Leadership:
         self._election_s = election_s
         self._tick_s = tick_s
         self._elected_at = 0.0
-        self._checked = 0.0
-        self._leaderless = 0
-        self._waiting: list[Callable[[bool], bool]] = []
 
     def changed(self, now: float) -> None:
         """Note a change of leader or term."""
         if self._raft.leader_id:
             self._elected_at = now
-
-    def tick(self, now: float) -> None:
-        """Look every election timeout whether there is a leader; tell the streams that need one when there is not."""
-        if now - self._checked < self._election_s:
-            return
-        self._checked = now
-        self._leaderless = 0 if self._raft.leader_id else self._leaderless + 1
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            lost = self._leaderless >= LEADERLESS_CHECKS
-            self._waiting += [tell for tell in waiting if tell(lost)]
-
-    def watch(self, tell: Callable[[bool], bool]) -> None:
-        """Have `tell(leader is lost)` called at every look until it returns False."""
-        self._waiting.append(tell)
 
     # --- asking the leader -----------------------------------------------------------------------------------------
 

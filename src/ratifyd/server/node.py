@@ -101,7 +101,9 @@ class Node:
     def after_turn(self, callback: Callable[[], None]) -> None:
         """Call once at the end of the coming turn: how sessions flush their answers together."""
         self._after_turn.append(callback)
-        self.wake()
+        if not self._awake:  # also when stopped
+            self._awake = True
+            self._clock.call_soon(self._guarded_turn)
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Take messages from other members."""
@@ -115,10 +117,12 @@ class Node:
 
     def _guarded_turn(self) -> None:
         self._awake = False
-        if self.stopped:
-            return
         try:
-            self.turn()
+            if not self.stopped:
+                self.turn()
+            callbacks, self._after_turn = self._after_turn, []
+            for callback in callbacks:
+                callback()
         except Exception as error:  # whatever it was, the state can no longer be trusted: end the member
             self._fail(error)
 
@@ -138,35 +142,25 @@ class Node:
                 else:
                     raft.step(message)
         if self.proposals.queued and raft.leader_id:
-            queued = self.proposals.take()
-            if not raft.propose(queued):
-                self.proposals.put_back(queued)  # leadership is on its way elsewhere, or too much is uncommitted
+            self._propose()
         if self.proposals.changes and raft.leader_id:
             self._propose_changes()
         self._advance()
-        if self.reads.can_open:
-            self.ask(self.reads.open_batch())
+        if self._leader != (raft.leader_id, raft.term):
+            self._leader = (raft.leader_id, raft.term)
+            self.on_leader_change()  # before reads ask the new leader: only those of the old one fail
+        if self.reads.can_open and raft.leader_id:
+            raft.read_index(self.reads.open_batch())
             self._advance()
         if not self.installing:
             self._apply_some()
             self.reads.run(self.applied)
-        if self._leader != (raft.leader_id, raft.term):
-            self._leader = (raft.leader_id, raft.term)
-            self.on_leader_change()
         self.at_end()
-        callbacks, self._after_turn = self._after_turn, []
-        for callback in callbacks:
-            callback()
 
     def _hold(self, message: Message) -> None:
         """Keep another member's proposals while leadership is handed over: raft would drop them without a word."""
         if len(self._held) < MAX_HELD:
             self._held.append(message)
-
-    def ask(self, context: bytes) -> None:
-        """Ask the leader, if there is one, to confirm a batch of reads."""
-        if self.raft.read_index(context):
-            self.reads.asked()
 
     def installed(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot that has replaced the state."""
@@ -174,6 +168,12 @@ class Node:
         self.raft.applied_to(self.applied)
         self.installing = self.raft.log.snapshot is not None  # another one may have come meanwhile
         self.wake()
+
+    def _propose(self) -> None:
+        queued = self.proposals.queued
+        if self.raft.propose(list(queued.values())):
+            self.proposals.queued = {}
+        # Else leadership is on its way elsewhere, or too much is uncommitted: they wait.
 
     def _propose_changes(self) -> None:
         propose = self.raft.propose_conf_change
@@ -236,16 +236,12 @@ class Node:
         unapplied = self._unapplied
         if not unapplied or not self._has_room():
             return  # a backend that is behind wakes us when it has caught up
-        state, waiting, resolve, on_outcome = (
-            self.state,
-            self.proposals.waiting,
-            self.proposals.resolve,
-            self.on_outcome,
-        )
+        state, proposals, on_outcome = self.state, self.proposals, self.on_outcome
+        waiting, decoded, resolve = proposals.waiting, proposals.decoded, proposals.resolve
         for _ in range(min(APPLY_BUDGET, len(unapplied))):
             entry = unapplied.popleft()
             if entry.kind == EntryKind.NORMAL:
-                outcome = apply_entry(state, entry.index, entry.term, entry.data, waiting)
+                outcome = apply_entry(state, entry.index, entry.term, entry.data, waiting, decoded)
                 self.applied = entry.index
                 if outcome is not None:
                     resolve(outcome.request_id, outcome.body, outcome.error)
@@ -276,5 +272,8 @@ class Node:
         self.proposals.resolve(conf_change.id, b"", error)
 
     def stop(self) -> None:
-        """Take no further turns."""
+        """Take no further turns; what was answered before still leaves."""
         self.stopped = True
+        if self._after_turn and not self._awake:
+            self._awake = True
+            self._clock.call_soon(self._guarded_turn)

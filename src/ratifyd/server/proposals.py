@@ -5,8 +5,9 @@ request that was proposed may still commit after that; nobody hears of it.
 """
 
 from collections.abc import Callable
+from typing import Any
 
-from ratifyd.apply.requests import Row, decode
+from ratifyd.apply.requests import Decoded, Row
 from ratifyd.errors import ContextDeadlineExceeded, EtcdError, RequestTooLarge, RequestTooManyRequests, Stopped
 from ratifyd.proto import fast
 from ratifyd.raft.messages import ConfChange
@@ -39,11 +40,13 @@ class Proposals:
     """Requests waiting to be proposed, and those waiting to be applied."""
 
     __slots__ = (
+        "_change_deadlines",
         "_deadlines",
         "_ids",
         "_max_bytes",
         "_timeout_s",
         "changes",
+        "decoded",
         "failed_total",
         "now",
         "queued",
@@ -56,11 +59,14 @@ class Proposals:
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self.now = now
-        self.queued: list[bytes] = []
+        self.queued: dict[int, bytes] = {}
         self.changes: list[ConfChange] = []
         """Membership changes waiting to be proposed."""
         self.waiting: dict[int, Answer] = {}
-        self._deadlines: dict[int, float] = {}
+        self.decoded: dict[bytes, Decoded] = {}
+        """Requests the API has decoded already, by their entry: most come back here to be applied."""
+        self._deadlines: dict[int, tuple[float, bytes]] = {}
+        self._change_deadlines: dict[int, float] = {}
         self.failed_total = 0
         self.stopped = False
 
@@ -68,8 +74,11 @@ class Proposals:
         """A fresh request id, also the source of lease ids."""
         return self._ids.next()
 
-    def add(self, row: Row, body: bytes, answer: Answer, *, gap: int, timeout_s: float | None = None) -> None:
-        """Queue a request for the next turn. Raises RequestTooLarge, RequestTooManyRequests, Stopped at once."""
+    def add(self, row: Row, body: bytes, answer: Answer, *, gap: int, request: Any = None) -> None:
+        """Queue a request for the next turn; `request` is `body` decoded, as `row.apply` takes it, if at hand.
+
+        Raises RequestTooLarge, RequestTooManyRequests, Stopped at once.
+        """
         if gap > MAX_GAP:
             raise RequestTooManyRequests
         if self.stopped:
@@ -78,19 +87,20 @@ class Proposals:
         data = fast.internal_raft_request(row.tag, body, fast.request_header(request_id))
         if len(data) > self._max_bytes:
             raise RequestTooLarge
-        self.queued.append(data)
+        self.queued[request_id] = data
         self.waiting[request_id] = answer
-        limit = self._timeout_s
-        self._deadlines[request_id] = self.now() + (limit if timeout_s is None or timeout_s > limit else timeout_s)
+        self._deadlines[request_id] = (self.now() + self._timeout_s, data)
+        if request is not None:
+            self.decoded[data] = (request_id, row, request)
 
     def add_encoded(self, encode: Callable[[int], bytes], answer: Answer) -> None:
         """Queue an entry that `encode` makes from its request id. Raises Stopped at once."""
         if self.stopped:
             raise Stopped
         request_id = self._ids.next()
-        self.queued.append(encode(request_id))
+        self.queued[request_id] = data = encode(request_id)
         self.waiting[request_id] = answer
-        self._deadlines[request_id] = self.now() + self._timeout_s
+        self._deadlines[request_id] = (self.now() + self._timeout_s, data)
 
     def add_change(self, change: ConfChange, answer: Answer, *, timeout_s: float) -> None:
         """Queue a membership change, whose id is set here. Raises Stopped at once."""
@@ -99,60 +109,45 @@ class Proposals:
         request_id = self._ids.next()
         self.changes.append(ConfChange(change.kind, change.node_id, change.context, request_id))
         self.waiting[request_id] = answer
-        self._deadlines[request_id] = self.now() + timeout_s
-
-    def take(self) -> list[bytes]:
-        """Everything queued since the last turn."""
-        queued, self.queued = self.queued, []
-        return queued
+        self._change_deadlines[request_id] = self.now() + timeout_s
 
     def resolve(self, request_id: int, body: bytes, error: EtcdError | None) -> None:
         """Answer whoever waits for this request, if anybody does."""
         answer = self.waiting.pop(request_id, None)
         if answer is not None:
-            del self._deadlines[request_id]
+            if self._deadlines.pop(request_id, None) is None:
+                self._change_deadlines.pop(request_id, None)
             answer(body, error)
-
-    def put_back(self, queued: list[bytes]) -> None:
-        """Keep what raft would not take for a later turn."""
-        self.queued = queued + self.queued
 
     def expire(self, now: float, why: Callable[[float], EtcdError]) -> None:
         """Give up on requests whose time is up; `why` gives the error for one that was proposed at a time.
 
         One that was never proposed ends with its deadline and nothing else (semantics 13.6).
         """
-        # Deadlines are nearly in order of insertion, yet clients choose shorter ones: look at all, once a tick.
-        overdue = [request_id for request_id, deadline in self._deadlines.items() if deadline <= now]
-        if not overdue:
-            return
-        unproposed = self._withdraw(set(overdue))
+        while self._deadlines:
+            request_id, (deadline, data) = next(iter(self._deadlines.items()))  # in order: all have the same time
+            if deadline > now:
+                break
+            self.failed_total += 1
+            self.decoded.pop(data, None)
+            # A leader found later shall not see what nobody waits for.
+            unproposed = self.queued.pop(request_id, None) is not None
+            self.resolve(request_id, b"", ContextDeadlineExceeded() if unproposed else why(deadline - self._timeout_s))
+        if self._change_deadlines:
+            self._expire_changes(now, why)
+
+    def _expire_changes(self, now: float, why: Callable[[float], EtcdError]) -> None:
+        overdue = [request_id for request_id, deadline in self._change_deadlines.items() if deadline <= now]
         for request_id in overdue:
             self.failed_total += 1
-            error = (
-                ContextDeadlineExceeded()
-                if request_id in unproposed
-                else why(self._deadlines[request_id] - self._timeout_s)
-            )
-            self.resolve(request_id, b"", error)
-
-    def _withdraw(self, overdue: set[int]) -> set[int]:
-        """Take overdue requests out of the queues: those that were still in them."""
-        withdrawn = {change.id for change in self.changes if change.id in overdue}
-        self.changes = [change for change in self.changes if change.id not in withdrawn]
-        if self.queued:
-            kept = []
-            for data in self.queued:
-                header, _, _ = decode(data)
-                if header.ID in overdue:
-                    withdrawn.add(header.ID)
-                else:
-                    kept.append(data)
-            self.queued = kept
-        return withdrawn
+            unproposed = any(change.id == request_id for change in self.changes)
+            self.changes = [change for change in self.changes if change.id != request_id]
+            self.resolve(request_id, b"", ContextDeadlineExceeded() if unproposed else why(now - self._timeout_s))
 
     def stop(self) -> None:
         """Refuse what still waits: the member is stopping."""
         self.stopped = True
+        self.queued.clear()
+        self.changes.clear()
         for request_id in list(self.waiting):
             self.resolve(request_id, b"", Stopped())

@@ -3,6 +3,7 @@
 Raft §6.4. A read that arrives while a batch is being confirmed waits for the next one (semantics 12.1).
 """
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +21,13 @@ class Reads:
     """Reads waiting for a ReadIndex, and those waiting for the state to reach it."""
 
     __slots__ = (
-        "_asked",
         "_next_id",
         "_now",
         "_open",
         "_open_context",
         "_open_since",
         "_retried",
+        "_seen",
         "_timeout_s",
         "confirmed",
         "queued",
@@ -39,10 +40,11 @@ class Reads:
         self.queued: list[tuple[Read, Any]] = []
         self._open: list[tuple[Read, Any]] = []
         self._open_context = b""
-        self._asked = False
         self._open_since = 0.0
         self._retried = 0.0
-        self.confirmed: list[tuple[int, list[tuple[Read, Any]]]] = []
+        self._seen: deque[tuple[float, int]] = deque()
+        """Moments, and how many reads were queued by then."""
+        self.confirmed: deque[tuple[int, list[tuple[Read, Any]]]] = deque()
 
     def after(self, read: Read, argument: Any) -> None:
         """Run `read(argument, None)` at a moment that reflects everything acknowledged before this call."""
@@ -56,14 +58,10 @@ class Reads:
     def open_batch(self) -> bytes:
         """Close the batch over all queued reads; the context for raft's ReadIndex."""
         self._open, self.queued = self.queued, []
+        self._seen.clear()
         self._open_context = encode_u64(self._next_id())
         self._open_since = self._retried = self._now()
-        self._asked = False
         return self._open_context
-
-    def asked(self) -> None:
-        """Note that the open batch is on its way to a leader."""
-        self._asked = True
 
     def confirm(self, context: bytes, index: int) -> None:
         """Raft has confirmed a context: its reads are valid from this index on."""
@@ -74,7 +72,7 @@ class Reads:
     def run(self, applied: int) -> None:
         """Run the reads whose index the state has reached."""
         while self.confirmed and self.confirmed[0][0] <= applied:
-            _, reads = self.confirmed.pop(0)
+            _, reads = self.confirmed.popleft()
             for read, argument in reads:
                 read(argument, None)
 
@@ -90,20 +88,33 @@ class Reads:
         self._retried = now
         return self._open_context
 
-    def new_leader(self) -> bytes | None:
-        """Fail the batch its former leader was asked for (etcd ErrLeaderChanged); one that waited for a leader goes on.
+    def expire(self, now: float) -> None:
+        """Give up on reads that no batch has taken for the whole timeout; call it every tick."""
+        seen, queued = self._seen, self.queued
+        if len(queued) > (seen[-1][1] if seen else 0):
+            seen.append((now, len(queued)))
+        overdue = 0
+        while seen and now - seen[0][0] >= self._timeout_s:
+            overdue = seen.popleft()[1]
+        if overdue:
+            self._seen = deque((since, count - overdue) for since, count in seen)
+            failed, self.queued = queued[:overdue], queued[overdue:]
+            for read, argument in failed:
+                read(argument, Timeout())
 
-        The context to ask the new leader for, if there is a batch.
-        """
-        if self._asked:
-            self._fail(LeaderChanged())
-        return self._open_context if self._open else None
+    def leader_changed(self) -> None:
+        """Fail the batch under confirmation: its leader is gone (etcd ErrLeaderChanged)."""
+        self._fail(LeaderChanged())
 
     def stop(self) -> None:
         """Refuse everything that waits: the member is stopping."""
         self._fail(Stopped())
         self._open, self.queued = self.queued, []
+        self._seen.clear()
         self._fail(Stopped())
+        while self.confirmed:
+            self._open = self.confirmed.popleft()[1]
+            self._fail(Stopped())
 
     def _fail(self, error: EtcdError) -> None:
         failed, self._open = self._open, []

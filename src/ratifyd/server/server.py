@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ratifyd import schema
 from ratifyd.apply import requests
 from ratifyd.apply.entries import Outcome
 from ratifyd.apply.requests import Row
 from ratifyd.config import Config
-from ratifyd.errors import EtcdError
+from ratifyd.errors import Compacted, EtcdError
 from ratifyd.membership import Change, ChangeKind, hex_id
 from ratifyd.metrics import Metrics
 from ratifyd.proto import fast
@@ -47,7 +47,18 @@ class MemberRemoved(Exception):
     """This member is no longer part of its cluster: it stops, and its data is of no more use."""
 
 
+LEADERLESS_TIMEOUTS = 3
+"""Election timeouts without a leader after which streams that want one end (etcd maxNoLeaderCnt)."""
+
 log = logging.getLogger("ratifyd.server")
+
+
+class NeedsLeader(Protocol):
+    """A stream that is not to outlive the loss of the leader."""
+
+    def leader_lost(self) -> None:
+        """There has been no leader for long."""
+        ...
 
 
 class Server:
@@ -129,6 +140,7 @@ class Server:
             config.retention_s or config.retention_revisions,
             lambda: self.store.revision,
             self._compact,
+            now=parts.clock.time(),
         )
         self.publisher = Publisher(self.members, config.name, config.advertise_client_urls, self, self._published)
         self.versions = VersionMonitor(self.members, parts.calls, self)
@@ -140,14 +152,20 @@ class Server:
         self.jitter = parts.jitter
         self.fail = parts.fail
         self.watch_streams = 0
+        self.hashes_running = 0
+        self.needing_leader: dict[NeedsLeader, None] = {}
+        self._leaderless_ticks = 0
         self._raising_nospace = False
 
     # --- what the API asks for -------------------------------------------------------------------------------------
 
-    def propose(self, row: Row, body: bytes, answer: Answer) -> None:
-        """Send a request through raft; `answer` is called once, at the latest when its time is up."""
+    def propose(self, row: Row, body: bytes, answer: Answer, request: Any = None) -> None:
+        """Send a request through raft; `answer` is called once, at the latest when its time is up.
+
+        `request` is `body` decoded, as the row applies it, when the caller has it at hand.
+        """
         try:
-            self.proposals.add(row, body, answer, gap=self.node.gap)
+            self.proposals.add(row, body, answer, gap=self.node.gap, request=request)
         except EtcdError as error:
             answer(b"", error)
             return
@@ -236,6 +254,7 @@ class Server:
 
     def stop(self) -> None:
         """Answer what still waits and take no further turns."""
+        self.compaction.stop()
         self.proposals.stop()
         self.reads.stop()
         self.node.stop()
@@ -244,15 +263,21 @@ class Server:
         if self.node.stopped:
             return
         self.clock.call_later(self._tick_s, self._tick)
-        now = self.clock.time()
+        try:
+            self._ticked(self.clock.time())
+        except Exception as error:  # as in a turn: a member that cannot do its duties must not linger
+            self.fail(error)
+
+    def _ticked(self, now: float) -> None:
         stale = now - self._ticked_at > STALE_TICKS * self._tick_s
         self._ticked_at = now
         self.node.raft.tick()
+        self._watch_leader()
         self.proposals.expire(now, self.leadership.why_timed_out)
+        self.reads.expire(now)
         if (context := self.reads.retry(now)) is not None:
-            self.node.ask(context)
+            self.node.raft.read_index(context)
         self.committer.tick(now)
-        self.leadership.tick(now)
         if self._awaiting_applied:
             self._tell_applied(now)
         if self.is_leader:
@@ -261,7 +286,7 @@ class Server:
             elif not self._confirming:
                 self.leasing.tick(now)
             self.versions.tick(now)
-            self.auto_compactor.tick(now)
+        self.auto_compactor.tick(now, leading=self.is_leader)
         if self.leader_id:
             self.publisher.tick(now)
         self.node.wake()
@@ -296,6 +321,16 @@ class Server:
                 then(False)
             else:
                 self._awaiting_applied.append((index, deadline, then))
+
+    def _watch_leader(self) -> None:
+        """End the streams that want a leader when there has been none for three election timeouts (semantics 7.25)."""
+        if self.leader_id:
+            self._leaderless_ticks = 0
+            return
+        self._leaderless_ticks += 1
+        if self._leaderless_ticks >= LEADERLESS_TIMEOUTS * self.config.election_ticks:
+            for stream in list(self.needing_leader):
+                stream.leader_lost()
 
     def _turn_ended(self) -> None:
         raft = self.node.raft
@@ -398,9 +433,8 @@ class Server:
         raft = self.node.raft
         now = self.clock.time()
         self.leadership.changed(now)
+        self.reads.leader_changed()
         if raft.leader_id:
-            if (context := self.reads.new_leader()) is not None:
-                self.node.ask(context)
             self.metrics.leader_changes_seen_total += 1
             self.publisher.tick(now)
         if raft.role is Role.LEADER:
@@ -409,7 +443,6 @@ class Server:
             self.versions.tick(now)
         else:
             self.leasing.demote()
-            self.auto_compactor.pause()
         log.info(
             "raft role changed",
             extra={
@@ -422,12 +455,16 @@ class Server:
             },
         )
 
-    def _compact(self, revision: int) -> None:
+    def _compact(self, revision: int, done: Callable[[bool], None]) -> None:
         body = CompactionRequest(revision=revision).SerializeToString()
 
         def answered(_body: bytes, error: EtcdError | None) -> None:
+            fields: dict[str, object] = {"revision": revision}
             if error is None:
-                log.info("completed auto compaction", extra={"fields": {"revision": revision}})
+                log.info("completed auto compaction", extra={"fields": fields})
+            elif not isinstance(error, Compacted):
+                log.warning("failed auto compaction", extra={"fields": {**fields, "error": error.message}})
+            done(error is None or isinstance(error, Compacted))
 
         self.propose(requests.COMPACTION, body, answered)
 

@@ -162,7 +162,8 @@ class _LmdbFile:
                 sync=fsync,
                 metasync=fsync,
             )
-            self._buckets = {name: self._env.open_db(name) for name in schema.BUCKETS}
+            with self._env.begin(write=True) as txn:  # one, for a transaction costs syncs where a bucket is new
+                self._buckets = {name: self._env.open_db(name, txn=txn) for name in schema.BUCKETS}
         except lmdb.Error as error:
             os.close(self._lock_fd)
             raise BackendBroken(f"{path} cannot be opened as a backend: {error}") from error

@@ -123,12 +123,8 @@ class GrpcConnection(AnsweringConnection):
             pos = stop
             kind = word & 0xFF
             if kind == 1:
-                if (
-                    flags == 4
-                    and stream_id == self._last_id + 2
-                    and len(streams) < self._max_streams
-                    and not self._careful
-                ):
+                room = len(streams) < self._max_streams and not self._careful
+                if room and flags == 4 and stream_id == self._last_id + 2:
                     block = data[start:stop]
                     self._last_id = stream_id
                     head = cached(block) or self._uncached_head(stream_id, block)
@@ -139,16 +135,9 @@ class GrpcConnection(AnsweringConnection):
                     if stop + 14 <= end:  # has the whole request arrived?
                         word, flags, other_id, compressed, size = _message_header(data, stop)
                         pos = stop + 14 + size
-                        if (
-                            other_id == stream_id
-                            and flags == 1
-                            and word == size + 5 << 8
-                            and pos <= end
-                            and word <= max_word
-                            and size <= max_message
-                            and not compressed
-                            and (head.content_length < 0 or head.content_length == size + 5)
-                        ):
+                        exact = word == size + 5 << 8 and size <= max_message and not compressed
+                        here = flags == 1 and other_id == stream_id and pos <= end and word <= max_word
+                        if exact and here and (head.content_length < 0 or head.content_length == size + 5):
                             received += size + 5
                             streams[stream_id] = WHOLE
                             events.append(Call(stream_id, head, data[stop + 14 : pos]))
@@ -161,12 +150,8 @@ class GrpcConnection(AnsweringConnection):
                 stream = streams.get(stream_id)
                 if type(stream) is Head:
                     compressed, size = _message_prefix(data, start)
-                    if (
-                        word == size + 5 << 8
-                        and size <= max_message
-                        and not compressed
-                        and (stream.content_length < 0 or stream.content_length == size + 5)
-                    ):
+                    exact = word == size + 5 << 8 and size <= max_message and not compressed
+                    if exact and (stream.content_length < 0 or stream.content_length == size + 5):
                         received += size + 5
                         streams[stream_id] = WHOLE
                         events.append(Call(stream_id, stream, data[start + 5 : stop]))
@@ -230,11 +215,7 @@ class GrpcConnection(AnsweringConnection):
         except MalformedRequest:
             self._stream_error(stream_id, ErrorCode.PROTOCOL_ERROR)
             return None
-        if (
-            type(request) is Head
-            and size <= _CACHED_SHAPE_BYTES
-            and len(fields) <= _CACHED_SHAPE_FIELDS
-        ):
+        if type(request) is Head and size <= _CACHED_SHAPE_BYTES and len(fields) <= _CACHED_SHAPE_FIELDS:
             if len(self._shapes) >= _CACHED_SHAPES:
                 self._shapes.clear()
             self._shapes[tuple(fields)] = request

@@ -139,6 +139,22 @@ def test_ten_compaction_hashes_are_remembered_and_answered_verbatim():
         finish(store.hash_kv(6))
 
 
+def test_a_compaction_hash_is_hash_kv_before_it():
+    store = make()
+    for key in (b"old", b"a", b"a"):
+        put(store, key)
+    store.compact(3)
+    while store.compaction_step():
+        pass
+    put(store, b"a")
+    put(store, b"b")
+    expected = finish(store.hash_kv(5))
+    store.compact(5)
+    while store.compaction_step(2):
+        pass
+    assert store.compaction_hashes[-1] == expected == KvHash(expected.hash, 3, 5)
+
+
 def test_the_hash_of_a_second_compaction_on_top_of_an_unfinished_one_is_not_kept():
     store = make()
     for number in range(6):
@@ -148,6 +164,22 @@ def test_the_hash_of_a_second_compaction_on_top_of_an_unfinished_one_is_not_kept
     while store.compaction_step(1):
         pass
     assert [known.revision for known in store.compaction_hashes] == [3]
+
+
+def test_a_tombstone_kept_at_the_compacted_revision_is_not_hashed():
+    store = make()
+    put(store, b"a")
+    delete(store, b"a")
+    store.compact(3)
+    while store.compaction_step():
+        pass
+    assert len(store._buffer.range(schema.KEY, b"\0", None)) == 1
+    put(store, b"b")
+    delete(store, b"b")
+    data = b"key" + b"".join(
+        row + value for row, value in store._buffer.range(schema.KEY, schema.encode_revision(4, 0), None)
+    )
+    assert finish(store.hash_kv(0)) == KvHash(google_crc32c.value(data), 3, 5)
 
 
 def test_hash_kv_edges():

@@ -176,3 +176,53 @@ def test_one_large_revision_is_never_split():
     while hub.catch_up(10, 20):
         pass
     assert [len(events) for _, events in sink.offers] == [1, 300, 1]
+
+
+def test_an_idle_watcher_survives_compaction_and_restore():
+    store, hub = make()
+    idle = Collector()
+    watcher = hub.add(KeyRange(b"z", b"z\0"), 0, sink=idle)
+    for _ in range(5):
+        put(store, b"a")
+    store.compact(6)
+    list(store.restore())
+    assert not watcher.synced and not hub.catch_up()
+    assert watcher.synced and idle.cancelled == []
+    put(store, b"z")
+    assert [revision for revision, _ in idle.offers] == [7]
+
+
+def events_of(sink):
+    return [Event.FromString(event) for _, events in sink.offers for event in events]
+
+
+def test_previous_values_end_at_the_compacted_revision():
+    store, hub = make()
+    for _ in range(3):
+        put(store, b"a")
+    store.compact(3)
+    sink = Collector()
+    hub.add(KeyRange(b"a", b"b"), 3, sink=sink, prev_kv=True)
+    hub.catch_up()
+    assert [(event.kv.mod_revision, event.prev_kv.mod_revision) for event in events_of(sink)] == [(3, 0), (4, 3)]
+
+
+def test_previous_values_are_those_before_the_revision():
+    store, hub = make()
+    put(store, b"a")
+    live, late = Collector(), Collector()
+    hub.add(KeyRange(b"a", b"b"), 0, sink=live, prev_kv=True)
+    with store.write() as txn:
+        txn.put(b"a", b"2")
+        txn.put(b"a1", b"2")
+        txn.delete_range(KeyRange(b"a", b"b"))
+    hub.add(KeyRange(b"a", b"b"), 3, sink=late, prev_kv=True)
+    hub.catch_up()
+    for sink in (live, late):
+        found = [(event.type, event.kv.key, event.prev_kv.mod_revision) for event in events_of(sink)]
+        assert found == [
+            (Event.PUT, b"a", 2),
+            (Event.PUT, b"a1", 0),
+            (Event.DELETE, b"a", 2),
+            (Event.DELETE, b"a1", 0),
+        ]

@@ -132,6 +132,7 @@ class Net:
     def finish_write(self, member: int) -> None:
         ready = self.slow_disks[member].popleft()
         self._written(member, ready)
+        self.work(member)
         self.settle()
 
     def work(self, member: int) -> None:
@@ -140,13 +141,13 @@ class Net:
             self.queue.extend(ready.messages)
             for peer in ready.snapshots_wanted:
                 self._send_snapshot(raft, peer)
+            self.applied[member] += ready.committed
+            apply(raft, ready.committed)
             if ready.must_append:
                 if member in self.slow_disks:
                     self.slow_disks[member].append(ready)
                 else:
                     self._written(member, ready)
-            self.applied[member] += ready.committed
-            apply(raft, ready.committed)
 
     def settle(self) -> None:
         """Let all members work and all messages arrive until nothing is left to do."""
@@ -186,7 +187,6 @@ class Net:
         self.queue.extend(ready.messages_after_append)
         if ready.snapshot is not None:
             raft.applied_to(ready.snapshot.meta.index)
-        self.work(member)
 
     def _send_snapshot(self, raft: Raft, peer: int) -> None:
         term = raft.log.term(raft.log.applied)

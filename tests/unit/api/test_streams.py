@@ -1,0 +1,384 @@
+"""KeepAlive and RangeStream, and long ranges, hashes and pages that are answered in slices."""
+
+import json
+from random import Random
+from typing import Any
+
+import pytest
+
+from ratifyd.api.calls import MAX_QUEUED_BYTES
+from ratifyd.api.http import HttpPages
+from ratifyd.api.kv import SLICE_KEYS, STREAM_FIRST_KEYS
+from ratifyd.api.lease import MAX_PENDING_RENEWALS
+from ratifyd.api.maintenance import MAX_HASHES
+from ratifyd.apply import requests
+from ratifyd.apply.kv import range_body
+from ratifyd.proto.rpc_pb2 import (
+    CORRUPT,
+    NOSPACE,
+    AlarmRequest,
+    CompactionRequest,
+    CompactionResponse,
+    DefragmentRequest,
+    DefragmentResponse,
+    HashKVRequest,
+    HashKVResponse,
+    HashRequest,
+    HashResponse,
+    LeaseGrantRequest,
+    LeaseGrantResponse,
+    LeaseKeepAliveRequest,
+    LeaseKeepAliveResponse,
+    LeaseLeasesRequest,
+    LeaseLeasesResponse,
+    LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse,
+    PutRequest,
+    RangeRequest,
+    RangeResponse,
+    RangeStreamResponse,
+    StatusRequest,
+    StatusResponse,
+    TxnRequest,
+)
+from tests.support_client import KEEP_ALIVE, KV, Client
+from tests.support_member import Member
+
+LEASE = "/etcdserverpb.Lease/"
+MAINTENANCE = "/etcdserverpb.Maintenance/"
+UNKNOWN, UNIMPLEMENTED, UNAVAILABLE, OUT_OF_RANGE = 2, 12, 14, 11
+
+
+@pytest.fixture
+def member() -> Member:
+    return Member().start()
+
+
+@pytest.fixture
+def client(member: Member) -> Client:
+    return Client(member)
+
+
+def fill(member: Member, count: int, size: int = 10) -> None:
+    random = Random(count)
+    for number in range(count):
+        value = random.randbytes(random.randrange(size))
+        member.call(requests.PUT, PutRequest(key=b"k%06d" % number, value=value))
+    member.settle()
+
+
+ALL = RangeRequest(key=b"k", range_end=b"l")
+
+
+# --- keep alive
+
+
+def test_renewals(client: Client) -> None:
+    member = client.member
+    lease = client.ask(LEASE + "LeaseGrant", LeaseGrantRequest(TTL=10), LeaseGrantResponse)
+    assert lease.ID > 0
+    member.clock.advance(6)
+    stream_id = client.open(KEEP_ALIVE, LeaseKeepAliveRequest(ID=lease.ID), LeaseKeepAliveRequest(ID=999))
+    answered = client.answer(stream_id)
+    assert [(each.ID, each.TTL) for each in answered.parse(LeaseKeepAliveResponse)] == [(lease.ID, 10), (999, 0)]
+    left = client.ask(LEASE + "LeaseTimeToLive", LeaseTimeToLiveRequest(ID=lease.ID), LeaseTimeToLiveResponse)
+    assert (left.TTL, left.grantedTTL) in {(9, 10), (10, 10)}
+    client.half_close(stream_id)
+    assert client.answer(stream_id).status == 0
+
+
+def test_a_stream_ends_when_the_last_renewal_is_answered() -> None:
+    member = Member(stepped=True).start()
+    client = Client(member)
+    client.ask(LEASE + "LeaseGrant", LeaseGrantRequest(ID=7, TTL=2), LeaseGrantResponse)
+    member.clock.advance(2.2)  # expired, its revocation under way
+    stream_id = client.begin(KEEP_ALIVE, LeaseKeepAliveRequest(ID=7))
+    member.clock.run()
+    client.read()
+    assert not client.streams[stream_id].ended
+    answered = client.answer(stream_id)
+    assert [(each.ID, each.TTL) for each in answered.parse(LeaseKeepAliveResponse)] == [(7, 0)]
+    assert answered.status == 0
+
+
+def test_renewals_of_an_expired_lease_do_not_pile_up() -> None:
+    member = Member(stepped=True).start()
+    client = Client(member)
+    client.ask(LEASE + "LeaseGrant", LeaseGrantRequest(ID=7, TTL=2), LeaseGrantResponse)
+    member.clock.advance(2.2)
+    stream_id = client.open(KEEP_ALIVE)
+    for _ in range(MAX_PENDING_RENEWALS + 1):
+        client.say(stream_id, LeaseKeepAliveRequest(ID=7))
+    answered = client.answer(stream_id)
+    assert (answered.status, answered.message) == (UNKNOWN, "etcdserver: too many requests")
+    assert not member.failures
+
+
+def test_lease_questions(client: Client) -> None:
+    for lease, ttl in ((1, 50), (2, 30), (-3, 40)):
+        client.ask(LEASE + "LeaseGrant", LeaseGrantRequest(ID=lease, TTL=ttl), LeaseGrantResponse)
+    client.member.do(requests.PUT, PutRequest(key=b"k", lease=2))
+    listed = client.ask(LEASE + "LeaseLeases", LeaseLeasesRequest(), LeaseLeasesResponse)
+    assert [each.ID for each in listed.leases] == [2, -3, 1]
+    known = client.ask(LEASE + "LeaseTimeToLive", LeaseTimeToLiveRequest(ID=2, keys=True), LeaseTimeToLiveResponse)
+    assert (known.grantedTTL, list(known.keys)) == (30, [b"k"])
+    unknown = client.ask(LEASE + "LeaseTimeToLive", LeaseTimeToLiveRequest(ID=9), LeaseTimeToLiveResponse)
+    assert (unknown.TTL, unknown.grantedTTL, unknown.ID) == (-1, 0, 9)
+
+
+# --- long ranges
+
+
+@pytest.mark.parametrize("count", [SLICE_KEYS - 1, SLICE_KEYS, SLICE_KEYS + 1, 3 * SLICE_KEYS + 7])
+@pytest.mark.parametrize("limit", [0, -5, 1, SLICE_KEYS + 1, 2 * SLICE_KEYS, 100_000])
+def test_a_sliced_range_is_the_plain_answer(member: Member, count: int, limit: int) -> None:
+    fill(member, count)
+    client = Client(member)
+    client.allow(0, 1 << 28)
+    for revision in (0, count // 2, count + 1):
+        request = RangeRequest(key=b"k", range_end=b"l", limit=limit, revision=revision)
+        stream_id = client.begin(KV + "Range", request)
+        client.allow(stream_id, 1 << 28)
+        plain = range_body(member.state.store, request)
+        assert client.answer(stream_id).messages == [member.server.header() + plain]
+
+
+def test_a_sliced_range_is_of_one_revision_and_lets_others_through(member: Member) -> None:
+    fill(member, 5 * SLICE_KEYS)
+    client = Client(member)
+    client.allow(0, 1 << 28)
+    expected = member.server.header() + range_body(member.state.store, ALL)
+    stream_id = client.begin(KV + "Range", ALL)
+    client.allow(stream_id, 1 << 28)
+    while not member.state.store._pins:
+        assert member.clock.run_one()
+    member.server.propose(
+        requests.DELETE_RANGE, RangeRequest(key=b"k", range_end=b"l").SerializeToString(), lambda body, error: None
+    )
+    writes = 0
+    while member.state.store._pins:
+        assert member.clock.run_one()
+        writes = member.state.store.revision
+    assert writes == 5 * SLICE_KEYS + 2  # the deletion took place in between
+    assert client.answer(stream_id).messages == [expected]
+    assert client.ask(KV + "Range", ALL, RangeResponse).count == 0
+
+
+def test_a_long_range_of_a_member_that_stops(member: Member) -> None:
+    fill(member, 3 * SLICE_KEYS)
+    client = Client(member)
+    stream_id = client.begin(KV + "Range", ALL)
+    while not member.state.store._pins:
+        assert member.clock.run_one()
+    member.server.stop()
+    answered = client.answer(stream_id)
+    assert (answered.status, answered.message) == (UNAVAILABLE, "etcdserver: server stopped")
+    assert member.state.store._pins == 0
+
+
+# --- RangeStream
+
+
+def chunks(client: Client, request: RangeRequest, window: int = 1 << 28) -> list[RangeResponse]:
+    stream_id = client.begin(KV + "RangeStream", request)
+    client.allow(0, 1 << 28)
+    client.allow(stream_id, window)
+    answered = client.answer(stream_id)
+    assert answered.status == 0, answered.message
+    return [each.range_response for each in answered.parse(RangeStreamResponse)]
+
+
+@pytest.mark.parametrize("limit", [0, 1, STREAM_FIRST_KEYS, 500, 2 * SLICE_KEYS + 3, 10**6])
+@pytest.mark.parametrize("count", [0, 1, STREAM_FIRST_KEYS + 1, 2 * SLICE_KEYS + 3])
+def test_the_chunks_together_are_the_range(count: int, limit: int) -> None:
+    member = Member(max_request_bytes=10_000).start()
+    fill(member, count, 300)
+    request = RangeRequest(key=b"k", range_end=b"l", limit=limit)
+    found = chunks(Client(member), request)
+    *parts, last = found
+    plain = RangeResponse.FromString(member.server.header() + range_body(member.state.store, request))
+    assert [kv for part in found for kv in part.kvs] == list(plain.kvs)
+    assert (last.count, last.more, last.header) == (plain.count, plain.more, plain.header)
+    assert all(not part.HasField("header") and not part.count and not part.more for part in parts)
+    if parts:
+        assert len(parts[0].kvs) <= STREAM_FIRST_KEYS
+        assert max(part.ByteSize() for part in found) < 10_000 + 1000
+        assert min(part.ByteSize() for part in parts[1:] or [last]) > 0
+
+
+@pytest.mark.parametrize("max_request_bytes", [50_000, 1_500_000])
+def test_a_stream_goes_as_fast_as_its_reader(max_request_bytes: int) -> None:
+    member = Member(max_request_bytes=max_request_bytes).start()
+    fill(member, 6 * SLICE_KEYS, 1500)
+    most = MAX_QUEUED_BYTES + SLICE_KEYS * 1600 + max_request_bytes
+    client = Client(member, window=0)
+    stream_id = client.begin(KV + "RangeStream", ALL)
+    member.settle()
+    queued = client.session.connection.queued_bytes
+    assert 0 < queued(stream_id) < most
+    member.do(requests.PUT, PutRequest(key=b"k000000", value=b"later"))
+    client.allow(0, 1 << 28)
+    for _ in range(100):
+        client.allow(stream_id, 100_000)
+        member.settle()
+        assert queued(stream_id) < most
+    client.read()
+    answered = client.streams[stream_id]
+    assert answered.status == 0
+    kvs = [kv for each in answered.parse(RangeStreamResponse) for kv in each.range_response.kvs]
+    assert len(kvs) == 6 * SLICE_KEYS
+    assert kvs[0].value != b"later"
+    assert member.state.store._pins == 0
+
+
+def test_a_stream_given_up_lets_go(member: Member) -> None:
+    fill(member, 2 * SLICE_KEYS, 3000)
+    client = Client(member, window=0)
+    stream_id = client.begin(KV + "RangeStream", ALL)
+    member.settle()
+    assert member.state.store._pins == 1
+    client.reset(stream_id)
+    assert member.state.store._pins == 0
+
+
+def test_what_a_stream_refuses(client: Client) -> None:
+    bad: list[tuple[dict[str, Any], int]] = [
+        ({"sort_order": RangeRequest.DESCEND}, UNIMPLEMENTED),
+        ({"sort_target": RangeRequest.MOD}, UNIMPLEMENTED),
+        ({"min_mod_revision": 1}, UNIMPLEMENTED),
+        ({"max_create_revision": 1}, UNIMPLEMENTED),
+        ({"revision": 99}, OUT_OF_RANGE),
+        ({"key": b""}, 3),
+    ]
+    for fields, status in bad:
+        answered = client.call(KV + "RangeStream", RangeRequest(**{"key": b"k", **fields}))
+        assert answered.status == status, fields
+    (only,) = chunks(client, RangeRequest(key=b"k", range_end=b"l", count_only=True))
+    assert (only.count, only.HasField("header")) == (0, True)
+
+
+# --- maintenance
+
+
+def test_status_lists_what_is_wrong(client: Client) -> None:
+    member = client.member
+    for kind, who in ((NOSPACE, 7), (9, 8)):
+        member.do(requests.ALARM, AlarmRequest(action=AlarmRequest.ACTIVATE, alarm=kind, memberID=who))  # type: ignore[arg-type]
+    status = client.ask(MAINTENANCE + "Status", StatusRequest(), StatusResponse)
+    assert list(status.errors) == ["memberID:7 alarm:NOSPACE ", "memberID:8 alarm:9 "]
+    assert status.leader == member.server.member_id
+    assert status.raftIndex >= status.raftAppliedIndex > 0
+    assert status.dbSizeQuota == 2 << 30
+
+
+def test_hashes(client: Client) -> None:
+    member = client.member
+    fill(member, 50)
+    found = client.ask(MAINTENANCE + "HashKV", HashKVRequest(), HashKVResponse)
+    assert (found.hash, found.compact_revision) == member.hash_kv()
+    assert found.hash_revision == found.header.revision == 51
+    assert client.call(MAINTENANCE + "HashKV", HashKVRequest(revision=99)).status == OUT_OF_RANGE
+    before = client.ask(MAINTENANCE + "Hash", HashRequest(), HashResponse).hash
+    member.do(requests.PUT, PutRequest(key=b"k"))
+    assert client.ask(MAINTENANCE + "Hash", HashRequest(), HashResponse).hash != before
+    assert member.server.hashes_running == 0
+
+
+def test_only_so_many_hashes_at_a_time(member: Member) -> None:
+    """Each pins a view of the backend, of which there are not so many; a crowd of them must not end the member."""
+    fill(member, 3 * SLICE_KEYS)
+    client = Client(member)
+    streams = [client.begin(MAINTENANCE + "Hash", HashRequest()) for _ in range(2 * MAX_HASHES)]
+    member.settle()
+    client.read()
+    statuses = [client.streams[stream_id].status for stream_id in streams]
+    assert statuses.count(0) == MAX_HASHES
+    assert statuses.count(UNKNOWN) == MAX_HASHES
+    assert client.call(MAINTENANCE + "Hash", HashRequest()).status == 0
+    assert not member.failures
+
+
+def test_a_defragmentation_answers_when_done() -> None:
+    member = Member(stepped=True).start()
+    client = Client(member)
+    member.do(requests.PUT, PutRequest(key=b"k"))
+    stream_id = client.begin(MAINTENANCE + "Defragment", DefragmentRequest())
+    member.clock.run()
+    client.read()
+    assert not client.streams[stream_id].ended
+    assert client.answer(stream_id).parse(DefragmentResponse) == [DefragmentResponse()]
+
+
+def test_a_physical_compaction_answers_when_the_rows_are_gone() -> None:
+    member = Member(compaction_batch_limit=10, compaction_sleep_interval_s=1.0).start()
+    client = Client(member)
+    for _ in range(50):
+        member.do(requests.PUT, PutRequest(key=b"k"))
+    quick = client.begin(KV + "Compact", CompactionRequest(revision=20))
+    slow = client.begin(KV + "Compact", CompactionRequest(revision=50, physical=True))
+    assert client.answer(quick).parse(CompactionResponse)[0].header.revision == 51
+    assert not client.answer(slow).ended
+    while not client.answer(slow).ended:
+        member.clock.advance(0.5)
+    assert len(member.backend.range(b"key", b"\0", None)) == 2
+    assert not member.state.store.compacting
+
+
+def test_too_many_operations_and_the_empty_txn(client: Client) -> None:
+    assert client.call(KV + "Txn", TxnRequest()).status == 0
+
+
+# --- pages
+
+
+class Browser:
+    def __init__(self, member: Member, *, client: bool = True) -> None:
+        self.member = member
+        self.pages = HttpPages(member.server, lambda: b"metrics", client=client)
+        self.answers: list[tuple[int, dict[str, str], bytes]] = []
+
+    def get(self, path: str, query: str = "", method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+        count = len(self.answers)
+        self.pages.handle(method, path, query, self.answer)
+        self.member.settle()
+        assert len(self.answers) == count + 1
+        return self.answers[-1]
+
+    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.answers.append((status, dict(headers), body))
+
+
+def test_health(member: Member) -> None:
+    browser = Browser(member)
+    assert browser.get("/health")[::2] == (200, b'{"health":"true","reason":""}')
+    assert browser.get("/health", method="POST")[0] == 405
+    member.do(requests.ALARM, AlarmRequest(action=AlarmRequest.ACTIVATE, alarm=NOSPACE, memberID=1))
+    member.do(requests.ALARM, AlarmRequest(action=AlarmRequest.ACTIVATE, alarm=CORRUPT, memberID=1))
+    assert browser.get("/health")[::2] == (503, b'{"health":"false","reason":"ALARM NOSPACE"}\n')
+    assert browser.get("/health", "exclude=NOSPACE")[2] == b'{"health":"false","reason":"ALARM CORRUPT"}\n'
+    assert browser.get("/health", "exclude=NOSPACE&exclude=CORRUPT")[0] == 200
+    assert (member.metrics.health_success, member.metrics.health_failures) == (2, 2)
+
+
+def test_health_without_a_leader() -> None:
+    member = Member(initial_cluster="default=http://localhost:2380,other=http://localhost:3380").start()
+    browser = Browser(member)
+    assert browser.get("/health")[2] == b'{"health":"false","reason":"RAFT NO LEADER"}\n'
+    assert browser.get("/health", "serializable=true")[0] == 200
+    member.raft.leader_id = 99
+    browser.pages.handle("GET", "/health", "", browser.answer)
+    member.clock.run()
+    member.raft.leader_id = 0
+    member.clock.advance(8)
+    assert browser.answers[-1][2].startswith(b'{"health":"false","reason":"RANGE ERROR:etcdserver: ')
+
+
+def test_other_pages(member: Member) -> None:
+    browser, monitor = Browser(member), Browser(member, client=False)
+    status, _, body = browser.get("/version")
+    version = json.loads(body)
+    assert (status, version["etcdcluster"]) == (200, member.state.members.cluster_version)
+    assert monitor.get("/version")[0] == 404
+    for each in (browser, monitor):
+        assert each.get("/metrics")[::2] == (200, b"metrics")
+        assert each.get("/nothing")[0] == 404

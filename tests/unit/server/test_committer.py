@@ -1,0 +1,127 @@
+"""When the write buffer goes to the backend, and what may be relied on afterwards."""
+
+import pytest
+
+from ratifyd import schema
+from ratifyd.apply import requests
+from ratifyd.proto.rpc_pb2 import Compare, PutRequest, RequestOp, TxnRequest
+from tests.support_member import Member
+
+NOTHING = TxnRequest(
+    compare=[Compare(key=b"k", target=Compare.VERSION, version=7)],
+    success=[RequestOp(request_put=PutRequest(key=b"k"))],
+)
+
+
+@pytest.fixture
+def member() -> Member:
+    member = Member(stepped=True).start()
+    member.clock.advance(1)
+    member.settle()
+    assert not member.state.buffer.pending
+    return member
+
+
+def put(number: int = 0) -> PutRequest:
+    return PutRequest(key=b"k%d" % number, value=b"v")
+
+
+def stored_index(member: Member) -> int:
+    return schema.decode_u64(member.backend.get(schema.META, schema.CONSISTENT_INDEX) or bytes(8))
+
+
+def apply(member: Member, request: PutRequest | TxnRequest) -> None:
+    """Have a request applied, leaving the backend alone."""
+    row = requests.PUT if isinstance(request, PutRequest) else requests.TXN
+    waiter = member.call(row, request)
+    while not waiter.done:
+        member.clock.run()
+        member.wal_worker.run()
+
+
+def test_rows_are_sealed_after_the_interval_and_not_before() -> None:
+    member = Member(stepped=True, backend_batch_interval_s=1.0).start()
+    member.clock.advance(1.2)
+    member.settle()
+    apply(member, put())
+    member.clock.advance(0.7)
+    assert not member.backend_worker.jobs
+    member.clock.advance(0.5)
+    assert len(member.backend_worker.jobs) == 1
+    assert stored_index(member) < member.state.consistent_index
+    member.settle()
+    assert stored_index(member) == member.server.committer.committed_index == member.state.consistent_index
+
+
+def test_index_and_rows_are_one_batch(member: Member) -> None:
+    apply(member, put())
+    member.clock.advance(0.3)
+    applied = member.state.consistent_index
+    apply(member, put(1))  # not in the batch under way
+    assert member.state.consistent_index > applied
+    member.backend_worker.run_one()
+    assert stored_index(member) == applied
+    assert len(member.backend.range(schema.KEY, b"\0", None)) == 1
+
+
+def test_a_full_buffer_is_sealed_at_once() -> None:
+    member = Member(stepped=True, backend_batch_limit=10, backend_batch_interval_s=1000.0).start()
+    for number in range(10):
+        apply(member, put(number))
+    assert not member.backend_worker.jobs
+    apply(member, put(10))
+    assert len(member.backend_worker.jobs) == 1
+
+
+def test_sync_waits_for_what_is_applied(member: Member) -> None:
+    done: list[int] = []
+    apply(member, put())
+    index = member.state.consistent_index
+    member.server.committer.sync(lambda: done.append(stored_index(member)))
+    assert not done
+    member.backend_worker.run()
+    assert done == [index]
+
+
+def test_sync_of_nothing_is_done_at_once(member: Member) -> None:
+    done: list[bool] = []
+    member.server.committer.sync(lambda: done.append(True))
+    assert done == [True]
+
+
+def test_sync_stores_an_index_that_came_without_rows(member: Member) -> None:
+    """A snapshot at an index that only refused swaps led to needs the backend to know that index."""
+    apply(member, NOTHING)
+    assert not member.state.buffer.pending
+    index = member.state.consistent_index
+    done: list[int] = []
+    member.server.committer.sync(lambda: done.append(stored_index(member)))
+    member.backend_worker.run()
+    assert done == [index]
+
+
+def test_sync_during_a_commit_takes_another(member: Member) -> None:
+    apply(member, put())
+    first: list[int] = []
+    second: list[int] = []
+    member.server.committer.sync(lambda: first.append(stored_index(member)))
+    apply(member, put(1))
+    index = member.state.consistent_index
+    member.server.committer.sync(lambda: second.append(stored_index(member)))
+    member.backend_worker.run_one()
+    assert first
+    assert not second
+    member.backend_worker.run_one()
+    assert second == [index]
+
+
+def test_a_failed_commit_ends_the_member() -> None:
+    member = Member(stepped=True).start()
+    member.settle()
+    apply(member, put())
+    done: list[bool] = []
+    member.server.committer.sync(lambda: done.append(True))
+    _, answer = member.backend_worker.jobs.pop()
+    answer(None, OSError(28, "no space left"))  # type: ignore[operator]
+    assert [type(failure) for failure in member.failures] == [OSError]
+    assert not done

@@ -1,0 +1,236 @@
+"""Turns: what is answered when, with every disk job held back until the test lets it run."""
+
+from typing import Any
+
+import pytest
+
+from ratifyd.apply import requests
+from ratifyd.errors import EtcdError, LeaderChanged, Stopped
+from ratifyd.membership import Change, ChangeKind
+from ratifyd.membership import Member as ClusterMember
+from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
+from ratifyd.proto.rpc_pb2 import PutRequest
+from ratifyd.raft.messages import ConfChange, ConfChangeKind
+from ratifyd.raft.roles import Role
+from ratifyd.server.node import APPLY_BUDGET
+from tests.support_member import Member, Waiter
+
+
+@pytest.fixture
+def member() -> Member:
+    return Member(stepped=True).start()
+
+
+def put(number: int = 0) -> PutRequest:
+    return PutRequest(key=b"k%d" % number, value=b"v")
+
+
+class Log:
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.seen: list[tuple[Any, str, int]] = []
+
+    def __call__(self, argument: Any, error: EtcdError | None) -> None:
+        self.seen.append((argument, "" if error is None else type(error).__name__, self.member.state.store.revision))
+
+
+def test_nothing_is_answered_before_it_is_durable(member: Member) -> None:
+    waiter = member.call(requests.PUT, put())
+    member.clock.run()
+    assert member.wal_worker.jobs
+    assert not waiter.done
+    assert member.state.store.revision == 1
+    synced = member.machine.disk.steps
+    member.wal_worker.run_one()
+    assert member.machine.disk.steps > synced
+    assert not waiter.done  # the turn is yet to come
+    member.clock.run()
+    assert waiter.body == b""
+    assert member.state.store.revision == 2
+    member.check()
+
+
+def test_many_turns_wait_for_the_disk_in_order(member: Member) -> None:
+    order: list[int] = []
+    for number in range(5):
+
+        def answered(_body: bytes, error: EtcdError | None, number: int = number) -> None:
+            assert error is None
+            order.append(number)
+
+        member.server.propose(requests.PUT, put(number).SerializeToString(), answered)
+        member.clock.run()
+    assert not order
+    member.settle()
+    assert order == [0, 1, 2, 3, 4]
+    assert member.state.store.revision == 6
+
+
+def test_a_failed_sync_ends_the_member_and_answers_nothing(member: Member) -> None:
+    waiter = member.call(requests.PUT, put())
+    member.clock.run()
+    member.machine.disk.fail["datasync"] = OSError(5, "I/O error")
+    member.settle()
+    assert [type(failure) for failure in member.failures] == [OSError]
+    assert not waiter.done
+    later = member.call(requests.PUT, put(1))
+    member.clock.advance(60)
+    assert not later.done
+    assert member.state.store.revision == 1
+
+
+def test_a_read_sees_every_write_answered_before_it(member: Member) -> None:
+    log = Log(member)
+    member.do(requests.PUT, put())
+    member.server.read(log, "after one")
+    member.clock.run()
+    assert log.seen == [("after one", "", 2)]
+    waiter = member.call(requests.PUT, put(1))
+    member.server.read(log, "with a write on its way")
+    member.settle()
+    member.server.read(log, "after it")
+    member.settle()
+    assert waiter.done
+    assert log.seen[2] == ("after it", "", 3)
+
+
+def test_reads_run_after_the_writes_of_their_turn_are_applied(member: Member) -> None:
+    """A read confirmed at an index above what is applied waits for it."""
+    log = Log(member)
+    first = member.call(requests.PUT, put())
+    member.clock.run()
+    member.wal_worker.run_one()  # durable; the turn that commits and applies it takes the read in, too
+    member.server.read(log, "r")
+    member.clock.run()
+    assert first.done
+    assert log.seen == [("r", "", 2)]
+
+
+def test_no_read_is_answered_without_a_committed_entry_of_the_term() -> None:
+    member = Member(stepped=True)
+    log = Log(member)
+    member.server.start()
+    member.server.read(log, "early")
+    member.clock.run()
+    while not log.seen:
+        assert member.raft.log.committed < member.raft.log.last_index or member.raft.role is not Role.LEADER
+        assert member.wal_worker.run_one()
+        member.clock.run()
+    assert log.seen == [("early", "", 1)]  # and the new leader is no reason to fail it
+    assert member.raft.log.term(member.raft.log.committed) == member.raft.term
+
+
+def test_many_entries_are_applied_in_slices(member: Member) -> None:
+    waiters = [member.call(requests.PUT, put(number)) for number in range(2 * APPLY_BUDGET + 1)]
+    member.clock.run()
+    member.wal_worker.run_one()
+    done = []
+    while member.clock.run_one():
+        done.append(sum(waiter.done for waiter in waiters))
+    assert sorted({*done} - {0}) == [APPLY_BUDGET, 2 * APPLY_BUDGET, 2 * APPLY_BUDGET + 1]
+
+
+def test_apply_waits_for_a_backend_that_is_behind() -> None:
+    member = Member(stepped=True, backend_batch_limit=10, backend_batch_interval_s=1000.0).start()
+    waiters = [member.call(requests.PUT, put(number)) for number in range(10)]
+    for _ in range(3):
+        member.clock.run()
+        member.wal_worker.run()
+        waiters += [member.call(requests.PUT, put(number)) for number in range(10)]
+    member.clock.run()
+    member.wal_worker.run()
+    member.clock.run()
+    assert member.backend_worker.jobs
+    done = sum(waiter.done for waiter in waiters)
+    assert done < len(waiters)
+    assert member.server.node.gap > 0
+    member.settle()
+    assert all(waiter.done for waiter in waiters)
+    assert member.server.node.gap == 0
+    member.check()
+
+
+def test_an_apply_that_cannot_be_computed_ends_the_member(member: Member) -> None:
+    before = member.call(requests.PUT, put())
+    member.clock.run()
+    member.raft.propose([InternalRaftRequest(ID=3).SerializeToString()])
+    after = member.call(requests.PUT, put(1))
+    member.settle()
+    assert [type(failure) for failure in member.failures] == [ValueError]
+    assert before.done
+    assert not after.done
+    assert member.server.node.stopped
+
+
+def test_answers_given_before_the_end_still_leave(member: Member) -> None:
+    flushed: list[str] = []
+    member.server.node.after_turn(lambda: flushed.append("one"))
+    member.server.stop()
+    member.clock.run()
+    assert flushed == ["one"]
+    member.server.node.after_turn(lambda: flushed.append("two"))
+    member.clock.run()
+    assert flushed == ["one", "two"]
+
+
+def test_answers_of_a_turn_that_fails_still_leave(member: Member) -> None:
+    flushed: list[str] = []
+    member.server.node.after_turn(lambda: flushed.append("one"))
+    member.server.node.at_end = lambda: 1 // 0
+    member.clock.run()
+    assert [type(failure) for failure in member.failures] == [ZeroDivisionError]
+    assert flushed == ["one"]
+
+
+def test_a_duty_that_fails_ends_the_member(member: Member) -> None:
+    member.server.leasing = None  # type: ignore[assignment]
+    member.clock.advance(0.2)
+    assert [type(failure) for failure in member.failures] == [AttributeError]
+
+
+def test_a_stop_answers_what_waits(member: Member) -> None:
+    log = Log(member)
+    waiter = member.call(requests.PUT, put())
+    member.server.read(log, "r")
+    member.clock.run()
+    member.server.read(log, "later")
+    member.server.stop()
+    member.settle()
+    assert isinstance(waiter.error, Stopped)
+    assert {error for _, error, _ in log.seen} <= {"", Stopped.__name__}
+    assert log.seen[-1][:2] == ("later", Stopped.__name__)
+    assert not member.failures
+
+
+def test_a_leader_change_fails_reads_under_way() -> None:
+    member = Member(stepped=True)
+    log = Log(member)
+    node = member.server.node
+    node.reads.after(log, "asked")
+    node.reads.open_batch()
+    member.server.start()
+    member.settle()
+    assert log.seen[0][:2] == ("asked", LeaderChanged.__name__)
+
+
+def test_a_refused_membership_change_is_still_a_step(member: Member) -> None:
+    known = next(iter(member.state.members.members.values()))
+    before = member.state.consistent_index
+    for other, peer_urls, removed in ((7, known.peer_urls, False), (8, (), True)):
+        kind = ConfChangeKind.REMOVE_NODE if removed else ConfChangeKind.ADD_NODE
+        change = Change(ChangeKind(int(kind)), ClusterMember(other, tuple(peer_urls)))
+        waiter = Waiter()
+        member.server.proposals.waiting[other] = waiter
+        member.server.proposals._deadlines[other] = (member.clock.now + 7, b"")
+        assert member.raft.propose_conf_change(ConfChange(kind, other, change.context(), other))
+        member.server.node.wake()
+        member.settle()
+        assert waiter.error is not None
+    assert member.state.consistent_index == before + 2
+    assert member.raft.conf_state.voters == (member.server.member_id,)
+    assert list(member.state.members.members) == [member.server.member_id]
+    member.do(requests.PUT, put())
+    again = member.restart()
+    assert list(again.state.members.members) == [member.server.member_id]
+    assert again.state.store.revision == 2
+    again.check()

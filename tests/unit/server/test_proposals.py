@@ -1,0 +1,168 @@
+"""Proposals: ids, one answer each, deadlines, refusals, and what is forgotten with them."""
+
+import pytest
+
+from ratifyd.apply import requests
+from ratifyd.apply.requests import decode
+from ratifyd.errors import (
+    ContextDeadlineExceeded,
+    EtcdError,
+    RequestTooLarge,
+    RequestTooManyRequests,
+    Stopped,
+    Timeout,
+)
+from ratifyd.proto.rpc_pb2 import PutRequest
+from ratifyd.raft.messages import ConfChange, ConfChangeKind
+from ratifyd.server.proposals import MAX_GAP, Proposals, RequestIds
+from tests.support_clock import SimClock
+from tests.support_member import Waiter
+
+BODY = PutRequest(key=b"k", value=b"v").SerializeToString()
+
+
+@pytest.fixture
+def clock() -> SimClock:
+    return SimClock()
+
+
+@pytest.fixture
+def proposals(clock: SimClock) -> Proposals:
+    return Proposals(RequestIds(0x12345, 0x1_0203_0405_0607), max_bytes=200, timeout_s=7, now=clock.time)
+
+
+def add(proposals: Proposals, body: bytes = BODY, gap: int = 0) -> Waiter:
+    waiter = Waiter()
+    proposals.add(requests.PUT, body, waiter, gap=gap)
+    return waiter
+
+
+def test_ids_hold_member_time_and_counter() -> None:
+    ids = RequestIds(0x12345, 0x1_0203_0405_0607)
+    assert ids.next() == 0x2345_0304_0506_0701
+    assert ids.next() == 0x2345_0304_0506_0702
+
+
+def test_the_counter_wraps_inside_its_48_bits() -> None:
+    ids = RequestIds(0x7, 0xFF_FFFF_FFFF)
+    first = ids.next()
+    for _ in range(254):
+        ids.next()
+    assert first == 0x0007_FFFF_FFFF_FF01
+    assert ids.next() == 0x0007_0000_0000_0000
+
+
+def take(proposals: Proposals) -> list[bytes]:
+    """What the node does when raft has accepted everything queued."""
+    queued, proposals.queued = proposals.queued, {}
+    return list(queued.values())
+
+
+def test_an_entry_is_etcds_request_with_the_waiters_id(proposals: Proposals) -> None:
+    add(proposals)
+    (data,) = take(proposals)
+    request_id, row, request = decode(data)
+    assert (row, request.key, request.value) == (requests.PUT, b"k", b"v")
+    assert list(proposals.waiting) == [request_id]
+    assert not proposals.queued
+    assert take(proposals) == []
+
+
+def test_an_answer_comes_once_and_only_to_its_waiter(proposals: Proposals) -> None:
+    first, second = add(proposals), add(proposals)
+    request_id, _, _ = decode(take(proposals)[1])
+    proposals.resolve(request_id, b"body", None)
+    proposals.resolve(request_id, b"again", None)
+    proposals.resolve(12345, b"nobody's", None)
+    assert second.body == b"body"
+    assert not first.done
+
+
+def why(since: float) -> EtcdError:
+    """The error of a request that was proposed."""
+    return Timeout()
+
+
+def test_a_request_that_was_never_proposed_ends_with_its_deadline_only(proposals: Proposals, clock: SimClock) -> None:
+    waiter = add(proposals)
+    proposals.expire(clock.now + 7, why)
+    assert isinstance(waiter.error, ContextDeadlineExceeded)
+
+
+def test_membership_changes_have_deadlines_of_their_own(proposals: Proposals, clock: SimClock) -> None:
+    soon, late = Waiter(), Waiter()
+    change = ConfChange(ConfChangeKind.REMOVE_NODE, 5)
+    proposals.add_change(change, late, timeout_s=1000)
+    proposals.add_change(change, soon, timeout_s=1)
+    assert len({change.id for change in proposals.changes}) == 2
+    proposals.expire(clock.now + 1, why)
+    assert isinstance(soon.error, ContextDeadlineExceeded)
+    assert not late.done
+    (left,) = proposals.changes
+    proposals.changes.clear()
+    proposals.resolve(left.id, b"", None)
+    assert late.done
+    proposals.expire(clock.now + 2000, why)
+
+
+def test_time_runs_out(proposals: Proposals, clock: SimClock) -> None:
+    early = add(proposals)
+    clock.now += 5
+    late = add(proposals)
+    take(proposals)
+    proposals.expire(clock.now + 1.99, why)
+    assert not early.done
+    proposals.expire(clock.now + 2, why)
+    assert isinstance(early.error, Timeout)
+    assert not late.done
+    assert proposals.failed_total == 1
+
+
+def test_what_nobody_waits_for_is_not_proposed_any_more(proposals: Proposals, clock: SimClock) -> None:
+    """Without a leader requests queue up; kept after their time they would fill the memory, and then the log."""
+    add(proposals)
+    clock.now += 7
+    live = add(proposals)
+    proposals.expire(clock.now, why)
+    (data,) = take(proposals)
+    assert decode(data)[0] == next(iter(proposals.waiting))
+    assert not live.done
+
+
+def test_decoded_requests_go_with_their_proposal(proposals: Proposals, clock: SimClock) -> None:
+    proposals.add(requests.PUT, BODY, Waiter(), gap=0, request=PutRequest.FromString(BODY))
+    assert len(proposals.decoded) == 1
+    proposals.expire(clock.now + 7, why)
+    assert not proposals.decoded
+    assert not proposals.queued
+
+
+def test_refusals_come_at_once(proposals: Proposals) -> None:
+    with pytest.raises(RequestTooLarge):
+        add(proposals, PutRequest(key=b"k", value=bytes(200)).SerializeToString())
+    add(proposals, gap=MAX_GAP)
+    with pytest.raises(RequestTooManyRequests):
+        add(proposals, gap=MAX_GAP + 1)
+    assert len(proposals.waiting) == len(proposals.queued) == 1
+
+
+def test_the_limit_is_on_the_whole_entry(proposals: Proposals) -> None:
+    def size(value: int) -> bytes:
+        return PutRequest(key=b"k", value=bytes(value)).SerializeToString()
+
+    add(proposals, size(150))
+    (data,) = take(proposals)
+    room = 200 - len(data)
+    add(proposals, size(150 + room))
+    assert len(take(proposals)[0]) == 200
+    with pytest.raises(RequestTooLarge):
+        add(proposals, size(151 + room))
+
+
+def test_a_stop_answers_everybody(proposals: Proposals) -> None:
+    waiters = [add(proposals) for _ in range(3)]
+    proposals.stop()
+    assert all(isinstance(waiter.error, Stopped) for waiter in waiters)
+    assert not proposals.queued
+    with pytest.raises(Stopped):
+        add(proposals)
