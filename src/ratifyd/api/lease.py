@@ -64,7 +64,10 @@ class KeepAliveStream(Stream):
     __slots__ = ("_half_closed", "_pending")
 
     def receive(self, message: bytes) -> None:
-        """Renew a lease, here or on the leader; the stream ends with what the leader could not be asked for."""
+        """Renew a lease, here or on the leader; the stream ends with what the leader could not be asked for.
+
+        Raises RequestTooManyRequests.
+        """
         request = LeaseKeepAliveRequest.FromString(message)
         header = self.server.header()  # of the moment before the renewal (semantics 1.11)
         pending = getattr(self, "_pending", 0)

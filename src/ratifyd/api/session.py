@@ -217,8 +217,7 @@ class Session:
             return None  # which takes the way with all gates
         if route is not None:
             head.route = route  # every request with this cached header block skips the look-up and the gates
-            return route
-        return None
+        return route
 
     def _event(self, event: object) -> None:
         if isinstance(event, Message):

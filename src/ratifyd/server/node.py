@@ -141,9 +141,8 @@ class Node:
                     self._hold(message)
                 else:
                     raft.step(message)
-        # They stay queued while leadership is on its way elsewhere or too much is uncommitted.
-        if self.proposals.queued and raft.leader_id and raft.propose(self.proposals.entries):
-            self.proposals.take()
+        if self.proposals.queued and raft.leader_id:
+            self._propose()
         if self.proposals.changes and raft.leader_id:
             self._propose_changes()
         self._advance()
@@ -151,7 +150,7 @@ class Node:
             self._leader = (raft.leader_id, raft.term)
             self.on_leader_change()  # before reads ask the new leader: only those of the old one fail
         if self.reads.can_open and raft.leader_id:
-            self.ask(self.reads.open_batch())
+            raft.read_index(self.reads.open_batch())
             self._advance()
         if not self.installing:
             self._apply_some()
@@ -163,17 +162,18 @@ class Node:
         if len(self._held) < MAX_HELD:
             self._held.append(message)
 
-    def ask(self, context: bytes) -> None:
-        """Ask the leader, if there is one, to confirm a batch of reads."""
-        if self.raft.read_index(context):
-            self.reads.asked()
-
     def installed(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot that has replaced the state."""
         self.applied = snapshot.meta.index
         self.raft.applied_to(self.applied)
         self.installing = self.raft.log.snapshot is not None  # another one may have come meanwhile
         self.wake()
+
+    def _propose(self) -> None:
+        queued = self.proposals.queued
+        if self.raft.propose(list(queued.values())):
+            self.proposals.queued = {}
+        # Else leadership is on its way elsewhere, or too much is uncommitted: they wait.
 
     def _propose_changes(self) -> None:
         propose = self.raft.propose_conf_change

@@ -40,6 +40,7 @@ class Proposals:
     """Requests waiting to be proposed, and those waiting to be applied."""
 
     __slots__ = (
+        "_change_deadlines",
         "_deadlines",
         "_ids",
         "_max_bytes",
@@ -65,6 +66,7 @@ class Proposals:
         self.decoded: dict[bytes, Decoded] = {}
         """Requests the API has decoded already, by their entry: most come back here to be applied."""
         self._deadlines: dict[int, tuple[float, bytes]] = {}
+        self._change_deadlines: dict[int, float] = {}
         self.failed_total = 0
         self.stopped = False
 
@@ -96,7 +98,7 @@ class Proposals:
         if self.stopped:
             raise Stopped
         request_id = self._ids.next()
-        data = self.queued[request_id] = encode(request_id)
+        self.queued[request_id] = data = encode(request_id)
         self.waiting[request_id] = answer
         self._deadlines[request_id] = (self.now() + self._timeout_s, data)
 
@@ -107,24 +109,14 @@ class Proposals:
         request_id = self._ids.next()
         self.changes.append(ConfChange(change.kind, change.node_id, change.context, request_id))
         self.waiting[request_id] = answer
-        self._deadlines[request_id] = (self.now() + timeout_s, b"")
-
-    def take(self) -> list[bytes]:
-        """Everything queued since the last turn."""
-        entries = self.entries
-        self.queued = {}
-        return entries
-
-    @property
-    def entries(self) -> list[bytes]:
-        """What waits to be proposed."""
-        return list(self.queued.values())
+        self._change_deadlines[request_id] = self.now() + timeout_s
 
     def resolve(self, request_id: int, body: bytes, error: EtcdError | None) -> None:
         """Answer whoever waits for this request, if anybody does."""
         answer = self.waiting.pop(request_id, None)
         if answer is not None:
-            del self._deadlines[request_id]
+            if self._deadlines.pop(request_id, None) is None:
+                self._change_deadlines.pop(request_id, None)
             answer(body, error)
 
     def expire(self, now: float, why: Callable[[float], EtcdError]) -> None:
@@ -132,26 +124,30 @@ class Proposals:
 
         One that was never proposed ends with its deadline and nothing else (semantics 13.6).
         """
-        # Membership changes have times of their own, so look at all.
-        overdue = [(request_id, data) for request_id, (deadline, data) in self._deadlines.items() if deadline <= now]
-        for request_id, data in overdue:
+        while self._deadlines:
+            request_id, (deadline, data) = next(iter(self._deadlines.items()))  # in order: all have the same time
+            if deadline > now:
+                break
             self.failed_total += 1
             self.decoded.pop(data, None)
-            self.resolve(request_id, b"", self._why_expired(request_id, why))
+            # A leader found later shall not see what nobody waits for.
+            unproposed = self.queued.pop(request_id, None) is not None
+            self.resolve(request_id, b"", ContextDeadlineExceeded() if unproposed else why(deadline - self._timeout_s))
+        if self._change_deadlines:
+            self._expire_changes(now, why)
 
-    def _why_expired(self, request_id: int, why: Callable[[float], EtcdError]) -> EtcdError:
-        """Withdraw what was not proposed yet: a leader found later shall not see what nobody waits for."""
-        if self.queued.pop(request_id, None) is not None:
-            return ContextDeadlineExceeded()
-        unproposed = [change for change in self.changes if change.id == request_id]
-        if unproposed:
-            self.changes.remove(unproposed[0])
-            return ContextDeadlineExceeded()
-        return why(self._deadlines[request_id][0] - self._timeout_s)
+    def _expire_changes(self, now: float, why: Callable[[float], EtcdError]) -> None:
+        overdue = [request_id for request_id, deadline in self._change_deadlines.items() if deadline <= now]
+        for request_id in overdue:
+            self.failed_total += 1
+            unproposed = any(change.id == request_id for change in self.changes)
+            self.changes = [change for change in self.changes if change.id != request_id]
+            self.resolve(request_id, b"", ContextDeadlineExceeded() if unproposed else why(now - self._timeout_s))
 
     def stop(self) -> None:
         """Refuse what still waits: the member is stopping."""
         self.stopped = True
         self.queued.clear()
+        self.changes.clear()
         for request_id in list(self.waiting):
             self.resolve(request_id, b"", Stopped())

@@ -21,7 +21,6 @@ class Reads:
     """Reads waiting for a ReadIndex, and those waiting for the state to reach it."""
 
     __slots__ = (
-        "_asked",
         "_next_id",
         "_now",
         "_open",
@@ -41,7 +40,6 @@ class Reads:
         self.queued: list[tuple[Read, Any]] = []
         self._open: list[tuple[Read, Any]] = []
         self._open_context = b""
-        self._asked = False
         self._open_since = 0.0
         self._retried = 0.0
         self._seen: deque[tuple[float, int]] = deque()
@@ -63,12 +61,7 @@ class Reads:
         self._seen.clear()
         self._open_context = encode_u64(self._next_id())
         self._open_since = self._retried = self._now()
-        self._asked = False
         return self._open_context
-
-    def asked(self) -> None:
-        """Note that the open batch is on its way to a leader."""
-        self._asked = True
 
     def confirm(self, context: bytes, index: int) -> None:
         """Raft has confirmed a context: its reads are valid from this index on."""
@@ -109,14 +102,9 @@ class Reads:
             for read, argument in failed:
                 read(argument, Timeout())
 
-    def new_leader(self) -> bytes | None:
-        """Fail the batch its former leader was asked for (etcd ErrLeaderChanged); one that waited for a leader goes on.
-
-        The context to ask the new leader for, if there is a batch.
-        """
-        if self._asked:
-            self._fail(LeaderChanged())
-        return self._open_context if self._open else None
+    def leader_changed(self) -> None:
+        """Fail the batch under confirmation: its leader is gone (etcd ErrLeaderChanged)."""
+        self._fail(LeaderChanged())
 
     def stop(self) -> None:
         """Refuse everything that waits: the member is stopping."""

@@ -277,7 +277,7 @@ class Server:
         self.proposals.expire(now, self.leadership.why_timed_out)
         self.reads.expire(now)
         if (context := self.reads.retry(now)) is not None:
-            self.node.ask(context)
+            self.node.raft.read_index(context)
         self.committer.tick(now)
         if self._awaiting_applied:
             self._tell_applied(now)
@@ -291,16 +291,6 @@ class Server:
         if self.leader_id:
             self.publisher.tick(now)
         self.node.wake()
-
-    def _watch_leader(self) -> None:
-        """End the streams that want a leader when there has been none for three election timeouts (semantics 7.25)."""
-        if self.leader_id:
-            self._leaderless_ticks = 0
-            return
-        self._leaderless_ticks += 1
-        if self._leaderless_ticks >= LEADERLESS_TIMEOUTS * self.config.election_ticks:
-            for stream in list(self.needing_leader):
-                stream.leader_lost()
 
     def _advance_first_ticks(self, until: float) -> None:
         """Once other members are connected, use up most of the first election timeout (semantics 14.2)."""
@@ -332,6 +322,16 @@ class Server:
                 then(False)
             else:
                 self._awaiting_applied.append((index, deadline, then))
+
+    def _watch_leader(self) -> None:
+        """End the streams that want a leader when there has been none for three election timeouts (semantics 7.25)."""
+        if self.leader_id:
+            self._leaderless_ticks = 0
+            return
+        self._leaderless_ticks += 1
+        if self._leaderless_ticks >= LEADERLESS_TIMEOUTS * self.config.election_ticks:
+            for stream in list(self.needing_leader):
+                stream.leader_lost()
 
     def _turn_ended(self) -> None:
         raft = self.node.raft
@@ -434,9 +434,8 @@ class Server:
         raft = self.node.raft
         now = self.clock.time()
         self.leadership.changed(now)
+        self.reads.leader_changed()
         if raft.leader_id:
-            if (context := self.reads.new_leader()) is not None:
-                self.node.ask(context)
             self.metrics.leader_changes_seen_total += 1
             self.publisher.tick(now)
         if raft.role is Role.LEADER:

@@ -4,8 +4,16 @@ import pytest
 
 from ratifyd.apply import requests
 from ratifyd.apply.requests import decode
-from ratifyd.errors import ContextDeadlineExceeded, RequestTooLarge, RequestTooManyRequests, Stopped, Timeout
+from ratifyd.errors import (
+    ContextDeadlineExceeded,
+    EtcdError,
+    RequestTooLarge,
+    RequestTooManyRequests,
+    Stopped,
+    Timeout,
+)
 from ratifyd.proto.rpc_pb2 import PutRequest
+from ratifyd.raft.messages import ConfChange, ConfChangeKind
 from ratifyd.server.proposals import MAX_GAP, Proposals, RequestIds
 from tests.support_clock import SimClock
 from tests.support_member import Waiter
@@ -44,19 +52,25 @@ def test_the_counter_wraps_inside_its_48_bits() -> None:
     assert ids.next() == 0x0007_0000_0000_0000
 
 
+def take(proposals: Proposals) -> list[bytes]:
+    """What the node does when raft has accepted everything queued."""
+    queued, proposals.queued = proposals.queued, {}
+    return list(queued.values())
+
+
 def test_an_entry_is_etcds_request_with_the_waiters_id(proposals: Proposals) -> None:
     add(proposals)
-    (data,) = proposals.take()
+    (data,) = take(proposals)
     request_id, row, request = decode(data)
     assert (row, request.key, request.value) == (requests.PUT, b"k", b"v")
     assert list(proposals.waiting) == [request_id]
     assert not proposals.queued
-    assert proposals.take() == []
+    assert take(proposals) == []
 
 
 def test_an_answer_comes_once_and_only_to_its_waiter(proposals: Proposals) -> None:
     first, second = add(proposals), add(proposals)
-    request_id, _, _ = decode(proposals.take()[1])
+    request_id, _, _ = decode(take(proposals)[1])
     proposals.resolve(request_id, b"body", None)
     proposals.resolve(request_id, b"again", None)
     proposals.resolve(12345, b"nobody's", None)
@@ -64,15 +78,38 @@ def test_an_answer_comes_once_and_only_to_its_waiter(proposals: Proposals) -> No
     assert not first.done
 
 
-def why(since: float) -> Timeout:
+def why(since: float) -> EtcdError:
+    """The error of a request that was proposed."""
     return Timeout()
+
+
+def test_a_request_that_was_never_proposed_ends_with_its_deadline_only(proposals: Proposals, clock: SimClock) -> None:
+    waiter = add(proposals)
+    proposals.expire(clock.now + 7, why)
+    assert isinstance(waiter.error, ContextDeadlineExceeded)
+
+
+def test_membership_changes_have_deadlines_of_their_own(proposals: Proposals, clock: SimClock) -> None:
+    soon, late = Waiter(), Waiter()
+    change = ConfChange(ConfChangeKind.REMOVE_NODE, 5)
+    proposals.add_change(change, late, timeout_s=1000)
+    proposals.add_change(change, soon, timeout_s=1)
+    assert len({change.id for change in proposals.changes}) == 2
+    proposals.expire(clock.now + 1, why)
+    assert isinstance(soon.error, ContextDeadlineExceeded)
+    assert not late.done
+    (left,) = proposals.changes
+    proposals.changes.clear()
+    proposals.resolve(left.id, b"", None)
+    assert late.done
+    proposals.expire(clock.now + 2000, why)
 
 
 def test_time_runs_out(proposals: Proposals, clock: SimClock) -> None:
     early = add(proposals)
     clock.now += 5
     late = add(proposals)
-    proposals.take()
+    take(proposals)
     proposals.expire(clock.now + 1.99, why)
     assert not early.done
     proposals.expire(clock.now + 2, why)
@@ -87,8 +124,7 @@ def test_what_nobody_waits_for_is_not_proposed_any_more(proposals: Proposals, cl
     clock.now += 7
     live = add(proposals)
     proposals.expire(clock.now, why)
-    assert isinstance(dead.error, ContextDeadlineExceeded)
-    (data,) = proposals.take()
+    (data,) = take(proposals)
     assert decode(data)[0] == next(iter(proposals.waiting))
     assert not live.done
 
@@ -115,10 +151,10 @@ def test_the_limit_is_on_the_whole_entry(proposals: Proposals) -> None:
         return PutRequest(key=b"k", value=bytes(value)).SerializeToString()
 
     add(proposals, size(150))
-    (data,) = proposals.take()
+    (data,) = take(proposals)
     room = 200 - len(data)
     add(proposals, size(150 + room))
-    assert len(proposals.take()[0]) == 200
+    assert len(take(proposals)[0]) == 200
     with pytest.raises(RequestTooLarge):
         add(proposals, size(151 + room))
 
