@@ -1,6 +1,5 @@
 """A whole member without threads, sockets, files or real time: Server, Node, Raft, State and Wal on simulated ports."""
 
-from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -11,7 +10,6 @@ from ratifyd.embed.bootstrap import NewCluster
 from ratifyd.errors import EtcdError
 from ratifyd.membership import Membership
 from ratifyd.metrics import Metrics
-from ratifyd.ports import Backend
 from ratifyd.proto.etcdserver_pb2 import Metadata
 from ratifyd.raft.core import Raft
 from ratifyd.raft.log import RaftLog

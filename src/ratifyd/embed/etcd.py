@@ -24,7 +24,7 @@ from ratifyd.config import Config
 from ratifyd.embed.bootstrap import NewCluster, force_new_cluster
 from ratifyd.embed.host import ClientCalls, MemberHost
 from ratifyd.embed.images import BackendImages, ReceivedFiles
-from ratifyd.embed.joining import JoinedCluster, check_not_bootstrapped, initial_members, join
+from ratifyd.embed.joining import JoinedCluster, JoinRefused, check_not_bootstrapped, initial_members, join
 from ratifyd.errors import EtcdError
 from ratifyd.membership import Membership, hex_id
 from ratifyd.net.clock import LoopClock

@@ -8,7 +8,7 @@ import pytest
 
 from ratifyd.api.calls import MAX_QUEUED_BYTES
 from ratifyd.api.http import HttpPages
-from ratifyd.api.kv import SLICE_KEYS, STREAM_FIRST_KEYS
+from ratifyd.api.kv import SLICE_KEYS, STALL_TIMEOUT_S, STREAM_FIRST_KEYS
 from ratifyd.api.lease import MAX_PENDING_RENEWALS
 from ratifyd.api.maintenance import MAX_HASHES
 from ratifyd.apply import requests

@@ -208,7 +208,6 @@ def test_a_leader_change_fails_reads_under_way() -> None:
     node = member.server.node
     node.reads.after(log, "asked")
     node.reads.open_batch()
-    node.reads.asked()
     member.server.start()
     member.settle()
     assert log.seen[0][:2] == ("asked", LeaderChanged.__name__)

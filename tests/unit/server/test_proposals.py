@@ -120,7 +120,7 @@ def test_time_runs_out(proposals: Proposals, clock: SimClock) -> None:
 
 def test_what_nobody_waits_for_is_not_proposed_any_more(proposals: Proposals, clock: SimClock) -> None:
     """Without a leader requests queue up; kept after their time they would fill the memory, and then the log."""
-    dead = add(proposals)
+    add(proposals)
     clock.now += 7
     live = add(proposals)
     proposals.expire(clock.now, why)

@@ -57,8 +57,7 @@ def test_all_that_wait_share_one_context(reads: Reads, log: Log) -> None:
 def test_another_context_confirms_nothing(reads: Reads, log: Log) -> None:
     reads.after(log, "a")
     old = reads.open_batch()
-    reads.asked()
-    assert reads.new_leader() is None
+    reads.leader_changed()
     reads.after(log, "b")
     reads.open_batch()
     reads.confirm(old, 1)
@@ -92,22 +91,12 @@ def test_a_leader_change_fails_only_what_was_asked_of_the_old_one(reads: Reads, 
     reads.confirm(reads.open_batch(), 9)
     reads.after(log, "asked")
     reads.open_batch()
-    reads.asked()
     reads.after(log, "queued")
-    assert reads.new_leader() is None
+    reads.leader_changed()
     assert log.seen == [("asked", LeaderChanged.__name__)]
     reads.run(9)
     assert log.seen[1:] == [("confirmed", "")]
     assert reads.can_open
-
-
-def test_a_batch_that_nobody_was_asked_about_goes_to_the_new_leader(reads: Reads, log: Log) -> None:
-    reads.after(log, "a")
-    context = reads.open_batch()
-    assert reads.new_leader() == context
-    reads.confirm(context, 1)
-    reads.run(1)
-    assert log.seen == [("a", "")]
 
 
 def test_reads_that_no_leader_takes_time_out(reads: Reads, log: Log, clock: SimClock) -> None:
