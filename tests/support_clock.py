@@ -1,4 +1,4 @@
-"""`ports.Clock` under a test's control: callbacks run when told to, time passes when told to, the same way every time."""
+"""`ports.Clock` under a test's control: callbacks run and time passes when told to, the same way every time."""
 
 from collections import deque
 from heapq import heappop, heappush

@@ -1,4 +1,4 @@
-"""A whole member without threads, sockets, files or real time: Server, Node, Raft, State and Wal over simulated ports."""
+"""A whole member without threads, sockets, files or real time: Server, Node, Raft, State and Wal on simulated ports."""
 
 from random import Random
 from typing import Any
@@ -17,7 +17,7 @@ from ratifyd.raft.messages import Snapshot, SnapshotMeta
 from ratifyd.server.parts import Parts
 from ratifyd.server.server import Server
 from ratifyd.storage.memory import MemoryBackend
-from ratifyd.storage.recover import DataDir, lock_data_dir, recover
+from ratifyd.storage.recover import DataDir, Recovered, lock_data_dir, recover
 from ratifyd.storage.snapshots import SnapshotFiles
 from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal
@@ -127,52 +127,18 @@ class Member:
         make: Any = StepWorker if stepped else lambda: SoonWorker(clock.call_soon)
         self.wal_worker, self.backend_worker, self.snapshot_worker = make(), make(), make()
         self.failures: list[BaseException] = []
-        self.events: list[str] = []
         old = machine.backend
         machine.backend = self.backend = (
             MemoryBackend(self.backend_worker) if old is None else old.survivor(self.backend_worker)
         )
-        lock_data_dir(machine.disk, DIR)
-        recovered = recover(machine.disk, DIR, open_backend=lambda path: self.backend, open_wal=self._open_wal)
-        self.fresh = recovered.fresh
-        if recovered.fresh:
-            first = NewCluster(config)
-            recovered.metadata, recovered.entries = first.metadata, first.entries
-            recovered.hard_state = first.hard_state
-            recovered.wal = Wal.create(
-                machine.disk,
-                DIR.wal,
-                first.metadata,
-                worker=self.wal_worker,
-                segment_bytes=SEGMENT_BYTES,
-                entries=first.entries,
-                hard_state=first.hard_state,
-                policy=SyncPolicy(in_place_bytes=-1),
-            )
-        assert recovered.wal is not None
-        self.wal = recovered.wal
+        recovered = self._recover()
         ids = Metadata.FromString(recovered.metadata)
         members = Membership(ids.NodeID, ids.ClusterID)
         self.state = State(self.backend, members, min_ttl_s=2)
         for _ in self.state.restore():
             pass
         meta = recovered.snapshot.meta
-        self.raft = Raft(
-            ids.NodeID,
-            election_ticks=config.election_ticks,
-            heartbeat_ticks=1,
-            pre_vote=True,
-            check_quorum=True,
-            max_message_bytes=1 << 20,
-            max_inflight=512,
-            max_uncommitted_bytes=1 << 30,
-            random=Random(seed),
-            log=RaftLog(meta.index, meta.term, recovered.entries),
-            hard_state=recovered.hard_state,
-            conf_state=recovered.conf_state,
-            applied=recovered.applied,
-            tracer=NoTracer(),
-        )
+        self.raft = self._raft(recovered, ids.NodeID, seed)
         self.transport = Outbox()
         self.snapshotter = Snapshotter(SnapshotFiles(machine.disk, DIR.snap), self.wal, self.snapshot_worker)
         self.metrics = Metrics()
@@ -194,6 +160,48 @@ class Member:
                 fail=self.fail,
             ),
             self.metrics,
+        )
+
+    def _recover(self) -> Recovered:
+        disk = self.machine.disk
+        lock_data_dir(disk, DIR)
+        recovered = recover(disk, DIR, open_backend=lambda path: self.backend, open_wal=self._open_wal)
+        self.fresh = recovered.fresh
+        if recovered.fresh:
+            first = NewCluster(self.config)
+            recovered.metadata, recovered.entries = first.metadata, first.entries
+            recovered.hard_state = first.hard_state
+            recovered.wal = Wal.create(
+                disk,
+                DIR.wal,
+                first.metadata,
+                worker=self.wal_worker,
+                segment_bytes=SEGMENT_BYTES,
+                entries=first.entries,
+                hard_state=first.hard_state,
+                policy=SyncPolicy(in_place_bytes=-1),
+            )
+        assert recovered.wal is not None
+        self.wal = recovered.wal
+        return recovered
+
+    def _raft(self, recovered: Recovered, member_id: int, seed: int) -> Raft:
+        meta = recovered.snapshot.meta
+        return Raft(
+            member_id,
+            election_ticks=self.config.election_ticks,
+            heartbeat_ticks=1,
+            pre_vote=True,
+            check_quorum=True,
+            max_message_bytes=1 << 20,
+            max_inflight=512,
+            max_uncommitted_bytes=1 << 30,
+            random=Random(seed),
+            log=RaftLog(meta.index, meta.term, recovered.entries),
+            hard_state=recovered.hard_state,
+            conf_state=recovered.conf_state,
+            applied=recovered.applied,
+            tracer=NoTracer(),
         )
 
     def fail(self, error: BaseException) -> None:

@@ -14,8 +14,8 @@ import pytest
 from ratifyd.apply import requests
 from ratifyd.apply.requests import Row
 from ratifyd.proto.rpc_pb2 import (
-    Compare,
     CompactionRequest,
+    Compare,
     DeleteRangeRequest,
     LeaseGrantRequest,
     LeaseRevokeRequest,
@@ -327,7 +327,7 @@ def test_between_the_log_and_the_answer() -> None:
 
 def test_between_the_commit_and_its_acknowledgement() -> None:
     machine = Machine()
-    member, waiters = worked(machine, 10)
+    member, _ = worked(machine, 10)
     run_until(member, lambda: bool(member.backend_worker.jobs))
     revision = member.state.store.revision
     assert isinstance(member.backend_worker, StepWorker)

@@ -16,8 +16,8 @@ from ratifyd.errors import EtcdError
 from ratifyd.membership import Membership
 from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import (
-    Compare,
     CompactionRequest,
+    Compare,
     DeleteRangeRequest,
     DeleteRangeResponse,
     LeaseGrantRequest,
@@ -394,7 +394,9 @@ def check_same(state: State, model: Model) -> None:
     store = state.store
     assert (store.revision, store.compacted) == (model.revision, model.compacted)
     expected = {key: entry.lease for key, entry in model.now.items() if entry.lease}
-    assert {key: state.leases.lease_of(key) for key in (b"a", b"b", b"bb", b"c") if state.leases.lease_of(key)} == expected
+    assert {
+        key: state.leases.lease_of(key) for key in (b"a", b"b", b"bb", b"c") if state.leases.lease_of(key)
+    } == expected
     assert set(state.leases.leases) == model.leases
     everything = RangeRequest(key=b"\0", range_end=b"\0")
     got = TxnResponse.FromString(

@@ -206,6 +206,7 @@ class RangeStream(Stream):
                 self.finish()
                 return
             keys = KeyRange.parse(request.key, request.range_end)
+            self._stall: Timer | None = None
             self._slices, self._count = _slices(self.server, request, keys)
             self.server.store.check_revision(request.revision)
         except EtcdError as refused:
@@ -213,7 +214,6 @@ class RangeStream(Stream):
             return
         self._ready: list[bytes] = []
         self._sent = 0
-        self._stall: Timer | None = None
         self._step()
 
     def writable(self) -> None:

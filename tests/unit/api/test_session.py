@@ -269,9 +269,10 @@ def pings(client: Client) -> int:
     return sum(kind == PING and not flags & ACK for kind, flags, _ in client.control)
 
 
-def test_a_silent_client_is_pinged_and_a_dead_one_dropped(member: Member) -> None:
+def test_a_silent_client_is_pinged_and_a_dead_one_dropped() -> None:
+    member = Member(grpc_keepalive_interval_s=120.0).start()
     client = Client(member)
-    member.clock.advance(7199)
+    member.clock.advance(119)
     assert pings(client) == 0
     member.clock.advance(2)
     assert pings(client) == 1
@@ -281,9 +282,10 @@ def test_a_silent_client_is_pinged_and_a_dead_one_dropped(member: Member) -> Non
     assert client.link.aborted
 
 
-def test_a_client_that_answers_the_ping_stays(member: Member) -> None:
+def test_a_client_that_answers_the_ping_stays() -> None:
+    member = Member(grpc_keepalive_interval_s=120.0).start()
     client = Client(member)
-    for silent_s in (7200.5, 7180, 7180):
+    for silent_s in (120.5, 100, 100):
         client.control.clear()
         member.clock.advance(silent_s)
         assert pings(client) == 1
@@ -291,6 +293,14 @@ def test_a_client_that_answers_the_ping_stays(member: Member) -> None:
         client.send(frame(PING, ACK, 0, payload))
         member.clock.advance(21)
         assert not client.link.aborted
+
+
+def test_no_interval_no_pings() -> None:
+    member = Member(grpc_keepalive_interval_s=0.0).start()
+    before = member.clock.pending
+    client = Client(member)
+    assert member.clock.pending == before
+    assert pings(client) == 0
 
 
 def test_a_client_that_talks_is_not_pinged() -> None:

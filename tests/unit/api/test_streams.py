@@ -8,7 +8,7 @@ import pytest
 
 from ratifyd.api.calls import MAX_QUEUED_BYTES
 from ratifyd.api.http import HttpPages
-from ratifyd.api.kv import SLICE_KEYS, STREAM_FIRST_KEYS
+from ratifyd.api.kv import SLICE_KEYS, STALL_TIMEOUT_S, STREAM_FIRST_KEYS
 from ratifyd.api.lease import MAX_PENDING_RENEWALS
 from ratifyd.api.maintenance import MAX_HASHES
 from ratifyd.apply import requests
@@ -231,13 +231,22 @@ def test_a_stream_goes_as_fast_as_its_reader(max_request_bytes: int) -> None:
     assert member.state.store._pins == 0
 
 
-def test_a_stream_given_up_lets_go(member: Member) -> None:
-    fill(member, 2 * SLICE_KEYS, 3000)
+@pytest.mark.parametrize("how", ["reset", "lost", "stalled"])
+def test_a_stream_nobody_reads_lets_go(member: Member, how: str) -> None:
+    """Compaction waits for it, so it must not last for ever."""
+    fill(member, 3 * SLICE_KEYS, 3000)
     client = Client(member, window=0)
     stream_id = client.begin(KV + "RangeStream", ALL)
     member.settle()
     assert member.state.store._pins == 1
-    client.reset(stream_id)
+    if how == "reset":
+        client.reset(stream_id)
+    elif how == "lost":
+        client.session.closed()
+    else:
+        member.clock.advance(STALL_TIMEOUT_S - 1)
+        assert member.state.store._pins == 1
+        member.clock.advance(2)
     assert member.state.store._pins == 0
 
 

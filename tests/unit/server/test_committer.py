@@ -125,3 +125,17 @@ def test_a_failed_commit_ends_the_member() -> None:
     answer(None, OSError(28, "no space left"))  # type: ignore[operator]
     assert [type(failure) for failure in member.failures] == [OSError]
     assert not done
+
+
+def test_what_is_applied_during_a_commit_is_not_in_it(member: Member) -> None:
+    """An entry without rows, applied while a batch is under way: the backend does not know its index yet."""
+    apply(member, put())
+    member.clock.advance(0.3)
+    apply(member, NOTHING)
+    index = member.state.consistent_index
+    member.backend_worker.run_one()
+    assert stored_index(member) == index - 1
+    done: list[int] = []
+    member.server.committer.sync(lambda: done.append(stored_index(member)))
+    member.backend_worker.run()
+    assert done == [index]

@@ -18,7 +18,7 @@ from ratifyd.proto.rpc_pb2 import (
 )
 from ratifyd.server.quota import DEFAULT_QUOTA_BYTES, Quota
 from ratifyd.server.versions import Publisher, VersionMonitor
-from tests.support_member import Member, Waiter
+from tests.support_member import Member
 
 
 @pytest.fixture

@@ -1,0 +1,110 @@
+"""`Etcd`: starting, stopping and failing, with real files, threads and sockets."""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratifyd.config import Config
+from ratifyd.embed.etcd import Etcd, StartError
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(work, 20)
+
+    asyncio.run(bounded())
+
+
+def config(path: Path, **options: Any) -> Config:
+    return Config(
+        **{
+            "data_dir": str(path / "data"),
+            "listen_client_urls": (f"unix://{path}/client",),
+            "advertise_client_urls": (f"unix://{path}/client",),
+            "listen_peer_urls": (f"unix://{path}/peer",),
+            "initial_cluster": "default=http://localhost:2380",
+            "unsafe_no_fsync": True,
+            **options,
+        }
+    )
+
+
+def test_start_serve_and_stop(tmp_path: Path) -> None:
+    async def work() -> None:
+        etcd = Etcd(config(tmp_path))
+        await etcd.start()
+        assert etcd.server.is_leader
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "client"))
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        await etcd.stop()
+        assert await etcd.wait() is None
+        assert not (tmp_path / "client").exists()
+        await etcd.stop()  # again does nothing
+        writer.close()
+
+    run(work())
+
+
+def test_what_was_written_is_there_again(tmp_path: Path) -> None:
+    async def work() -> None:
+        for life in range(3):
+            etcd = Etcd(config(tmp_path))
+            await etcd.start()
+            with etcd.server.store.write() as txn:  # as apply does; nothing else is under way
+                txn.put(b"k", b"%d" % life)
+            assert etcd.server.store.revision == life + 2
+            await etcd.stop()
+
+    run(work())
+
+
+def test_a_second_member_on_the_same_directory(tmp_path: Path) -> None:
+    async def work() -> None:
+        first = Etcd(config(tmp_path))
+        await first.start()
+        second = Etcd(
+            config(tmp_path, listen_client_urls=(f"unix://{tmp_path}/c2",), listen_peer_urls=(f"unix://{tmp_path}/p2",))
+        )
+        with pytest.raises(StartError, match="in use by another process"):
+            await second.start()
+        await second.stop()
+        assert first.server.is_leader
+        await first.stop()
+
+    run(work())
+
+
+def test_faults_the_operator_can_mend_are_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+
+    async def work() -> None:
+        for options in (
+            {"data_dir": str(tmp_path / "file")},
+            {"listen_client_urls": (f"unix://{tmp_path}/nowhere/client",)},
+        ):
+            etcd = Etcd(config(tmp_path, **options))
+            with pytest.raises(StartError):
+                await etcd.start()
+
+    run(work())
+
+
+def test_a_failure_ends_the_wait_and_the_stop_is_quick(tmp_path: Path) -> None:
+    async def work() -> None:
+        etcd = Etcd(config(tmp_path))
+        await etcd.start()
+        _, writer = await asyncio.open_unix_connection(str(tmp_path / "client"))
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        fault = OSError(5, "disk")
+        etcd.server.fail(fault)
+        assert await etcd.wait() is fault
+        began = asyncio.get_running_loop().time()
+        await etcd.stop()
+        assert asyncio.get_running_loop().time() - began < 3
+        writer.close()
+
+    run(work())
