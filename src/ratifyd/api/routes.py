@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from ratifyd.api import cluster, health, kv, lease, maintenance
 from ratifyd.api.calls import Handler, Stream
 from ratifyd.api.lease import KeepAliveStream
+from ratifyd.api.snapshot import SnapshotStream
 from ratifyd.api.watch import WatchStream
 from ratifyd.metrics import Rpc
 from ratifyd.proto.services import METHODS
@@ -38,6 +39,7 @@ _UNARY: dict[str, Handler] = {
 _STREAMING: dict[str, Callable[..., Stream]] = {
     "/etcdserverpb.Watch/Watch": WatchStream,
     "/etcdserverpb.Lease/LeaseKeepAlive": KeepAliveStream,
+    "/etcdserverpb.Maintenance/Snapshot": SnapshotStream,
     "/etcdserverpb.KV/RangeStream": kv.RangeStream,
     "/grpc.health.v1.Health/Watch": health.HealthStream,
 }

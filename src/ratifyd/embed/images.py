@@ -32,14 +32,19 @@ log = logging.getLogger("ratifyd.embed")
 class _Image:
     """A laid out image over a view of its own."""
 
-    def __init__(self, view: BackendView, export: Export) -> None:
+    def __init__(self, view: BackendView, export: Export, worker: ThreadWorker) -> None:
         self.view = view
+        self._worker = worker
         self.size = export.size
         self._chunks = export.chunks
 
     def open(self) -> Iterator[bytes]:
         """The bytes, once."""
         return self._chunks
+
+    def read(self, done: Callable[[bytes | None, BaseException | None], None]) -> None:
+        """The next piece, made on the worker."""
+        self._worker.submit(lambda: next(self._chunks, None), done)
 
     def close(self) -> None:
         """Let go of the view."""
@@ -63,7 +68,7 @@ class BackendImages:
                 log.error("failed to make an image of the backend", exc_info=error)
                 done(None, error)
             else:
-                done(_Image(view, export), None)
+                done(_Image(view, export, self._worker), None)
 
         self._worker.submit(lambda: export_image(view), laid_out)
 
