@@ -189,7 +189,7 @@ class Membership:
         return _started(voters) + 1 >= _quorum(len(voters) + 1)
 
     def check(self, change: Change) -> None:
-        """Raise MemberNotFound, MemberExist, PeerURLExist, MemberNotLearner or TooManyLearners for illegal changes."""
+        """Refuse what is illegal: MemberNotFound, MemberExist, PeerURLExist, MemberNotLearner, TooManyLearners."""
         member = change.member
         if member.id in self.removed:
             raise MemberNotFound

@@ -39,6 +39,7 @@ _UNARY: dict[str, Handler] = {
 _STREAMING: dict[str, Callable[..., Stream]] = {
     "/etcdserverpb.Watch/Watch": WatchStream,
     "/etcdserverpb.Lease/LeaseKeepAlive": KeepAliveStream,
+    "/etcdserverpb.Maintenance/Snapshot": SnapshotStream,
     "/etcdserverpb.KV/RangeStream": kv.RangeStream,
     "/etcdserverpb.Maintenance/Snapshot": SnapshotStream,
     "/grpc.health.v1.Health/Watch": health.HealthStream,

@@ -1,84 +1,101 @@
-"""Maintenance.Snapshot: the backend as a bbolt file, then its SHA-256 (semantics 11.5, formats §11).
+"""Maintenance.Snapshot: the backend as a bbolt image, and its digest (semantics 11.5).
 
-The image is of the last commit, read on a worker as fast as the client takes it; writes go on meanwhile.
+The image is made on a thread, piece by piece, as fast as the client takes it.
 """
 
-import hashlib
+from hashlib import sha256
+from typing import Any
 
-from ratifyd.api.calls import MAX_QUEUED_BYTES, Stream
-from ratifyd.errors import Code, RequestError
+from ratifyd.api.calls import Stream
+from ratifyd.errors import Code, RequestError, RequestTooManyRequests
 from ratifyd.proto.rpc_pb2 import SnapshotRequest, SnapshotResponse
 from ratifyd.server.parts import Image
 
-CHUNK_BYTES = 32 * 1024
-"""Blob of one message (etcd snapshotSendBufferSize)."""
+BLOB_BYTES = 32 * 1024
+"""Bytes in one message (etcd snapshotSendBufferSize)."""
+MAX_QUEUED_BYTES = 1 << 20
+MAX_SNAPSHOTS = 4
+"""Snapshots made at the same time: each holds a view of the backend, whose pages cannot be reused meanwhile."""
 
 
 class SnapshotStream(Stream):
     """One Snapshot RPC."""
 
     takes_one = True
-    __slots__ = ("_digest", "_image", "_left", "_reading", "_version", "_waiting")
+    __slots__ = ("_digest", "_image", "_left", "_pending", "_reading", "_rest")
 
     def receive(self, message: bytes) -> None:
-        """Take the request."""
+        """Take the request. Raises RequestTooManyRequests."""
         SnapshotRequest.FromString(message)
+        server = self.server
+        if server.snapshots_running >= MAX_SNAPSHOTS:
+            raise RequestTooManyRequests
+        server.snapshots_running += 1
         self._image: Image | None = None
-        self._reading = self._waiting = False
-        self._digest = hashlib.sha256()
-        self._version = self.server.storage_version
-        self.server.committer.sync(lambda: self.server.images.prepare(self._prepared))
+        self._rest = b""
+        self._reading = False
+        server.committer.sync(lambda: server.images.prepare(self._prepared))
 
     def writable(self) -> None:
         """The client has taken what was queued."""
-        if self.asked and self._waiting:
-            self._waiting = False
-            self._step()
+        if hasattr(self, "_left"):
+            self._go_on()
 
     def ended(self) -> None:
-        """Let go of the image, unless the worker is reading it: then as soon as it has."""
-        if self.asked and self._image is not None and not self._reading:
+        """Let go of the image, unless the thread is at it: then that does."""
+        if not hasattr(self, "_image"):
+            return
+        self.server.snapshots_running -= 1
+        if self._image is not None and not self._reading:
             self._image.close()
-            self._image = None
 
     def _prepared(self, image: Image | None, error: BaseException | None) -> None:
+        if self.closed:
+            if image is not None:
+                image.close()
+            return
         if image is None:
-            self.fail(RequestError.with_text(Code.UNKNOWN, f"cannot make a snapshot: {error}"))
+            self.fail(RequestError.with_text(Code.INTERNAL, f"no image of the backend could be made: {error}"))
             return
         self._image = image
         self._left = image.size
-        if self.closed:
-            self.ended()
-        else:
-            self._step()
+        self._digest: Any = sha256()
+        self._go_on()
 
-    def _step(self) -> None:
-        image = self._image
-        if image is None:
-            return
-        if self.queued_bytes > MAX_QUEUED_BYTES:
-            self._waiting = True
+    def _go_on(self) -> None:
+        if self.closed or self._reading or self._image is None or self.queued_bytes > MAX_QUEUED_BYTES:
             return
         self._reading = True
-        image.read(self._took)
+        self._image.read(self._taken)
 
-    def _took(self, chunk: bytes | None, error: BaseException | None) -> None:
+    def _taken(self, chunk: bytes | None, error: BaseException | None) -> None:
         self._reading = False
+        assert self._image is not None
         if self.closed:
-            self.ended()
+            self._image.close()
         elif error is not None:
-            self.fail(RequestError.with_text(Code.UNKNOWN, f"cannot read the snapshot: {error}"))
-        elif chunk is not None:
-            self._digest.update(chunk)
-            for start in range(0, len(chunk), CHUNK_BYTES):
-                blob = chunk[start : start + CHUNK_BYTES]
-                self._left -= len(blob)
-                self._send(blob)
-            self._step()
+            self.fail(RequestError.with_text(Code.INTERNAL, f"the image of the backend could not be read: {error}"))
+        elif chunk is None:
+            self._finish()
         else:
-            self._send(self._digest.digest())
-            self.finish()
+            self._digest.update(chunk)
+            data = self._rest + chunk
+            whole = len(data) - len(data) % BLOB_BYTES
+            for start in range(0, whole, BLOB_BYTES):
+                self._send_blob(data[start : start + BLOB_BYTES])
+            self._rest = data[whole:]
+            self._go_on()
 
-    def _send(self, blob: bytes) -> None:
-        response = SnapshotResponse(remaining_bytes=self._left, blob=blob, version=self._version)
+    def _send_blob(self, blob: bytes) -> None:
+        self._left -= len(blob)
+        self._send(blob, self._left)
+
+    def _finish(self) -> None:
+        if self._rest:
+            self._send_blob(self._rest)
+        self._send(self._digest.digest(), 0)
+        self.finish()
+
+    def _send(self, blob: bytes, left: int) -> None:
+        response = SnapshotResponse(remaining_bytes=left, blob=blob, version=self.server.storage_version)
         self.send(response.SerializeToString())

@@ -139,7 +139,8 @@ def decode(data: bytes) -> Decoded:
     """Read the request of a normal entry. Raises ValueError when it is none that this version knows."""
     if data[0] == _V2_FIRST_BYTE and (found := _decode_v2(data)) is not None:
         return found
-    if data[0] == _TXN_FIRST_BYTE and (parts := fast.split_internal_raft_request(data)) is not None:
+    parts = fast.split_internal_raft_request(data)
+    if parts is not None and parts[0] == _TXN_NUMBER:
         # On its own: one nested as deep as the parser goes, as the API takes it, is a level too deep in its entry.
         return RequestHeader.FromString(parts[2]).ID, TXN, Txn(TxnRequest.FromString(parts[1]))
     entry = InternalRaftRequest.FromString(data)

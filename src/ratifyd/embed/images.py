@@ -34,6 +34,7 @@ class _Image:
 
     def __init__(self, view: BackendView, export: Export, worker: ThreadWorker) -> None:
         self.view = view
+        self._worker = worker
         self.size = export.size
         self._chunks = export.chunks
         self._worker = worker
@@ -43,7 +44,7 @@ class _Image:
         return self._chunks
 
     def read(self, done: Callable[[bytes | None, BaseException | None], None]) -> None:
-        """Read the next chunk on the worker, for a reader that takes its time."""
+        """The next piece, made on the worker."""
         self._worker.submit(lambda: next(self._chunks, None), done)
 
     def close(self) -> None:

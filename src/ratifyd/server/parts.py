@@ -35,7 +35,11 @@ class Image(Protocol):
     size: int
 
     def open(self) -> Iterator[bytes]:
-        """The bytes of the image, read on a thread."""
+        """The bytes of the image, once, read on a thread of the caller's."""
+        ...
+
+    def read(self, done: Callable[[bytes | None, BaseException | None], None]) -> None:
+        """Read the next piece on a thread of its own; None at the end. Not together with `open`."""
         ...
 
     def read(self, done: Callable[[bytes | None, BaseException | None], None]) -> None:

@@ -154,6 +154,8 @@ class Server:
         self.fail = parts.fail
         self.watch_streams = 0
         self.hashes_running = 0
+        self.snapshots_running = 0
+        self.images = parts.images
         self.needing_leader: dict[NeedsLeader, None] = {}
         self._leaderless_ticks = 0
         self._raising_nospace = False
