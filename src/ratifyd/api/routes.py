@@ -41,7 +41,6 @@ _STREAMING: dict[str, Callable[..., Stream]] = {
     "/etcdserverpb.Lease/LeaseKeepAlive": KeepAliveStream,
     "/etcdserverpb.Maintenance/Snapshot": SnapshotStream,
     "/etcdserverpb.KV/RangeStream": kv.RangeStream,
-    "/etcdserverpb.Maintenance/Snapshot": SnapshotStream,
     "/grpc.health.v1.Health/Watch": health.HealthStream,
 }
 

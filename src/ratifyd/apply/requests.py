@@ -123,7 +123,7 @@ ROWS = (
     CLUSTER_MEMBER_ATTR_SET,
     DOWNGRADE_INFO_SET,
 )
-_TXN_FIRST_BYTE = TXN.tag[0]
+_TXN_NUMBER = InternalRaftRequest.DESCRIPTOR.fields_by_name[TXN.field].number
 _BY_FIRST_BYTE = {row.tag[0]: row for row in ROWS if len(row.tag) == 1}
 
 

@@ -37,7 +37,6 @@ class _Image:
         self._worker = worker
         self.size = export.size
         self._chunks = export.chunks
-        self._worker = worker
 
     def open(self) -> Iterator[bytes]:
         """The bytes, once."""

@@ -42,10 +42,6 @@ class Image(Protocol):
         """Read the next piece on a thread of its own; None at the end. Not together with `open`."""
         ...
 
-    def read(self, done: Callable[[bytes | None, BaseException | None], None]) -> None:
-        """Read the next chunk off the loop; `done` gets it there, b"" for a pause, None at the end."""
-        ...
-
     def close(self) -> None: ...
 
 

@@ -94,7 +94,6 @@ class Server:
         )
         self.node = Node(parts, self.proposals, self.reads, has_room=self.committer.has_room)
         self.transport = parts.transport
-        self.images = parts.images
         self.leadership = Leadership(parts, timeout_s=timeout_s, election_s=election_s, tick_s=self._tick_s)
         self.sender = SnapshotSender(parts, self.committer)
         self.installer = SnapshotInstaller(parts, self.committer, self._installed)
