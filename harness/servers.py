@@ -6,6 +6,7 @@ between probing and binding is noticed in the log and the start is repeated on o
 """
 
 import atexit
+import fcntl
 import os
 import random
 import shutil
@@ -40,10 +41,29 @@ class StartFailed(Exception):
     """The process ended or stayed silent until the deadline; the message ends with its log."""
 
 
+_claims: list[int] = []
+"""Open lock files, one for each port this process has handed out: other test runs leave those ports alone."""
+
+
+def _claim(port: int) -> bool:
+    """Reserve a port among all harness processes of this machine, for the life of this one."""
+    path = Path(tempfile.gettempdir(), f"harness-port-{port}.lock")
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return False
+    _claims.append(lock)
+    return True
+
+
 def free_port() -> int:
-    """A loopback TCP port nobody listens on at this moment."""
+    """A loopback TCP port nobody listens on at this moment, nor will another harness process."""
     for _ in range(1000):
         port = _random.choice(_PORTS)
+        if not _claim(port):
+            continue
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             try:
                 probe.bind(("127.0.0.1", port))
