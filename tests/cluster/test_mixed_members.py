@@ -120,6 +120,7 @@ def test_kill_nine_of_the_leader(leader: str, start_cluster: StartCluster) -> No
     check_everywhere(cluster, workload)
 
 
+@pytest.mark.slow
 def test_migration_there_and_back(start_cluster: StartCluster) -> None:
     """etcd, member by member by learners, to ratifyd and back: a writer on a member that stays sees no loss."""
     cluster = start_cluster("etcd")

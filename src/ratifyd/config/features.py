@@ -23,8 +23,8 @@ FEATURES: Mapping[str, Feature] = {
     "InitialCorruptCheck": Feature(False, "alpha", False, "Compare data with the other members before serving."),
     "CompactHashCheck": Feature(False, "alpha", False, "Let the leader compare hashes of compactions."),
     "TxnModeWriteWithSharedBuffer": Feature(True, "beta", True, "Write transactions read through a shared buffer."),
-    "LeaseCheckpoint": Feature(False, "alpha", False, "Replicate the remaining time of leases."),
-    "LeaseCheckpointPersist": Feature(False, "alpha", False, "Keep the remaining time of leases over restarts."),
+    "LeaseCheckpoint": Feature(False, "alpha", True, "Replicate the remaining time of leases."),
+    "LeaseCheckpointPersist": Feature(False, "alpha", True, "Keep the remaining time of leases over restarts."),
     "SetMemberLocalAddr": Feature(False, "alpha", False, "Call other members from the advertised peer address."),
 }
 """The gates of etcd 3.6."""

@@ -61,6 +61,7 @@ MAX_UNCOMMITTED_BYTES = 1 << 30
 STOP_TIMEOUT_S = 7.0
 
 _OPERATOR_ERRORS = (
+    JoinRefused,
     ListenError,
     DataDirInUse,
     RecoveryRefused,
@@ -180,34 +181,8 @@ class Etcd:
             await asyncio.sleep(0)
         assert self._wal is not None
         raft = self._raft(recovered, ids.NodeID)
-        files = SnapshotFiles(disk, data_dir.snap, fsync=not config.unsafe_no_fsync)
-        snapshot_worker = self._worker(loop, "snapshot")
-        image_worker = self._worker(loop, "image")
-        backend = recovered.backend
-        assert isinstance(backend, LmdbBackend)
-        received = ReceivedFiles(disk, data_dir.snap, backend, image_worker, loop, fsync=not config.unsafe_no_fsync)
-        host = MemberHost(members, config.initial_advertise_peer_urls, self.metrics, received)
-        dial_timeout_s = 1.0 + config.election_timeout_ms / 1000
-        self._transport = PeerTransport(host, dial_timeout_s=dial_timeout_s)
-        self._calls = ClientCalls(PeerClient(dial_timeout_s=dial_timeout_s))
-        parts = Parts(
-            clock=clock,
-            raft=raft,
-            wal=self._wal,
-            state=state,
-            backend=backend,
-            transport=self._transport,
-            calls=self._calls,
-            images=BackendImages(backend, image_worker),
-            received=received,
-            snapshot_store=_SnapshotStore(files, self._wal, snapshot_worker, config),
-            snapshot_index=recovered.snapshot.meta.index,
-            jitter=random.random,
-            fail=self._fail,
-        )
-        self._server = server = Server(config, parts, self.metrics)
-        host.server = server
-        readings.connect(self.metrics, server)
+        self._server = server = self._wire(disk, data_dir, recovered, state, raft, clock, loop)
+        assert self._transport is not None
         log.info(
             "starting etcd server",
             extra={
@@ -226,7 +201,7 @@ class Etcd:
         gc.freeze()
         ready: asyncio.Future[None] = loop.create_future()
         server.on_ready = partial(_settle_future, ready)
-        await self._serve_peers(server, PeerEndpoints(self._transport, _adapt_peers(PeerPages(server))))
+        await self._serve_peers(PeerEndpoints(self._transport, _adapt_peers(PeerPages(server))))
         if self._joined is not None:
             for other in self._joined.others:
                 self._transport.add_remote(other.id, other.peer_urls)
@@ -238,6 +213,48 @@ class Etcd:
         if self._failure.done():
             raise StartError(f"the member failed while starting: {self._failure.result()!r}")
         await self._serve(server)
+
+    def _wire(
+        self,
+        disk: OsDisk,
+        data_dir: DataDir,
+        recovered: Recovered,
+        state: State,
+        raft: Raft,
+        clock: LoopClock,
+        loop: asyncio.AbstractEventLoop,
+    ) -> Server:
+        """Put the member together from what was recovered and the real ports."""
+        config = self.config
+        fsync = not config.unsafe_no_fsync
+        backend = recovered.backend
+        assert isinstance(backend, LmdbBackend)
+        assert self._wal is not None
+        image_worker = self._worker(loop, "image")
+        received = ReceivedFiles(disk, data_dir.snap, backend, image_worker, loop, fsync=fsync)
+        host = MemberHost(state.members, config.initial_advertise_peer_urls, self.metrics, received)
+        dial_timeout_s = 1.0 + config.election_timeout_ms / 1000
+        self._transport = PeerTransport(host, dial_timeout_s=dial_timeout_s)
+        self._calls = ClientCalls(PeerClient(dial_timeout_s=dial_timeout_s))
+        files = SnapshotFiles(disk, data_dir.snap, fsync=fsync)
+        parts = Parts(
+            clock=clock,
+            raft=raft,
+            wal=self._wal,
+            state=state,
+            backend=backend,
+            transport=self._transport,
+            calls=self._calls,
+            images=BackendImages(backend, image_worker),
+            received=received,
+            snapshot_store=_SnapshotStore(files, self._wal, self._worker(loop, "snapshot"), config),
+            snapshot_index=recovered.snapshot.meta.index,
+            jitter=random.random,
+            fail=self._fail,
+        )
+        server = host.server = Server(config, parts, self.metrics)
+        readings.connect(self.metrics, server)
+        return server
 
     # --- recovery --------------------------------------------------------------------------------------------------
 
@@ -384,7 +401,7 @@ class Etcd:
             await listener.serve(monitors)
         log.info("ready to serve client requests")
 
-    async def _serve_peers(self, server: Server, endpoints: PeerEndpoints) -> None:
+    async def _serve_peers(self, endpoints: PeerEndpoints) -> None:
         """Serve other members, who must be heard before there can be a leader."""
         config = self.config
         peers = Acceptor(None, endpoints, http1_limits=PEER_HTTP_LIMITS, body_streams=wants_body_stream)

@@ -93,6 +93,26 @@ class Server:
             wake=self._committed,
         )
         self.node = Node(parts, self.proposals, self.reads, has_room=self.committer.has_room)
+        self._connect(parts, election_s)
+        self._take_duties(parts, election_s)
+        self._cluster_version = self.members.cluster_version
+        self._ticked_at = now()
+        self._confirming = False
+        self._awaiting_applied: list[tuple[int, float, Callable[[bool], None]]] = []
+        self.on_ready: Callable[[], None] = lambda: None
+        self.jitter = parts.jitter
+        self.fail = parts.fail
+        self.watch_streams = 0
+        self.hashes_running = 0
+        self.snapshots_running = 0
+        self.images = parts.images
+        self.needing_leader: dict[NeedsLeader, None] = {}
+        self._leaderless_ticks = 0
+        self._raising_nospace = False
+
+    def _connect(self, parts: Parts, election_s: float) -> None:
+        """What ties the node to other members: leadership, snapshots both ways, membership."""
+        config, timeout_s = self.config, self.timeout_s
         self.transport = parts.transport
         self.leadership = Leadership(parts, timeout_s=timeout_s, election_s=election_s, tick_s=self._tick_s)
         self.sender = SnapshotSender(parts, self.committer)
@@ -113,6 +133,10 @@ class Server:
         self.changes = MemberChanges(
             parts, self.proposals, self.leadership, strict=config.strict_reconfig_check, wake=self.node.wake
         )
+
+    def _take_duties(self, parts: Parts, election_s: float) -> None:
+        """What a member does by itself, most of it only while it leads."""
+        config = self.config
         self.compaction = CompactionRunner(
             self.store,
             parts.clock,
@@ -144,20 +168,6 @@ class Server:
         )
         self.publisher = Publisher(self.members, config.name, config.advertise_client_urls, self, self._published)
         self.versions = VersionMonitor(self.members, parts.calls, self)
-        self._cluster_version = self.members.cluster_version
-        self._ticked_at = now()
-        self._confirming = False
-        self._awaiting_applied: list[tuple[int, float, Callable[[bool], None]]] = []
-        self.on_ready: Callable[[], None] = lambda: None
-        self.jitter = parts.jitter
-        self.fail = parts.fail
-        self.watch_streams = 0
-        self.hashes_running = 0
-        self.snapshots_running = 0
-        self.images = parts.images
-        self.needing_leader: dict[NeedsLeader, None] = {}
-        self._leaderless_ticks = 0
-        self._raising_nospace = False
 
     # --- what the API asks for -------------------------------------------------------------------------------------
 
