@@ -59,6 +59,7 @@ MAX_MESSAGE_BYTES = 1 << 20
 MAX_INFLIGHT = 512
 MAX_UNCOMMITTED_BYTES = 1 << 30
 STOP_TIMEOUT_S = 7.0
+GC_THRESHOLDS = (50_000, 20, 50)
 
 _OPERATOR_ERRORS = (
     JoinRefused,
@@ -199,6 +200,8 @@ class Etcd:
         # What was read back lives as long as the process: keep the garbage collector from walking it again and again.
         gc.collect()
         gc.freeze()
+        # Requests make no cycles, but plenty of objects: at the usual threshold a tenth of a put goes into looking.
+        gc.set_threshold(*GC_THRESHOLDS)
         ready: asyncio.Future[None] = loop.create_future()
         server.on_ready = partial(_settle_future, ready)
         await self._serve_peers(PeerEndpoints(self._transport, _adapt_peers(PeerPages(server))))
