@@ -14,7 +14,7 @@ import grpc
 
 from harness import stubs
 from harness.etcdctl import Output, etcdctl
-from harness.servers import EtcdCluster, EtcdServer
+from harness.servers import EtcdCluster, EtcdServer, StartFailed
 from ratifyd.proto import rpc_pb2
 
 T = TypeVar("T")
@@ -67,6 +67,26 @@ class Cluster(EtcdCluster):
             member.flags += self._flags_of(member.kind)
         if start:
             self.start()
+
+    def start(self) -> None:
+        """Start every member, then wait for all of them; on other ports if somebody else has taken one meanwhile."""
+        for attempt in range(3):
+            try:
+                super().start()
+                return
+            except StartFailed as failed:
+                if "address already in use" not in str(failed) or attempt == 2:
+                    raise
+                self._change_ports()
+
+    def _change_ports(self) -> None:
+        for member in self.members:
+            if member.running:
+                member.kill()
+            member.change_ports()
+        initial_cluster = ",".join(f"{member.name}={member.peer_url}" for member in self.members)
+        for member in self.members:
+            member.initial_cluster = initial_cluster
 
     def _flags_of(self, kind: str) -> list[str]:
         return self._own_flags if kind == "ratifyd" else []

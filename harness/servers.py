@@ -172,9 +172,10 @@ class EtcdServer:
                 self.kill()
                 if self._ports_pinned or _PORT_TAKEN not in self.log_text() or attempt + 1 == _START_ATTEMPTS:
                     raise
-                self._change_ports()
+                self.change_ports()
 
-    def _change_ports(self) -> None:
+    def change_ports(self) -> None:
+        """Take other ports, and drop the data of a start that failed."""
         self.client_port = free_port()
         self.peer_port = free_port()
         if self.data_dir.is_relative_to(self._directory):

@@ -39,6 +39,11 @@ def write_until_acknowledged(server: EtcdServer, key: bytes, timeout_s: float = 
     return wait_for("an acknowledged write", put, timeout_s)
 
 
+def wait_for_log(server: EtcdServer, *texts: str) -> None:
+    """Wait until one of these is in the log."""
+    wait_for(texts[0], lambda: any(text in server.log_text() for text in texts) or None)
+
+
 def test_every_member_takes_writes_and_reads(start_cluster: StartCluster) -> None:
     cluster = start_cluster()
     for number, server in enumerate(cluster.members):
@@ -120,6 +125,25 @@ def test_a_follower_behind_the_log_gets_a_snapshot(start_cluster: StartCluster) 
     for hard in (False, True):
         follower.restart(hard=hard)
         check_everywhere(cluster, workload)
+
+
+def test_kill_nine_while_a_snapshot_comes_in(start_cluster: StartCluster) -> None:
+    """At every step on the way of a snapshot into its place a crash leaves something to go on from."""
+    cluster = start_cluster(flags=FEW_ENTRIES)
+    follower = cluster.followers()[0]
+    leader = cluster.leader()
+    workload = Workload(workers=8)
+    follower.kill()
+    for text in ("established stream", "receiving database snapshot", "received and saved", "applied snapshot"):
+        with workload.running(leader.client_endpoint):
+            workload.wait_acknowledged(150)
+        follower.start(wait=False)
+        # A snapshot that was through before the kill has kept its sender from cutting the log for a while.
+        wait_for_log(follower, text, "ready to serve")
+        follower.kill()
+    follower.restart()
+    check_everywhere(cluster, workload)
+    assert "received and saved" in follower.log_path.read_text()
 
 
 def test_a_running_follower_gets_a_snapshot_and_its_watchers_miss_nothing(start_cluster: StartCluster) -> None:

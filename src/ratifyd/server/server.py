@@ -373,7 +373,7 @@ class Server:
             self.compaction.start()
         elif row is requests.CLUSTER_VERSION_SET:
             self._cluster_version_set()
-        elif row is requests.DOWNGRADE_INFO_SET:
+        elif row is requests.DOWNGRADE_INFO_SET or row is requests.CLUSTER_MEMBER_ATTR_SET:
             self.versions.hurry()
 
     def _cluster_version_set(self) -> None:

@@ -149,7 +149,9 @@ class VersionMonitor:
         elif target:
             if target != current:
                 self._set(target)
-            elif known == [minor_of(target)] * len(self._found):
+            elif minor_of(target) in known:
+                # From now on that member keeps the version down. etcd waits for all to have it, and refuses members of
+                # that version until then.
                 request = DowngradeInfoSetRequest(enabled=False)
                 self._proposer.propose(DOWNGRADE_INFO_SET, request.SerializeToString(), _ignore)
         elif lowest is not None and minor_of(current) < lowest:
