@@ -1,4 +1,4 @@
-"""Command line: `python -m benchmarks` compares servers, `python -m benchmarks micro` times single functions."""
+"""Command line: `python -m benchmarks` compares servers, `clusters` three members of each, `micro` single functions."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import micro
+from benchmarks import clusters, micro
 from benchmarks.cases import all_cases, select
 from benchmarks.compare import Plan, compare
 from benchmarks.load import LoadError, find_h2load
@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure ratifyd against a real etcd on this machine; load comes from h2load.",
-        epilog="`python -m benchmarks micro` times single functions instead.",
+        epilog="See also `python -m benchmarks clusters` (three members) and `python -m benchmarks micro` (functions).",
     )
     parser.add_argument("--cases", default="", metavar="PATTERNS", help=f"e.g. put,range*/1x1; names: {titles}")
     parser.add_argument("--rounds", type=int, default=5, help="alternations between the servers (default 5)")
@@ -86,9 +86,12 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Dispatch to the comparison or to the micro timings."""
+    """Dispatch to the comparison, the clusters or the micro timings."""
     if argv and argv[0] == "micro":
         return micro.main(argv[1:])
+    if argv and argv[0] == "clusters":
+        _raise_open_files()
+        return clusters.main(argv[1:], _progress)
     return run_compare(_parser().parse_args(argv))
 
 

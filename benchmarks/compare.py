@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self
 
 from benchmarks.cases import Case, fill_requests
 from benchmarks.load import LoadError, LoadResult, Shape, percentile, run_latencies_us, run_load
@@ -124,9 +126,13 @@ class Side:
             raise LoadError(f"{case.title}: {result.data_bytes} bytes of replies, expected {low} to {high}")
         return result
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.probe.close()
-        self.server.stop()
 
 
 @contextmanager
@@ -136,11 +142,8 @@ def running(kind: str, directory: Path | None, binary: str | None = None) -> Ite
         server = MeasuredServer(kind, Path(data) / "data", binary)
         try:
             server.start()
-            side = Side(server)
-            try:
+            with Side(server) as side:
                 yield side
-            finally:
-                side.close()
         finally:
             server.stop()
 
