@@ -1,6 +1,7 @@
 """Members over loopback: channels, replacement, loss, drops, membership, snapshots, probes."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -207,6 +208,30 @@ def test_a_reader_that_does_not_read_is_dropped(run: Run, monkeypatch: pytest.Mo
             # Nothing is taken for longer than the timeout: the connection is cut.
             await until(lambda: not stream.working)
             writer.close()
+
+    run(main())
+
+
+def test_messages_are_on_their_way_before_send_returns(run: Run) -> None:
+    """Our own sync may block the loop right after `send`: the other member's shall run beside it, not behind it."""
+
+    async def main() -> None:
+        async with members(1) as (one,):
+            one.transport.add_peer(2, ["http://127.0.0.1:1"])
+            head = (
+                "GET /raft/stream/msgapp/2 HTTP/1.1\r\nHost: x\r\nX-Server-Version: 3.5.1\r\n"
+                "X-Min-Cluster-Version: 3.0.0\r\nX-Etcd-Cluster-ID: cafe\r\nX-Raft-To: 1\r\n\r\n"
+            )
+            with socket.create_connection(("127.0.0.1", one.listener.port)) as other:
+                other.sendall(head.encode())
+                peer = one.transport.peer(2)
+                assert peer is not None
+                await until(lambda: peer.writers["msgapp"].working)
+                other.settimeout(10)
+                while not other.recv(1 << 16).endswith(b"\r\n\r\n"):  # the head of the answer
+                    pass
+                one.transport.send([append(2, 1, 3, 10, size=1000)])
+                assert len(other.recv(1 << 16)) > 1000
 
     run(main())
 
