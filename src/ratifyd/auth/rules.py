@@ -26,7 +26,7 @@ class Ranges:
                 ends.append(end)
 
     def covers(self, key: bytes, range_end: bytes) -> bool:
-        """Whether a range, in its wire form, lies wholly inside; for a range that holds no key, whether its start does."""
+        """Whether a range, in its wire form, lies wholly inside; for one that holds no key, whether its start does."""
         at = bisect_right(self._starts, key) - 1
         if at < 0 or not key:
             return False
