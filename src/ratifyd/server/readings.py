@@ -29,6 +29,7 @@ def connect(metrics: Metrics, server: Server) -> None:
     metrics.keys = lambda: store.key_count
     metrics.revision = lambda: store.revision
     metrics.compact_revision = lambda: store.compacted
+    metrics.auth_revision = lambda: state.auth.revision
     metrics.watch_streams = lambda: server.watch_streams
     metrics.watchers = lambda: hub.watcher_count
     metrics.slow_watchers = lambda: hub.lagging_count

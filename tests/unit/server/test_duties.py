@@ -169,7 +169,7 @@ class Proposed:
         self.seen.append((row, body, answer))
 
     def propose_encoded(self, encode: Callable[[int], bytes], answer: Any) -> None:
-        request_id, row, request = requests.decode(encode(7))
+        request_id, row, request, _ = requests.decode(encode(7))
         assert request_id == 7
         self.seen.append((row, request.SerializeToString(), answer))
 
@@ -246,7 +246,7 @@ def test_the_name_is_published_in_the_form_the_cluster_understands(version: str,
     Publisher(members_of(count, version), "m", ("http://a",), Entries(), lambda: None).tick(0)
     assert entries[0][0] == first
     if first == 8:
-        _, row, request = requests.decode(entries[0])
+        _, row, request, _ = requests.decode(entries[0])
         assert row is requests.CLUSTER_MEMBER_ATTR_SET
         assert (request.member_ID, request.member_attributes.name) == (1, "m")
         assert list(request.member_attributes.client_urls) == ["http://a"]
