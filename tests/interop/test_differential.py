@@ -26,8 +26,8 @@ def test_random_sequences(kind: str, seed: int) -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenarios(kind: str, name: str) -> None:
-    if kind == "ratifyd" and name in ("auth on", "locks and elections"):
-        pytest.skip("ratifyd does not serve Auth, Lock and Election yet")
+    if kind == "ratifyd" and name == "locks and elections":
+        pytest.skip("ratifyd does not serve Lock and Election yet")
     slow = ("lease keep-alive",)
     if kind == "etcd" and name in slow:
         pytest.skip("waits for several seconds; run for the server under test only")

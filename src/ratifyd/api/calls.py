@@ -73,7 +73,7 @@ class Stream:
     takes_one = False
     """Whether the request is one message only (server streaming): whatever follows it is ignored, as grpc-go does."""
 
-    __slots__ = ("_unread", "asked", "closed", "deadline", "head", "route", "server", "session", "stream_id")
+    __slots__ = ("_unread", "asked", "closed", "deadline", "head", "held", "route", "server", "session", "stream_id")
 
     def __init__(self, session: "Session", stream_id: int, head: Head, route: "Route") -> None:
         self.session = session
@@ -85,6 +85,8 @@ class Stream:
         self.asked = False
         """A request message has come."""
         self.deadline: Timer | None = None
+        self.held: list[bytes | None] | None = None
+        """Messages, None for the client's end, that wait until this member knows the token the stream came with."""
         self._unread = 0
 
     def check_read(self) -> None:

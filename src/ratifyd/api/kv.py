@@ -4,9 +4,12 @@ from collections.abc import Generator
 
 from ratifyd.api import validate
 from ratifyd.api.calls import MAX_QUEUED_BYTES, Call, Stream
+from ratifyd.api.identity import check_current, check_read, identity_of, present_identity, token_of
 from ratifyd.apply import requests
 from ratifyd.apply.kv import is_plain, range_body
+from ratifyd.apply.permissions import check_txn
 from ratifyd.apply.txn import Txn, read_txn_body
+from ratifyd.auth.identity import ANONYMOUS, Identity
 from ratifyd.errors import Canceled, EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort, Stopped
 from ratifyd.keys import KeyRange
 from ratifyd.ports import Timer
@@ -33,6 +36,8 @@ def range_(server: Server, call: Call) -> None:
     request = RangeRequest.FromString(message)
     validate.check_range(request)
     if request.serializable:
+        if server.auth.enabled:
+            identity_of(server, call.head)  # waits for a token on its way here, as a linearizable read does
         _answer_range((call, request), None)
     else:
         server.read(_answer_range, (call, request))
@@ -44,6 +49,9 @@ def _answer_get(call: Call, error: EtcdError | None) -> None:
         call.fail(error)
         return
     server = call.server
+    if server.auth.enabled and (refused := _refused_get(server, call)) is not None:
+        call.fail(refused)
+        return
     server.metrics.range_total += 1
     kv = server.store.get(call.message[2:])
     if kv is None:
@@ -52,19 +60,30 @@ def _answer_get(call: Call, error: EtcdError | None) -> None:
         call.reply(fast.range_response(server.header(), (kv,), False, 1))
 
 
+def _refused_get(server: Server, call: Call) -> EtcdError | None:
+    try:
+        check_read(server, call.head, call.message[2:], b"")
+    except EtcdError as refused:
+        return refused
+    return None
+
+
 def _answer_range(argument: tuple[Call, RangeRequest], error: EtcdError | None) -> None:
     call, request = argument
     if error is not None:
         call.fail(error)
         return
     server = call.server
-    server.metrics.range_total += 1
     store = server.store
     try:
+        identity = ANONYMOUS
+        if server.auth.enabled:
+            identity = check_read(server, call.head, request.key, request.range_end)
+        server.metrics.range_total += 1
         if request.range_end and is_plain(request) and not request.count_only and not 0 < request.limit <= SLICE_KEYS:
             keys = KeyRange.parse(request.key, request.range_end)
             if not keys.is_empty and store.count(keys, request.revision) > SLICE_KEYS:
-                _SlicedRange(server, call, request, keys)
+                _SlicedRange(server, call, request, keys, identity)
                 return
         call.reply(server.header() + range_body(store, request))
     except EtcdError as refused:
@@ -74,10 +93,11 @@ def _answer_range(argument: tuple[Call, RangeRequest], error: EtcdError | None) 
 class _SlicedRange:
     """A large range, read slice by slice at one revision so that nobody else waits for all of it."""
 
-    __slots__ = ("_call", "_count", "_header", "_kvs", "_slices")
+    __slots__ = ("_call", "_count", "_header", "_identity", "_kvs", "_slices")
 
-    def __init__(self, server: Server, call: Call, request: RangeRequest, keys: KeyRange) -> None:
+    def __init__(self, server: Server, call: Call, request: RangeRequest, keys: KeyRange, identity: Identity) -> None:
         self._call = call
+        self._identity = identity
         self._header = server.header()
         self._slices, self._count = _slices(server, request, keys)
         self._kvs: list[bytes] = []
@@ -86,13 +106,14 @@ class _SlicedRange:
     def _step(self) -> None:
         try:
             if self._call.server.node.stopped:
-                self._slices.close()
                 raise Stopped
+            check_current(self._call.server, self._identity)
             self._kvs += next(self._slices)
         except StopIteration:
             more = len(self._kvs) < self._count
             self._call.reply(self._header + fast.range_body(self._kvs, more, self._count))
         except EtcdError as error:
+            self._slices.close()
             self._call.fail(error)
         else:
             self._call.server.clock.call_soon(self._step)
@@ -112,7 +133,10 @@ def put(server: Server, call: Call) -> None:
     _check_space(server, call, requests.PUT, request)
     if not request.key or request.ignore_value or request.ignore_lease:
         validate.check_put(request)
-    server.propose(requests.PUT, call.message, call.answer, request)
+    if server.auth.enabled:
+        server.propose(requests.PUT, call.message, call.answer, request, identity_of(server, call.head))
+    else:
+        server.propose(requests.PUT, call.message, call.answer, request)
 
 
 def _check_space(server: Server, call: Call, row: requests.Row, request: object) -> None:
@@ -129,7 +153,8 @@ def delete_range(server: Server, call: Call) -> None:
     """KV.DeleteRange."""
     request = DeleteRangeRequest.FromString(call.message)
     validate.check_delete(request)
-    server.propose(requests.DELETE_RANGE, call.message, call.answer, request)
+    identity = identity_of(server, call.head) if server.auth.enabled else ANONYMOUS
+    server.propose(requests.DELETE_RANGE, call.message, call.answer, request, identity)
 
 
 def txn(server: Server, call: Call) -> None:
@@ -138,8 +163,11 @@ def txn(server: Server, call: Call) -> None:
     _check_space(server, call, requests.TXN, request)
     validate.check_txn(request, server.config.max_txn_ops)
     if not request.is_read_only:
-        server.propose(requests.TXN, call.message, call.answer, request)
+        identity = identity_of(server, call.head) if server.auth.enabled else ANONYMOUS
+        server.propose(requests.TXN, call.message, call.answer, request, identity)
     elif request.is_serializable:
+        if server.auth.enabled:
+            identity_of(server, call.head)
         _answer_txn((call, request), None)
     else:
         server.read(_answer_txn, (call, request))
@@ -150,8 +178,13 @@ def _answer_txn(argument: tuple[Call, Txn], error: EtcdError | None) -> None:
     if error is not None:
         call.fail(error)
         return
+    server = call.server
     try:
-        call.reply(call.server.header() + read_txn_body(call.server.store, request))
+        if server.auth.enabled:
+            identity = present_identity(server, token_of(call.head))
+            check_txn(server.state, identity, request)
+            check_current(server, identity)
+        call.reply(server.header() + read_txn_body(server.store, request))
     except EtcdError as refused:
         call.fail(refused)
 
@@ -166,14 +199,14 @@ def compact(server: Server, call: Call) -> None:
         else:
             server.compaction.wait(lambda: server.committer.sync(lambda: call.answer(body, None)))
 
-    server.propose(requests.COMPACTION, call.message, answered, request)
+    server.propose(requests.COMPACTION, call.message, answered, request, identity_of(server, call.head))
 
 
 class RangeStream(Stream):
     """KV.RangeStream (etcd 3.7): one read at one revision, in chunks, as fast as the client takes them."""
 
     takes_one = True
-    __slots__ = ("_count", "_header", "_ready", "_sent", "_slices", "_stall")
+    __slots__ = ("_count", "_header", "_identity", "_ready", "_sent", "_slices", "_stall")
 
     def receive(self, message: bytes) -> None:
         """Take the request. Raises RangeStreamSort, RangeStreamFilters and what check_range raises."""
@@ -189,6 +222,7 @@ class RangeStream(Stream):
         ):
             raise RangeStreamFilters
         if request.serializable:
+            identity_of(self.server, self.head)
             self._begin(request, None)
         else:
             self.server.read(self._begin, request)
@@ -199,6 +233,9 @@ class RangeStream(Stream):
         try:
             if error is not None:
                 raise error
+            self._identity = ANONYMOUS
+            if self.server.auth.enabled:
+                self._identity = check_read(self.server, self.head, request.key, request.range_end)
             self._header = self.server.header()
             if request.count_only:
                 body = range_body(self.server.store, request)
@@ -239,6 +276,7 @@ class RangeStream(Stream):
         try:
             if self.server.node.stopped:
                 raise Stopped
+            check_current(self.server, self._identity)
             self._ready += next(self._slices)
         except StopIteration:
             self._send_chunks(last=True)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from google.protobuf.message import DecodeError
 
 from ratifyd.api.http import ERROR, JSON, TEXT, Answer, Headers, answer_version, only
+from ratifyd.api.identity import present_identity, strip_scheme
 from ratifyd.errors import EtcdError, LearnerNotReady, MemberNotFound, MemberNotLearner
 from ratifyd.membership import hex_id
 from ratifyd.mvcc.hash import KvHash
@@ -108,6 +109,9 @@ class PeerPages:
                 answer(500, [*JSON, self._cluster_id()], b'{"message":"Internal Server Error"}')
 
         try:
+            if server.auth.enabled:
+                shown = request.headers.get("authorization", "").encode("latin-1")
+                server.auth.check_admin(present_identity(server, strip_scheme(shown) or None))
             server.changes.promote_here(int(text), done=done, timeout_s=server.timeout_s)
         except EtcdError as error:
             done(error)

@@ -9,14 +9,17 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from ratifyd.api.calls import Call, Stream
+from ratifyd.api.identity import HELD_OVERHEAD_BYTES, TokenAhead, hold
 from ratifyd.api.routes import Route, unimplemented
 from ratifyd.errors import (
     Code,
     ContextDeadlineExceeded,
     EtcdError,
+    InvalidAuthToken,
     NoLeader,
     NotSupportedForLearner,
     RequestError,
+    RequestTooManyRequests,
 )
 from ratifyd.ports import Timer
 from ratifyd.proto.rpc_pb2 import RangeRequest
@@ -36,6 +39,10 @@ GO_AWAY_TIMEOUT_S = 5.0
 LEARNER_RANGE = b"/etcdserverpb.KV/Range"
 LEARNER_PATHS = frozenset((b"/etcdserverpb.Maintenance/Status", b"/etcdserverpb.Maintenance/Snapshot"))
 """All a learner serves; ranges only if they are serializable (semantics 2.17)."""
+
+
+MAX_HELD_MESSAGES = 100
+"""Messages of a stream that may wait for its token to arrive; those after the first are small, too."""
 
 
 class Link(Protocol):
@@ -119,6 +126,8 @@ class Session:
                     call.fail(error)
                 except DecodeError:
                     call.fail(_undecodable())
+                except TokenAhead as ahead:
+                    self._hold_call(call, ahead)
             else:
                 self._event(event)
         if connection.has_output or connection.draining:
@@ -272,15 +281,21 @@ class Session:
             if stream.takes_one and not stream.asked:
                 stream.fail(_no_message())
             else:
-                stream.half_closed()
+                self._half_close(stream)
         elif (waiting := self._take_waiting(stream_id)) is not None:
             self._refuse(stream_id, waiting.route, _no_message())
+
+    def _half_close(self, stream: Stream) -> None:
+        if stream.held is not None:
+            self._hold_more(stream, None)
+        else:
+            stream.half_closed()
 
     def _uncommon_call(self, event: WholeCall) -> None:
         stream = self._opened(event.stream_id, event.head)
         if stream is not None:
             if self._guard(stream, event.message) and not stream.closed:
-                stream.half_closed()
+                self._half_close(stream)
         elif (waiting := self._take_waiting(event.stream_id)) is not None:
             self._run(Call(self, event.stream_id, waiting.head, event.message, waiting.route))
 
@@ -312,11 +327,44 @@ class Session:
             call.fail(error)
         except DecodeError:
             call.fail(_undecodable())
+        except TokenAhead as ahead:
+            self._hold_call(call, ahead)
+
+    def _hold_call(self, call: Call, ahead: TokenAhead) -> None:
+        """Run a call again once this member has applied the entry that its token is from."""
+
+        def settled(in_time: bool) -> None:
+            if in_time:
+                self._run(call)
+            else:
+                call.fail(InvalidAuthToken())
+
+        hold(self.server, ahead.index, len(call.message), settled)
+
+    def _hold_message(self, stream: Stream, message: bytes, ahead: TokenAhead) -> None:
+        """The same for a message on a stream, and for what comes after it."""
+        stream.held = [message]
+
+        def settled(in_time: bool) -> None:
+            messages, stream.held = stream.held or [], None
+            if not in_time:
+                stream.fail(InvalidAuthToken())
+            for each in messages:
+                if stream.closed:
+                    return
+                if each is None:
+                    stream.half_closed()
+                else:
+                    self._guard(stream, each)
+
+        hold(self.server, ahead.index, len(message), settled)
 
     def _guard(self, stream: Stream, message: bytes) -> bool:
         if stream.asked and stream.takes_one:
             return True
         stream.asked = True
+        if stream.held is not None:
+            return self._hold_more(stream, message)
         stream.route.rpc.received += 1
         try:
             stream.check_read()
@@ -327,6 +375,18 @@ class Session:
         except DecodeError:
             stream.fail(_undecodable_message())
             return False
+        except TokenAhead as ahead:
+            stream.route.rpc.received -= 1  # it will be received again
+            self._hold_message(stream, message, ahead)
+        return True
+
+    def _hold_more(self, stream: Stream, message: bytes | None) -> bool:
+        assert stream.held is not None
+        size = sum(len(each) for each in stream.held[1:] if each is not None) + len(message or b"")
+        if len(stream.held) >= MAX_HELD_MESSAGES or size > HELD_OVERHEAD_BYTES:
+            stream.fail(RequestTooManyRequests())
+            return False
+        stream.held.append(message)
         return True
 
 

@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from ratifyd.api.calls import Stream
+from ratifyd.api.identity import require_admin
 from ratifyd.errors import Code, RequestError, RequestTooManyRequests
 from ratifyd.proto.rpc_pb2 import SnapshotRequest, SnapshotResponse
 from ratifyd.server.parts import Image
@@ -27,6 +28,7 @@ class SnapshotStream(Stream):
     def receive(self, message: bytes) -> None:
         """Take the request. Raises RequestTooManyRequests."""
         SnapshotRequest.FromString(message)
+        require_admin(self.server, self.head)
         server = self.server
         if server.snapshots_running >= MAX_SNAPSHOTS:
             raise RequestTooManyRequests

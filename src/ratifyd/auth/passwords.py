@@ -6,7 +6,7 @@ import binascii
 import bcrypt
 
 MAX_BYTES = 72
-"""What bcrypt looks at. etcd 3.6 takes no longer password for a user; older versions cut it, so what is stored may match."""
+"""What bcrypt looks at. etcd 3.6 refuses to set a longer password; older versions cut it, so it may still be tried."""
 SALT_BYTES = 16
 
 _BASE64 = bytes.maketrans(

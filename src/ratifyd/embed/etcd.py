@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import random
+import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from ratifyd.embed.bootstrap import NewCluster, force_new_cluster
 from ratifyd.embed.host import ClientCalls, MemberHost
 from ratifyd.embed.images import BackendImages, ReceivedFiles
 from ratifyd.embed.joining import JoinedCluster, JoinRefused, check_not_bootstrapped, initial_members, join
+from ratifyd.embed.tokens import TokensRefused, make_tokens
 from ratifyd.errors import EtcdError
 from ratifyd.membership import Membership, hex_id
 from ratifyd.net.clock import LoopClock
@@ -70,7 +72,7 @@ _OPERATOR_ERRORS = (
     SegmentLocked,
     BackendInUse,
     BackendBroken,
-    JoinRefused,
+    TokensRefused,
 )
 """What can be wrong with a start besides the disk; their texts say what to do."""
 
@@ -253,6 +255,9 @@ class Etcd:
             snapshot_store=_SnapshotStore(files, self._wal, self._worker(loop, "snapshot"), config),
             snapshot_index=recovered.snapshot.meta.index,
             jitter=random.random,
+            tokens=make_tokens(config, clock),
+            password_worker=self._worker(loop, "password"),
+            entropy=secrets.token_bytes,
             fail=self._fail,
         )
         server = host.server = Server(config, parts, self.metrics)

@@ -87,9 +87,10 @@ class ClientCalls:
         body: bytes,
         timeout_s: float,
         done: Callable[[int, bytes], None],
+        headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Ask the first URL that answers."""
-        task = asyncio.get_running_loop().create_task(self._call(urls, method, path, body, timeout_s, done))
+        task = asyncio.get_running_loop().create_task(self._call(urls, method, path, body, timeout_s, done, headers))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -101,9 +102,11 @@ class ClientCalls:
         body: bytes,
         timeout_s: float,
         done: Callable[[int, bytes], None],
+        headers: Sequence[tuple[str, str]],
     ) -> None:
         status, answer = 0, b""
-        headers = (("Content-Type", "application/protobuf"),) if body else ()
+        if body:
+            headers = [("Content-Type", "application/protobuf"), *headers]
         for url in urls:
             try:
                 found = await self._client.request(method, url, path, headers=headers, body=body, timeout_s=timeout_s)

@@ -8,6 +8,7 @@ from ratifyd import schema
 from ratifyd.apply import requests
 from ratifyd.apply.entries import Outcome
 from ratifyd.apply.requests import Row
+from ratifyd.auth.identity import ANONYMOUS, ROOT, Identity
 from ratifyd.config import Config
 from ratifyd.errors import Compacted, EtcdError
 from ratifyd.membership import Change, ChangeKind, hex_id
@@ -16,6 +17,7 @@ from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import NOSPACE, AlarmRequest, CompactionRequest
 from ratifyd.raft.messages import Snapshot
 from ratifyd.raft.roles import Role
+from ratifyd.server.authentication import Authentication
 from ratifyd.server.committer import Committer
 from ratifyd.server.compaction import AutoCompactor, CompactionRunner
 from ratifyd.server.installing import SnapshotInstaller
@@ -70,6 +72,7 @@ class Server:
         self.clock = parts.clock
         self.state = parts.state
         self.store = parts.state.store
+        self.auth = parts.state.auth
         self.backend = parts.backend
         self.members = parts.state.members
         self.member_id = parts.raft.id
@@ -77,6 +80,8 @@ class Server:
         self.headers = fast.HeaderEncoder(self.cluster_id, self.member_id)
         self.quota = Quota(config.quota_backend_bytes, parts.backend.size)
         self.state.over_quota = self.quota.exceeded_by
+        self.tokens = self.auth.tokens = parts.tokens
+        self.auth.bcrypt_cost = config.bcrypt_cost
         self._tick_s = config.heartbeat_interval_ms / 1000
         election_s = config.election_timeout_ms / 1000
         self.timeout_s = timeout_s = REQUEST_TIMEOUT_S + 2 * election_s
@@ -104,6 +109,7 @@ class Server:
         self.fail = parts.fail
         self.watch_streams = 0
         self.hashes_running = 0
+        self.held_bytes = 0
         self.snapshots_running = 0
         self.images = parts.images
         self.needing_leader: dict[NeedsLeader, None] = {}
@@ -146,7 +152,7 @@ class Server:
         )
         self.leasing = Leasing(
             self.state.leases,
-            lambda body, answer: self.propose(requests.LEASE_REVOKE, body, answer),
+            lambda body, answer: self.propose(requests.LEASE_REVOKE, body, answer, identity=self._root),
             lambda body, answer: self.propose(requests.LEASE_CHECKPOINT, body, answer),
             extend_s=election_s,
             checkpoints=config.features["LeaseCheckpoint"],
@@ -166,18 +172,21 @@ class Server:
             self._compact,
             now=parts.clock.time(),
         )
+        self.authentication = Authentication(parts, cost=config.bcrypt_cost, read=self.read, propose=self.propose)
         self.publisher = Publisher(self.members, config.name, config.advertise_client_urls, self, self._published)
         self.versions = VersionMonitor(self.members, parts.calls, self)
 
     # --- what the API asks for -------------------------------------------------------------------------------------
 
-    def propose(self, row: Row, body: bytes, answer: Answer, request: Any = None) -> None:
+    def propose(
+        self, row: Row, body: bytes, answer: Answer, request: Any = None, identity: Identity = ANONYMOUS
+    ) -> None:
         """Send a request through raft; `answer` is called once, at the latest when its time is up.
 
-        `request` is `body` decoded, as the row applies it, when the caller has it at hand.
+        `request` is `body` decoded, as the row applies it, when the caller has it at hand. `identity` is whose it is.
         """
         try:
-            self.proposals.add(row, body, answer, gap=self.node.gap, request=request)
+            self.proposals.add(row, body, answer, gap=self.node.gap, request=request, identity=identity)
         except EtcdError as error:
             answer(b"", error)
             return
@@ -218,6 +227,11 @@ class Server:
         return self.node.raft.leader_id
 
     @property
+    def _root(self) -> Identity:
+        """Who the member is itself where it must be somebody (semantics 9.35)."""
+        return Identity(ROOT, self.auth.revision) if self.auth.enabled else ANONYMOUS
+
+    @property
     def storage_version(self) -> str:
         """Schema version of the backend, "" before the cluster has decided on one that records it."""
         return (self.state.buffer.get(schema.META, schema.STORAGE_VERSION) or b"").decode()
@@ -231,11 +245,14 @@ class Server:
 
     def when_applied(self, then: Callable[[bool], None]) -> None:
         """Call `then(True)` when everything committed now is applied, `then(False)` if that takes too long."""
-        index = self.node.raft.log.committed
+        self.when_index_applied(self.node.raft.log.committed, then, timeout_s=APPLY_TIMEOUT_S)
+
+    def when_index_applied(self, index: int, then: Callable[[bool], None], *, timeout_s: float) -> None:
+        """Call `then(True)` when this entry is applied, `then(False)` if that takes too long."""
         if self.node.applied >= index:
             then(True)
         else:
-            self._awaiting_applied.append((index, self.clock.time() + APPLY_TIMEOUT_S, then))
+            self._awaiting_applied.append((index, self.clock.time() + timeout_s, then))
 
     def raise_nospace(self) -> None:
         """Propose the NOSPACE alarm for this member (semantics 10.4)."""
@@ -267,6 +284,7 @@ class Server:
     def stop(self) -> None:
         """Answer what still waits and take no further turns."""
         self.compaction.stop()
+        self.authentication.stop()
         self.proposals.stop()
         self.reads.stop()
         self.node.stop()
@@ -290,6 +308,7 @@ class Server:
         if (context := self.reads.retry(now)) is not None:
             self.node.raft.read_index(context)
         self.committer.tick(now)
+        self.tokens.sweep(now)
         if self._awaiting_applied:
             self._tell_applied(now)
         if self.is_leader:
