@@ -49,9 +49,10 @@ def identity_of(server: Server, head: Head) -> Identity:
     found = server.tokens.identify(token, server.auth.revision)
     if found is not None:
         return found
-    index = server.tokens.made_at(token)
-    if index > server.node.applied:
-        raise TokenAhead(index)
+    index, applied = server.tokens.made_at(token), server.node.applied
+    if index >= applied:
+        # Since 3.5.3 etcd's tokens name the entry before their own (semantics 9.23).
+        raise TokenAhead(max(index, applied + 1))
     raise InvalidAuthToken
 
 

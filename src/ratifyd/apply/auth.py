@@ -5,11 +5,12 @@ changes nothing does not. Nothing here needs a commit of its own, as etcd's does
 backend has.
 """
 
-from binascii import Error, a2b_base64
+from binascii import a2b_base64
 from hashlib import sha256
 from typing import Any, Final
 
 from ratifyd import errors, schema
+from ratifyd.apply.cluster import minor_of
 from ratifyd.apply.state import State
 from ratifyd.auth.identity import ROOT, name_of, raw_name
 from ratifyd.auth.passwords import MAX_BYTES, SALT_BYTES, hash_password
@@ -31,8 +32,13 @@ from ratifyd.proto.rpc_pb2 import AuthenticateResponse, AuthRoleGetResponse, Aut
 MAX_NAME_BYTES: Final = 32768
 """Longest name of a user or a role: bbolt's longest key. etcd dies of longer ones."""
 
+NAMED_BEFORE: Final = (3, 6)
+"""Cluster version from which on tokens name the entry before their own."""
+
 OLD_COST: Final = 10
 """bcrypt's cost for passwords that come in the clear: one for all members, whatever their own is."""
+
+_BASE64_DIGITS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 ROOT_PERMISSION: Final = Permission(permType=Permission.READWRITE, range_end=b"\0")
 
@@ -74,8 +80,18 @@ def authenticate(state: State, request: RecordedAuthenticate, wanted: bool) -> b
     user = auth.users.get(name_of(request.name))
     if user is None or user.no_password:
         raise errors.AuthFailed
-    token = auth.tokens.assign(user.name, auth.revision, name_of(request.simple_token), state.consistent_index, wanted)
+    letters = request.simple_token.decode("utf-8", "replace")
+    token = auth.tokens.assign(user.name, auth.revision, letters, _token_index(state), wanted)
     return AuthenticateResponse(token=token).SerializeToString() if wanted else b""
+
+
+def _token_index(state: State) -> int:
+    """What is to follow the dot of a simple token, so that other members know it as the same: their version matters.
+
+    etcd names the last entry but this one since 3.5.3, this one before that; a cluster of 3.5 is taken for the older.
+    """
+    version = state.members.cluster_version
+    return state.consistent_index - (version != "" and minor_of(version) >= NAMED_BEFORE)
 
 
 # ---- Users
@@ -275,10 +291,11 @@ def _password(state: State, request: RecordedUserAdd | RecordedPassword) -> byte
             raise errors.NoPasswordUser
         seed = sha256(schema.encode_u64(state.consistent_index) + request.name).digest()
         return hash_password(request.password, seed[:SALT_BYTES], OLD_COST)
-    try:
-        return a2b_base64(hashed.replace(b"\n", b"").replace(b"\r", b""), strict_mode=True)
-    except Error:
-        raise errors.NoPasswordUser from None
+    text = hashed.replace(b"\n", b"").replace(b"\r", b"")
+    digits = text.rstrip(b"=")
+    if len(text) % 4 or len(text) - len(digits) > 2 or digits.translate(None, _BASE64_DIGITS):
+        raise errors.NoPasswordUser
+    return a2b_base64(text)
 
 
 def _without(user: User, role: str) -> User:
