@@ -78,6 +78,7 @@ AVOIDED = {
     "leases, members, alarms and status asked for by nobody while auth is on": "allowed by 3.5.1, refused since 3.5.28",
     "txns inside txns while auth is on": "3.5.1 does not look at the rights they need",
     "leases put in a txn while auth is on": "keys attached to them are looked at since 3.5.30",
+    "puts with prev_kv in a txn while auth is on": "3.5.1 does not ask for the right to read",
     "a token while auth is off": "an error in 3.5.1, ignored since 3.5.10",
     "maintenance by others than root while auth is on": "errors without their codes in 3.5",
     "watches that may not be": "all denied alike by 3.5.1, with the reason since 3.5.6",

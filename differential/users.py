@@ -85,6 +85,7 @@ class UserGenerator(Generator):
         for operation in (*request.success, *request.failure):
             if operation.HasField("request_put"):
                 operation.request_put.lease = 0
+                operation.request_put.prev_kv = False
         return Operation(Kind.UNARY, "/etcdserverpb.KV/Txn", request.SerializeToString(), user=self._user())
 
     def _authenticate(self, session: Session) -> Operation:

@@ -4,7 +4,7 @@ from collections.abc import Generator
 
 from ratifyd.api import validate
 from ratifyd.api.calls import MAX_QUEUED_BYTES, Call, Stream
-from ratifyd.api.identity import check_current, check_read, identity_of, present_identity, token_of
+from ratifyd.api.identity import check_current, check_read, identity_of, present_identity, require_admin, token_of
 from ratifyd.apply import requests
 from ratifyd.apply.kv import is_plain, range_body
 from ratifyd.apply.permissions import check_txn
@@ -192,6 +192,7 @@ def _answer_txn(argument: tuple[Call, Txn], error: EtcdError | None) -> None:
 def compact(server: Server, call: Call) -> None:
     """KV.Compact; a physical one answers when the revisions are gone from the backend file."""
     request = CompactionRequest.FromString(call.message)
+    require_admin(server, call.head)
 
     def answered(body: bytes, error: EtcdError | None) -> None:
         if error is not None or not request.physical:
