@@ -224,7 +224,7 @@ class Member:
         """Run everything that can happen without time passing."""
         workers = [
             worker
-            for worker in (self.wal_worker, self.backend_worker, self.snapshot_worker)
+            for worker in (self.wal_worker, self.backend_worker, self.snapshot_worker, self.password_worker)
             if isinstance(worker, StepWorker)
         ]
         self.clock.run()
