@@ -77,7 +77,8 @@ def free_port() -> int:
 
 
 class EtcdServer:
-    """A server process. `kind` is "etcd" (3.5.1), "ratifyd" or "other-etcd" (see harness.binaries); `flags` are command line flags in etcd's spelling.
+    """A server process. `kind` is "etcd" (3.5.1), "ratifyd" or "other-etcd" (see harness.binaries); `flags` are command
+    line flags in etcd's spelling.
 
     `data_dir` outlives the server when given; otherwise it lies in a temporary directory removed by `stop`/`__exit__`.
     `advertise_peer_url` replaces the advertised (not the listened) peer URL: two one-member clusters with the same

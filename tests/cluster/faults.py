@@ -39,7 +39,7 @@ def wait_for_another_leader(cluster: Cluster, old: EtcdServer) -> EtcdServer:
     return wait_for("another leader", look, RECOVERY_S)
 
 
-# --- processes ---------------------------------------------------------------------------------------------------------
+# --- processes --------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -172,7 +172,7 @@ def _lead(cluster: Cluster, target: EtcdServer) -> bool | None:
     return True if cluster.leader(RECOVERY_S) is target else None
 
 
-# --- the network -------------------------------------------------------------------------------------------------------
+# --- the network ------------------------------------------------------------------------------------------------------
 
 
 def host_of(member: EtcdServer) -> Host:

@@ -1,4 +1,4 @@
-"""The load of the cluster tests: writers, counters, readers, watchers and lease holders at once, and what must hold after.
+"""The load of the cluster tests: writers, counters, readers, watchers, lease holders at once, and what must hold after.
 
 What clients were told is written down while faults happen; `Load.check` compares it with every member afterwards:
 
@@ -180,7 +180,7 @@ class Grant:
 
 
 class LeaseHolder(Loop):
-    """Grants leases, writes keys with them, revokes some, lets others run out, and looks whether keys went too early."""
+    """Grants leases, writes keys with them, revokes some, lets others run out, and looks for keys gone too early."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

@@ -5,6 +5,7 @@ With RATIFYD_TEST_ETCD (see harness.binaries) make-ups with that version of etcd
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tests.cluster.load import Load
 
 FEW_ENTRIES = ("--snapshot-count=60",)
 OWN_FEW_ENTRIES = ("--experimental-snapshot-catchup-entries=20",)
+LOG_TAIL = 20_000
 ROUNDS = int(os.environ.get("RATIFYD_TEST_ROUNDS", "1"))
 
 
@@ -88,7 +90,12 @@ def cluster_of(make_up: MakeUp, lan: network.Network | None) -> Iterator[Cluster
     with cluster:
         cluster.start()
         cluster.lead(make_up.leader)
-        yield cluster
+        try:
+            yield cluster
+        except BaseException:
+            for member in cluster.members:
+                sys.stderr.write(f"--- {member.name}, {member.kind}:\n{member.log_text()[-LOG_TAIL:]}\n")
+            raise
 
 
 def survive(cluster: Cluster, fault: faults.Fault, make_up: MakeUp) -> None:
