@@ -26,12 +26,14 @@ PAGE = 1000
 
 ENDED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 """What a call comes to when its server is killed."""
+UNMAPPED = frozenset({"raft proposal dropped", "raft: stopped", "context deadline exceeded"})
+"""Errors of etcd's members that have no row in its table of codes."""
 
 
 def explained(error: grpc.RpcError) -> bool:
     """Whether members that die, hang, lose each other or hand over leadership explain this; the outcome is unknown."""
-    if error.code() is grpc.StatusCode.UNKNOWN:  # etcd 3.5's members
-        return error.details() in ("raft proposal dropped", "context deadline exceeded")
+    if error.code() is grpc.StatusCode.UNKNOWN:
+        return error.details() in UNMAPPED
     return error.code() in ENDED or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
