@@ -272,7 +272,7 @@ class Watcher:
             ended.set()
 
     def _fresh(self, events: list[Event]) -> list[Event]:
-        """What etcd's members repeat is left out: one that installs a snapshot sends old events to its watchers again."""
+        """Leave out what etcd repeats: a member that installs a snapshot sends its watchers old events again."""
         if self.server.kind == "ratifyd":
             return events
         return [event for event in events if event[0] > self.revision]

@@ -58,14 +58,10 @@ MAKE_UPS = [make_up for make_up in (THREE, FIVE, *MIXED) if not make_up.missing]
 SAMPLE = {
     (THREE, faults.kill_leader),
     (THREE, faults.stop_leader),
-    (THREE, faults.fall_behind_the_log),
     (THREE, faults.wipe_and_rejoin),
-    (THREE, faults.isolate_leader),
-    (FIVE, faults.kill_majority),
     (FIVE, faults.leader_in_the_minority),
     (MIXED[0], faults.deaf_leader),
-    (MIXED[1], faults.rolling_restart),
-    (MIXED[2], faults.move_leader),
+    (MIXED[1], faults.fall_behind_the_log),
     (MIXED[3], faults.kill_all),
 }
 
