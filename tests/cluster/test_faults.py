@@ -24,6 +24,9 @@ LOG_TAIL = 20_000
 ROUNDS = int(os.environ.get("RATIFYD_TEST_ROUNDS", "1"))
 
 
+pytestmark = pytest.mark.timeout(300 * ROUNDS)
+
+
 @dataclass(frozen=True, slots=True)
 class MakeUp:
     """Kinds of the members, and the kind that leads when the fault comes."""

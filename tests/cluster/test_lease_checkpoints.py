@@ -11,7 +11,7 @@ from harness.clusters import Cluster, call, wait_for
 from harness.servers import EtcdServer
 from ratifyd.proto import rpc_pb2
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TTL_S = 1000
 FIRST_CHECKPOINT_S = 300

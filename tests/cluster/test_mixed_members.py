@@ -7,7 +7,7 @@ import pytest
 
 from harness import stubs
 from harness.binaries import other_etcd_binary
-from harness.clusters import Cluster, call, wait_for
+from harness.clusters import Cluster, call, status, wait_for
 from harness.etcdctl import etcdctl
 from harness.servers import EtcdServer
 from ratifyd.proto import rpc_pb2
@@ -68,6 +68,19 @@ def test_leases_and_members_look_the_same_from_everywhere(leader: str, start_clu
     wait_for("equal member lists", listed)
     versions = wait_for("a version", lambda: _settled(cluster))
     assert versions == {"3.5.0"}, "the cluster's version is that of its oldest member"
+
+
+@pytest.mark.skipif(other_etcd_binary() is None, reason="RATIFYD_TEST_ETCD names no other etcd")
+@pytest.mark.parametrize("kinds", [("other-etcd", "ratifyd", "ratifyd"), ("etcd", "other-etcd", "ratifyd")])
+def test_the_cluster_version_with_another_etcd(kinds: tuple[str, ...], start_cluster: StartCluster) -> None:
+    cluster = start_cluster(*kinds)
+    versions = [status(server).version.split(".")[:2] for server in cluster.members]
+    oldest = min((int(major), int(minor)) for major, minor in versions)
+    assert wait_for("a version", lambda: _settled(cluster)) == {f"{oldest[0]}.{oldest[1]}.0"}
+    for server in cluster.members:
+        with Client(server.client_endpoint) as client:
+            client.put(server.name.encode(), b"v")
+    cluster.wait_equal()
 
 
 def _settled(cluster: Cluster) -> set[str] | None:
@@ -133,6 +146,7 @@ def replace_all(cluster: Cluster, load: Load, kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("before", "after"), MIGRATIONS)
 def test_migration_there_and_back(before: str, after: str, start_cluster: StartCluster) -> None:
     """From three etcd, member by member, to three ratifyd, and from there back to three etcd."""
