@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from harness.clusters import Cluster, status, wait_for
+from harness.etcdctl import Output
 from harness.network import Host
 from harness.servers import EtcdServer
 from tests.cluster.load import Load
@@ -159,6 +160,16 @@ def fall_behind_the_log(cluster: Cluster, load: Load) -> None:
     load.progress(FEW)
 
 
+def compact_and_kill(cluster: Cluster, load: Load) -> None:
+    """Compactions all the time, with crashes in the middle of them: what is left must still be equal everywhere."""
+    with load.compacting():
+        for member in list(cluster.members):
+            load.progress(FEW)
+            member.kill()
+            load.progress(FEW)
+            member.restart()
+
+
 def move_leader(cluster: Cluster, load: Load) -> None:
     """etcdctl move-leader to every member."""
     for target in list(cluster.members):
@@ -285,13 +296,11 @@ def cut_one_link(cluster: Cluster, load: Load) -> None:
 
 
 def ring(cluster: Cluster, load: Load) -> None:
-    """Everybody reaches a majority, no two the same one. Of three members each has both neighbours: one link is cut."""
+    """Each of five members reaches its two neighbours only: everybody has a majority, no two the same one."""
     members = list(cluster.members)
-    reach = len(members) // 4
     with partitioned(cluster):
         for place, member in enumerate(members):
-            distances = {other: abs(place - where) for where, other in enumerate(members)}
-            far = [other for other, gap in distances.items() if min(gap, len(members) - gap) > max(reach, 1)]
+            far = [members[(place + 2) % len(members)], members[(place - 2) % len(members)]]
             _drop(cluster, far, [member])
         load.progress(FEW, RECOVERY_S * 2)
     load.progress(FEW)
@@ -307,6 +316,29 @@ def nobody_hears_anybody(cluster: Cluster, load: Load) -> None:
             wait_for("no leader", lambda member=member: True if not status(member).leader else None, RECOVERY_S)  # type: ignore[misc]
     load.progress(FEW)
     cluster.leader(RECOVERY_S)
+
+
+def remove(cluster: Cluster, at: EtcdServer, member_id: int) -> Output:
+    """etcdctl member remove; refused as long as the others are not connected for long enough."""
+    output = cluster.ctl("member", "remove", f"{member_id:x}", at=at)
+    assert not output.status or "unhealthy cluster" in output.raw_stderr, output.raw_stderr
+    return output
+
+
+def remove_while_away(cluster: Cluster, load: Load) -> None:
+    """A follower is removed while it hears nobody; it learns of it when it is back, and ends."""
+    victim, *others = cluster.followers()
+    victim_id = cluster.id_of(victim)
+    with partitioned(cluster):
+        leader = cluster.leader(RECOVERY_S)
+        _cut(cluster, [victim], [leader, *others])
+        load.progress(FEW)
+        wait_for("removal", lambda: True if not remove(cluster, leader, victim_id).status else None, RECOVERY_S)
+        load.progress(FEW)
+    wait_for("the end of the removed member", lambda: None if victim.running else True, RECOVERY_S)
+    victim.stop()
+    cluster.join(victim.kind)
+    load.progress(FEW)
 
 
 def flapping(cluster: Cluster, load: Load) -> None:
@@ -336,6 +368,7 @@ PROCESS: tuple[Fault, ...] = (
     rolling_restart,
     wipe_and_rejoin,
     fall_behind_the_log,
+    compact_and_kill,
     move_leader,
 )
 NETWORK: tuple[Fault, ...] = (
@@ -347,6 +380,7 @@ NETWORK: tuple[Fault, ...] = (
     deaf_follower,
     cut_one_link,
     ring,
+    remove_while_away,
     nobody_hears_anybody,
     flapping,
 )

@@ -79,6 +79,7 @@ def _matrix(chosen: tuple[faults.Fault, ...]) -> list[object]:
         )
         for make_up in MAKE_UPS
         for fault in chosen
+        if fault is not faults.ring or len(make_up.kinds) == 5
     ]
 
 

@@ -72,8 +72,7 @@ def repeat_an_event(load: Load, patch: pytest.MonkeyPatch) -> None:
 
 def invent_an_event(load: Load, patch: pytest.MonkeyPatch) -> None:
     watcher = next(iter(load._watchers.values()))
-    told = watcher.events[-1]
-    patch.setattr(watcher, "events", [*watcher.events, *[told] * 10_000])
+    patch.setattr(watcher, "events", [*watcher.events, *watcher.events[-1:] * 10_000])
 
 
 def know_a_later_revision(load: Load, patch: pytest.MonkeyPatch) -> None:
