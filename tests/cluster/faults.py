@@ -137,8 +137,15 @@ def rolling_restart(cluster: Cluster, load: Load) -> None:
         cluster.leader(RECOVERY_S)
 
 
+def rejoin(cluster: Cluster, removed: EtcdServer) -> None:
+    """A new member for one that was removed; of its kind, unless the cluster's version rises when the last one goes."""
+    kinds = {member.kind for member in cluster.running}
+    cluster.join(removed.kind if removed.kind in kinds else "ratifyd")
+    removed.stop()
+
+
 def wipe_and_rejoin(cluster: Cluster, load: Load) -> None:
-    """A follower loses its disk, is removed, and comes back as a new member of its kind."""
+    """A follower loses its disk, is removed, and comes back as a new member."""
     victim = cluster.followers()[0]
     victim_id = cluster.id_of(victim)
     victim.kill()
@@ -146,8 +153,7 @@ def wipe_and_rejoin(cluster: Cluster, load: Load) -> None:
     load.progress(FEW)
     removed = cluster.ctl("member", "remove", f"{victim_id:x}", at=cluster.running[0])
     assert not removed.status, removed.raw_stderr
-    cluster.join(victim.kind)
-    victim.stop()
+    rejoin(cluster, victim)
     load.progress(FEW)
 
 
@@ -336,8 +342,7 @@ def remove_while_away(cluster: Cluster, load: Load) -> None:
         wait_for("removal", lambda: True if not remove(cluster, leader, victim_id).status else None, RECOVERY_S)
         load.progress(FEW)
     wait_for("the end of the removed member", lambda: None if victim.running else True, RECOVERY_S)
-    victim.stop()
-    cluster.join(victim.kind)
+    rejoin(cluster, victim)
     load.progress(FEW)
 
 
