@@ -11,6 +11,7 @@ import gc
 import logging
 import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -259,6 +260,7 @@ class Etcd:
             password_worker=self._worker(loop, "password"),
             entropy=secrets.token_bytes,
             fail=self._fail,
+            stopwatch=time.monotonic,
         )
         server = host.server = Server(config, parts, self.metrics)
         readings.connect(self.metrics, server)

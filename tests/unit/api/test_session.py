@@ -33,7 +33,7 @@ from tests.support_client import (
 )
 from tests.support_member import Member
 
-CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 1, 2, 4, 12, 13, 14
+CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 1, 2, 4, 11, 12, 13, 14
 RANGE = RangeRequest(key=b"k").SerializeToString()
 COUNT = RangeRequest(key=b"a", range_end=b"z", count_only=True).SerializeToString()
 WATCH_K = WatchRequest(create_request=WatchCreateRequest(key=b"k"))
@@ -417,10 +417,11 @@ def test_every_request_is_counted_once(client: Client) -> None:
     client.call(KV + "Range", RANGE)
     client.call(KV + "Range", b"\xff\xff")
     client.half_close(client.open(KV + "Range"))
+    client.call(KV + "Range", RangeRequest(key=b"k", revision=99))
     rpc = client.member.metrics.rpcs[b"/etcdserverpb.KV/Range"]
-    assert rpc.served + sum(rpc.handled) == 3
-    assert rpc.served + rpc.started == 3
-    assert (rpc.handled[INTERNAL], rpc.handled[UNKNOWN]) == (1, 1)
+    # What is no such message, or none at all, is not counted, as in etcd.
+    assert (rpc.served, rpc.started, rpc.received, sum(rpc.handled)) == (1, 1, 1, 1)
+    assert rpc.handled[OUT_OF_RANGE] == 1
     stream_id = client.open(KEEP_ALIVE, LeaseKeepAliveRequest(ID=1))
     client.half_close(stream_id)
     assert client.answer(stream_id).parse(LeaseKeepAliveResponse)[0].TTL == 0
