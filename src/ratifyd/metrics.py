@@ -407,7 +407,7 @@ class Metrics:
     snapshot_db_save_seconds: Histogram = histogram(
         "etcd_snap_db_save_total_duration_seconds", "Time to receive and save a backend.", _TRANSFER
     )
-    snapshot_apply_in_progress: int = gauge(
+    snapshot_apply_in_progress: Reading = reading(
         "etcd_server_snapshot_apply_in_progress_total", "1 while a received snapshot is being installed."
     )
 

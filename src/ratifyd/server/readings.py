@@ -43,6 +43,7 @@ def connect(metrics: Metrics, server: Server) -> None:
     metrics.lease_renewed_total = lambda: leasing.renewed_total
     metrics.lease_expired_total = lambda: leasing.expired_total
     metrics.compaction_keys_total = lambda: store.rows_compacted
+    metrics.snapshot_apply_in_progress = lambda: float(server.node.installing)
     metrics.keys = lambda: store.key_count
     metrics.revision = lambda: store.revision
     metrics.compact_revision = lambda: store.compacted

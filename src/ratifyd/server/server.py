@@ -133,7 +133,7 @@ class Server:
         config, timeout_s = self.config, self.timeout_s
         self.transport = parts.transport
         self.leadership = Leadership(parts, timeout_s=timeout_s, election_s=election_s, tick_s=self._tick_s)
-        self.sender = SnapshotSender(parts, self.committer)
+        self.sender = SnapshotSender(parts, self.committer, self.metrics)
         self.installer = SnapshotInstaller(parts, self.committer, self._installed)
         self.node.on_outcome = self._applied
         self.node.on_leader_change = self._leader_changed
@@ -158,6 +158,8 @@ class Server:
         self.compaction = CompactionRunner(
             self.store,
             parts.clock,
+            self.timing,
+            self.metrics,
             batch=config.compaction_batch_limit,
             pause_s=config.compaction_sleep_interval_s,
             fail=parts.fail,
