@@ -7,7 +7,17 @@ from dataclasses import fields
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ratifyd.metrics import GRPC_CODES, ROWS, Histogram, Metrics, exponential, render
+from ratifyd.metrics import (
+    GRPC_CODES,
+    MAX_VERSION_LENGTH,
+    MAX_VERSIONS,
+    OTHER_VERSION,
+    ROWS,
+    Histogram,
+    Metrics,
+    exponential,
+    render,
+)
 
 # name, type, labels, buckets (count:first:last), as etcd 3.6 exports them.
 ETCD = """
@@ -323,3 +333,44 @@ def test_process_metrics_and_descriptors_are_on_the_page(page: Page) -> None:
     assert page.value("os_fd_used") == page.value("process_open_fds") > 0
     assert page.value("os_fd_limit") == page.value("process_max_fds") > 0
     assert page.types["process_cpu_seconds_total"] == "counter"
+
+
+def test_clients_are_counted_by_version() -> None:
+    metrics = Metrics()
+    put, watch = metrics.rpcs[b"/etcdserverpb.KV/Put"], metrics.rpcs[b"/etcdserverpb.Watch/Watch"]
+    put.served += 2
+    put.of_version("3.5").served += 3
+    put.of_version("3.5").started += 1
+    watch.of_version("3.5").started += 1
+    refused = put.of_version("3.4")
+    refused.started += 1
+    refused.early += 1
+    page = Page(render(metrics))
+    name = "etcd_server_client_requests_total"
+    assert page.types[name] == "counter"
+    assert {(own["type"], own["client_api_version"]): value for own, value in page.samples[name]} == {
+        ("unary", "unknown"): 2,
+        ("unary", "3.5"): 4,
+        ("stream", "3.5"): 1,
+    }
+    assert page.value("grpc_server_started_total", **PUT) == 7
+
+
+def test_made_up_versions_are_bounded() -> None:
+    put = Metrics().rpcs[b"/etcdserverpb.KV/Put"]
+    put.of_version("x" * (MAX_VERSION_LENGTH + 1)).served += 1
+    assert list(put.versions) == [OTHER_VERSION]
+    for number in range(2 * MAX_VERSIONS):
+        put.of_version(str(number)).served += 1
+    assert len(put.versions) == MAX_VERSIONS
+    assert sum(own.served for own in put.all) == 2 * MAX_VERSIONS + 1
+
+
+def test_rows_by_rpc_parse_as_the_others() -> None:
+    text = render(Metrics()).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    handled = families["grpc_server_handled"]
+    assert handled.type == "counter"
+    assert {tuple(sorted(sample.labels)) for sample in handled.samples} == {
+        ("grpc_code", "grpc_method", "grpc_service", "grpc_type")
+    }

@@ -93,6 +93,7 @@ class HttpPages:
             self._unhealthy(f"RANGE ERROR:{error.message}", answer)
 
     def _healthy(self, answer: Answer) -> None:
+        self._server.store.counts.ranges += 1  # etcd reads a key
         self._server.metrics.health_success += 1
         answer(200, TEXT, b'{"health":"true","reason":""}')
 

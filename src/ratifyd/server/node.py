@@ -20,7 +20,7 @@ from ratifyd.raft.ready import Ready
 from ratifyd.server.parts import Parts
 from ratifyd.server.proposals import Proposals
 from ratifyd.server.reads import Reads
-from ratifyd.server.timing import QUICK_S, Timing
+from ratifyd.server.timing import Timing
 
 APPLY_BUDGET = 1000
 """Entries applied in one turn before the loop gets its chance."""
@@ -247,7 +247,8 @@ class Node:
             return  # a backend that is behind wakes us when it has caught up
         state, proposals, on_outcome = self.state, self.proposals, self.on_outcome
         waiting, decoded, resolve = proposals.waiting, proposals.decoded, proposals.resolve
-        timing, now = self._timing, self._timing.now
+        timing = self._timing
+        now, quick_s = timing.now, timing.quick_s
         row, quick = PUT, 0  # of the entries since `since`, each of which took next to nothing
         since = before = timing.move_on()
         for _ in range(min(APPLY_BUDGET, len(unapplied))):
@@ -257,7 +258,7 @@ class Node:
                 self.applied = entry.index
                 if outcome is not None:
                     after = now()
-                    if after - before < QUICK_S and outcome.row is row and outcome.error is None:
+                    if after - before < quick_s and outcome.row is row and outcome.error is None:
                         quick += 1
                     else:
                         if quick:

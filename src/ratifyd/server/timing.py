@@ -76,6 +76,7 @@ class Timing:
         "late_after_s",
         "late_before",
         "now",
+        "quick_s",
         "unary_limit_s",
     )
 
@@ -88,6 +89,8 @@ class Timing:
         """Whether the time of every call is wanted, not just that of the late ones."""
         self.apply_limit_s = config.warning_apply_duration_s
         self.unary_limit_s = config.warning_unary_request_duration_s
+        self.quick_s = min(QUICK_S, self.apply_limit_s)
+        """Entries that took less are of no interest one by one."""
         self._metrics = metrics
         self._store = store
         self._counts = store.counts
@@ -114,7 +117,7 @@ class Timing:
     # --- entries ---------------------------------------------------------------------------------------------------
 
     def quick_entries(self, row: Row, count: int, seconds: float) -> None:
-        """Count entries of one kind that were applied well, each within QUICK_S."""
+        """Count entries of one kind that were applied well, each within `quick_s`."""
         self._metrics.apply_seconds["v3", row.operation, "true"].observe_quick(count, seconds)
 
     def entry(self, data: bytes, outcome: Outcome, seconds: float) -> Row:
