@@ -27,11 +27,15 @@ MAX_UNREAD_REQUESTS = 1000
 class Call:
     """A whole request message, waiting for its one answer. Answering a request the client has given up is harmless."""
 
-    __slots__ = ("_session", "_stream_id", "head", "message", "route")
+    __slots__ = ("_session", "began", "head", "message", "route", "stream_id")
 
-    def __init__(self, session: "Session", stream_id: int, head: Head, message: bytes, route: "Route") -> None:
+    def __init__(
+        self, session: "Session", stream_id: int, head: Head, message: bytes, route: "Route", began: float
+    ) -> None:
+        """`began` is when the message came."""
+        self.began = began
         self._session = session
-        self._stream_id = stream_id
+        self.stream_id = stream_id
         self.head = head
         self.message = message
         self.route = route
@@ -45,7 +49,9 @@ class Call:
         """Answer with an encoded response."""
         self.route.rpc.served += 1
         session = self._session
-        session.connection.reply(self._stream_id, response)
+        session.connection.reply(self.stream_id, response)
+        if self.began < session.timing.late_before:
+            session.late(self, response, None)
         if not session.dirty:
             session.mark_dirty()
 
@@ -56,7 +62,9 @@ class Call:
         rpc.received += 1
         rpc.handled[error.code] += 1
         session = self._session
-        session.connection.fail(self._stream_id, error.code, error.message)
+        session.connection.fail(self.stream_id, error.code, error.message)
+        if self.began < session.timing.late_before:
+            session.late(self, b"", error)
         session.mark_dirty()
 
     def answer(self, body: bytes, error: EtcdError | None) -> None:
@@ -72,8 +80,22 @@ class Stream:
 
     takes_one = False
     """Whether the request is one message only (server streaming): whatever follows it is ignored, as grpc-go does."""
+    failure_label = ""
+    """Value of label API when a broken request is counted; empty when it is not."""
 
-    __slots__ = ("_unread", "asked", "closed", "deadline", "head", "held", "route", "server", "session", "stream_id")
+    __slots__ = (
+        "_unread",
+        "asked",
+        "began",
+        "closed",
+        "deadline",
+        "head",
+        "held",
+        "route",
+        "server",
+        "session",
+        "stream_id",
+    )
 
     def __init__(self, session: "Session", stream_id: int, head: Head, route: "Route") -> None:
         self.session = session
@@ -81,6 +103,7 @@ class Stream:
         self.stream_id = stream_id
         self.head = head
         self.route = route
+        self.began = session.timing.now()
         self.closed = False
         self.asked = False
         """A request message has come."""
@@ -150,6 +173,9 @@ class Stream:
         if not self.closed:
             if code:
                 self.route.rpc.handled[code] += 1
+            if self.session.timing.extensive:
+                took = self.session.timing.now() - self.began
+                self.server.metrics.rpc_handling_seconds[self.route.rpc.key].observe(took)
             self.closed = True
             if self.deadline is not None:
                 self.deadline.cancel()

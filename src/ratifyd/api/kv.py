@@ -52,8 +52,9 @@ def _answer_get(call: Call, error: EtcdError | None) -> None:
     if server.auth.enabled and (refused := _refused_get(server, call)) is not None:
         call.fail(refused)
         return
-    server.metrics.range_total += 1
-    kv = server.store.get(call.message[2:])
+    store = server.store
+    store.counts.gets += 1
+    kv = store.get(call.message[2:])
     if kv is None:
         call.reply(server.header())
     else:
@@ -74,28 +75,44 @@ def _answer_range(argument: tuple[Call, RangeRequest], error: EtcdError | None) 
         call.fail(error)
         return
     server = call.server
-    store = server.store
-    try:
-        identity = ANONYMOUS
-        if server.auth.enabled:
+    store, timing = server.store, server.timing
+    identity = ANONYMOUS
+    if server.auth.enabled:
+        try:
             identity = check_read(server, call.head, request.key, request.range_end)
-        server.metrics.range_total += 1
-        if request.range_end and is_plain(request) and not request.count_only and not 0 < request.limit <= SLICE_KEYS:
-            keys = KeyRange.parse(request.key, request.range_end)
+        except EtcdError as refused:
+            call.fail(refused)
+            return
+    range_end = request.range_end
+    together = not range_end and not request.serializable  # timed with the other reads of the batch
+    began = 0.0 if together else timing.now()
+    try:
+        if range_end and is_plain(request) and not request.count_only and not 0 < request.limit <= SLICE_KEYS:
+            keys = KeyRange.parse(request.key, range_end)
             if not keys.is_empty and store.count(keys, request.revision) > SLICE_KEYS:
-                _SlicedRange(server, call, request, keys, identity)
+                _SlicedRange(server, call, request, keys, identity, began)
                 return
-        call.reply(server.header() + range_body(store, request))
+        body = range_body(store, request)
     except EtcdError as refused:
+        timing.range(0.0 if together else timing.now() - began, success=False)
         call.fail(refused)
+        return
+    if together:
+        store.counts.gets += 1
+    else:
+        timing.range(timing.now() - began, success=True)
+    call.reply(server.header() + body)
 
 
 class _SlicedRange:
     """A large range, read slice by slice at one revision so that nobody else waits for all of it."""
 
-    __slots__ = ("_call", "_count", "_header", "_identity", "_kvs", "_slices")
+    __slots__ = ("_began", "_call", "_count", "_header", "_identity", "_kvs", "_slices")
 
-    def __init__(self, server: Server, call: Call, request: RangeRequest, keys: KeyRange, identity: Identity) -> None:
+    def __init__(
+        self, server: Server, call: Call, request: RangeRequest, keys: KeyRange, identity: Identity, began: float
+    ) -> None:
+        self._began = began
         self._call = call
         self._identity = identity
         self._header = server.header()
@@ -110,13 +127,19 @@ class _SlicedRange:
             check_current(self._call.server, self._identity)
             self._kvs += next(self._slices)
         except StopIteration:
+            self._timed(success=True)
             more = len(self._kvs) < self._count
             self._call.reply(self._header + fast.range_body(self._kvs, more, self._count))
         except EtcdError as error:
             self._slices.close()
+            self._timed(success=False)
             self._call.fail(error)
         else:
             self._call.server.clock.call_soon(self._step)
+
+    def _timed(self, *, success: bool) -> None:
+        timing = self._call.server.timing
+        timing.range(timing.now() - self._began, success=success)
 
 
 def _slices(server: Server, request: RangeRequest, keys: KeyRange) -> tuple[Generator[list[bytes], None, None], int]:
@@ -237,6 +260,7 @@ class RangeStream(Stream):
             self._identity = ANONYMOUS
             if self.server.auth.enabled:
                 self._identity = check_read(self.server, self.head, request.key, request.range_end)
+            self.server.store.counts.ranges += 1
             self._header = self.server.header()
             if request.count_only:
                 body = range_body(self.server.store, request)

@@ -89,7 +89,12 @@ def defragment(server: Server, call: Call) -> None:
     before, began = server.backend.size(), server.clock.time()
     log.info("starting defragment", extra={"fields": {"db-size-bytes": before}})
 
+    def begin() -> None:
+        server.metrics.defrag_inflight += 1
+        server.backend.defragment(finished)
+
     def finished(error: BaseException | None) -> None:
+        server.metrics.defrag_inflight -= 1
         if error is not None:
             server.fail(error)
             return
@@ -99,13 +104,15 @@ def defragment(server: Server, call: Call) -> None:
         log.info("finished defragment", extra={"fields": fields})
         call.reply(b"")
 
-    server.committer.sync(lambda: server.backend.defragment(finished))
+    server.committer.sync(begin)
 
 
 def hash_(server: Server, call: Call) -> None:
     """Maintenance.Hash: over the whole backend of this member."""
+    began = server.timing.now()
 
     def answer(value: int) -> None:
+        server.metrics.hash_seconds.observe(server.timing.now() - began)
         call.reply(server.header() + HashResponse(hash=value).SerializeToString())
 
     HashRequest.FromString(call.message)
@@ -117,8 +124,10 @@ def hash_kv(server: Server, call: Call) -> None:
     """Maintenance.HashKV: over the key space up to a revision; comparable between members."""
     request = HashKVRequest.FromString(call.message)
     require_admin(server, call.head)
+    began = server.timing.now()
 
     def answer(found: KvHash) -> None:
+        server.metrics.hash_revision_seconds.observe(server.timing.now() - began)
         response = HashKVResponse(
             hash=found.hash, compact_revision=found.compact_revision, hash_revision=found.revision
         )

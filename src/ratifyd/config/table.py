@@ -353,7 +353,10 @@ class Config:
         False, "Serve profiles of the running server under /debug/pprof/.", BOOL, group="monitoring", available=False
     )
     metrics: str = option(
-        "basic", "Detail of the exported metrics.", choice("basic", "extensive"), group="monitoring", available=False
+        "basic",
+        "Detail of the exported metrics: extensive adds the durations of calls.",
+        choice("basic", "extensive"),
+        group="monitoring",
     )
     listen_metrics_urls: tuple[str, ...] = option(
         (), "Where else to serve metrics and health.", URLS, group="monitoring"

@@ -3,8 +3,10 @@
 from collections import deque
 from collections.abc import Callable
 
+from ratifyd.metrics import Metrics
 from ratifyd.mvcc.store import Store
 from ratifyd.ports import Clock
+from ratifyd.server.timing import Timing
 
 HOUR_S = 3600.0
 REVISION_PERIOD_S = 300.0
@@ -19,13 +21,36 @@ Compact = Callable[[int, Callable[[bool], None]], None]
 class CompactionRunner:
     """Removes compacted revisions in slices, with a pause after each so that others' latency stays flat."""
 
-    __slots__ = ("_batch", "_clock", "_fail", "_pause_s", "_running", "_stopped", "_store", "_waiters")
+    __slots__ = (
+        "_batch",
+        "_began",
+        "_clock",
+        "_fail",
+        "_metrics",
+        "_pause_s",
+        "_running",
+        "_stopped",
+        "_store",
+        "_timing",
+        "_waiters",
+    )
 
     def __init__(
-        self, store: Store, clock: Clock, *, batch: int, pause_s: float, fail: Callable[[BaseException], None]
+        self,
+        store: Store,
+        clock: Clock,
+        timing: Timing,
+        metrics: Metrics,
+        *,
+        batch: int,
+        pause_s: float,
+        fail: Callable[[BaseException], None],
     ) -> None:
         self._store = store
         self._clock = clock
+        self._timing = timing
+        self._metrics = metrics
+        self._began = 0.0
         self._batch = batch
         self._pause_s = pause_s
         self._fail = fail
@@ -37,6 +62,7 @@ class CompactionRunner:
         """Go on with whatever compaction is scheduled."""
         if not self._running:
             self._running = True
+            self._began = self._timing.now()
             self._clock.call_soon(self._step)
 
     def stop(self) -> None:
@@ -53,15 +79,20 @@ class CompactionRunner:
     def _step(self) -> None:
         if self._stopped:
             return
+        began = self._timing.now()
         try:
             more = self._store.compaction_step(self._batch)
         except Exception as error:  # a store that cannot be compacted cannot be trusted: end the member
             self._fail(error)
             return
+        now = self._timing.move_on()
+        self._metrics.compaction_pause_ms.observe((now - began) * 1000)
         if more:
             self._clock.call_later(self._pause_s, self._step)
             return
         self._running = False
+        self._metrics.compaction_total_ms.observe((now - self._began) * 1000)
+        self._metrics.compaction_last = int(self._clock.wall())
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter()
