@@ -75,6 +75,7 @@ class World:
         body: bytes,
         left: float,
         answered: Callable[[int, bytes], None],
+        headers: Sequence[tuple[str, str]],
     ) -> None:
         self.asked.append((urls, method, path, body))
         status, answer = self.replies.pop(0)
