@@ -6,6 +6,7 @@ from typing import Any
 
 import hpack
 
+from ratifyd.api.front import ClientFront
 from ratifyd.api.routes import build_routes
 from ratifyd.api.session import Session
 from ratifyd.wire.limits import Limits
@@ -96,10 +97,18 @@ class Answered:
 class Client:
     """One connection to a member."""
 
-    def __init__(self, member: Member, *, window: int | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        member: Member,
+        *,
+        window: int | None = None,
+        limits: Limits | None = None,
+        front: ClientFront | None = None,
+    ) -> None:
         self.member = member
         self.link = FakeLink()
-        self.session = Session(member.server, build_routes(member.metrics.rpcs), limits or Limits(), self.link)
+        routes = build_routes(member.metrics.rpcs)
+        self.session = Session(member.server, routes, limits or Limits(), self.link, front)
         self.encoder = hpack.Encoder()
         self.decoder = hpack.Decoder()
         self.streams: defaultdict[int, Answered] = defaultdict(Answered)
@@ -119,6 +128,18 @@ class Client:
         fields += [(name.replace("_", "-"), value) for name, value in metadata.items()]
         flags = 5 if end else 4
         return stream_id, frame(HEADERS, flags, stream_id, self.encoder.encode(fields))
+
+    def http(self, method: str, path: str, body: bytes = b"", **headers: str) -> int:
+        """Send a whole request that is not gRPC's; its stream."""
+        stream_id = self.next_id
+        self.next_id += 2
+        fields = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "etcd:2379")]
+        block = self.encoder.encode([*fields, *headers.items()])
+        if body:
+            self.send(frame(HEADERS, 4, stream_id, block) + frame(DATA, END_STREAM, stream_id, body))
+        else:
+            self.send(frame(HEADERS, 5, stream_id, block))
+        return stream_id
 
     def begin(self, path: str, message: Any = b"", **metadata: str) -> int:
         """Send a whole unary request; its stream."""

@@ -35,7 +35,17 @@ _UNKNOWN: Stats = (-1, -1, -1, -1, "")
 log = logging.getLogger("ratifyd.api")
 
 
-def log_call(server: Server, call: Call, seconds: float, response: bytes, error: EtcdError | None, peer: str) -> None:
+def note_late(call: Call, response: bytes, error: EtcdError | None, peer: str) -> None:
+    """Log a call that took long to answer, and count its time when all are to be counted."""
+    server = call.server
+    timing = server.timing
+    seconds = timing.now() - call.began
+    if timing.extensive:
+        server.metrics.rpc_handling_seconds[call.route.rpc.key].observe(seconds)
+    _log_call(server, call, seconds, response, error, peer)
+
+
+def _log_call(server: Server, call: Call, seconds: float, response: bytes, error: EtcdError | None, peer: str) -> None:
     """Log one answered call, if it was slow or everything is logged."""
     timing = server.timing
     path = call.head.path

@@ -7,9 +7,9 @@ from ratifyd.wire.headers import Head
 
 if TYPE_CHECKING:
     from ratifyd.api.routes import Route
-    from ratifyd.api.session import Session
     from ratifyd.ports import Timer
     from ratifyd.server.server import Server
+    from ratifyd.server.timing import Timing
 
 
 MAX_QUEUED_BYTES = 2 << 20
@@ -24,13 +24,70 @@ MAX_UNREAD_REQUESTS = 1000
 """Requests on a stream whose answers are not read before it is ended: what nobody reads must not pile up."""
 
 
+class CallAnswers(Protocol):
+    """Where calls answer: a gRPC connection, or the JSON gateway."""
+
+    def reply(self, stream_id: int, message: bytes, /) -> None: ...
+
+    def fail(self, stream_id: int, code: int, message: str, /) -> None: ...
+
+
+class StreamAnswers(Protocol):
+    """Where streams answer."""
+
+    def send_message(self, stream_id: int, message: bytes, /) -> None: ...
+
+    def finish(self, stream_id: int, /) -> None: ...
+
+    def fail(self, stream_id: int, code: int, message: str, /) -> None: ...
+
+    def queued_bytes(self, stream_id: int, /) -> int: ...
+
+
+class WriteBuffer(Protocol):
+    """The connection below."""
+
+    def write_buffer_size(self) -> int: ...
+
+
+class Edge(Protocol):
+    """What a request came by: a session, or an exchange of the JSON gateway."""
+
+    server: "Server"
+    timing: "Timing"
+    dirty: bool
+
+    def mark_dirty(self) -> None: ...
+
+
+class CallEdge(Edge, Protocol):
+    """As a call knows it."""
+
+    @property
+    def connection(self) -> CallAnswers: ...
+
+    def late(self, call: "Call", response: bytes, error: EtcdError | None) -> None: ...
+
+
+class StreamEdge(Edge, Protocol):
+    """As a stream knows it."""
+
+    @property
+    def connection(self) -> StreamAnswers: ...
+
+    @property
+    def link(self) -> WriteBuffer: ...
+
+    def forget(self, stream_id: int) -> None: ...
+
+
 class Call:
     """A whole request message, waiting for its one answer. Answering a request the client has given up is harmless."""
 
     __slots__ = ("_session", "began", "head", "message", "route", "stream_id")
 
     def __init__(
-        self, session: "Session", stream_id: int, head: Head, message: bytes, route: "Route", began: float
+        self, session: CallEdge, stream_id: int, head: Head, message: bytes, route: "Route", began: float
     ) -> None:
         """`began` is when the message came."""
         self.began = began
@@ -67,6 +124,11 @@ class Call:
             session.late(self, b"", error)
         session.mark_dirty()
 
+    def refuse(self, error: EtcdError) -> None:
+        """Answer a malformed request, which as in etcd is not counted."""
+        self._session.connection.fail(self.stream_id, error.code, error.message)
+        self._session.mark_dirty()
+
     def answer(self, body: bytes, error: EtcdError | None) -> None:
         """Take the outcome of a proposal: a response body that lacks its header, or the error."""
         if error is None:
@@ -97,7 +159,7 @@ class Stream:
         "stream_id",
     )
 
-    def __init__(self, session: "Session", stream_id: int, head: Head, route: "Route") -> None:
+    def __init__(self, session: StreamEdge, stream_id: int, head: Head, route: "Route") -> None:
         self.session = session
         self.server = session.server
         self.stream_id = stream_id

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
-from ratifyd.api.http import ERROR, JSON, TEXT, Answer, Headers, answer_version, only
+from ratifyd.api.http import answer_version
 from ratifyd.api.identity import present_identity, strip_scheme
+from ratifyd.api.pages import ERROR, JSON, TEXT, Answer, Headers, not_found, only
 from ratifyd.errors import EtcdError, LearnerNotReady, MemberNotFound, MemberNotLearner
 from ratifyd.membership import hex_id
 from ratifyd.mvcc.hash import KvHash
@@ -78,7 +79,7 @@ class PeerPages:
             method, page = self._pages[path]
             self._checked(method, page, request, answer)
         else:
-            answer(404, ERROR, b"404 page not found\n")
+            not_found(answer)
 
     def _checked(self, method: str, page: Page, request: Request, answer: Answer) -> None:
         if request.method == method:

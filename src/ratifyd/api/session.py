@@ -8,23 +8,27 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
-from ratifyd.api.calllog import log_call
+from ratifyd.api.calllog import note_late
 from ratifyd.api.calls import Call, Stream
-from ratifyd.api.identity import HELD_OVERHEAD_BYTES, TokenAhead, hold
-from ratifyd.api.routes import Route, unimplemented
-from ratifyd.errors import (
-    Code,
-    ContextDeadlineExceeded,
-    EtcdError,
-    InvalidAuthToken,
-    InvalidClientAPIVersion,
-    NoLeader,
-    NotSupportedForLearner,
-    RequestError,
-    RequestTooManyRequests,
+from ratifyd.api.dispatch import (
+    deliver,
+    find_route,
+    half_close,
+    hold_call,
+    is_plain,
+    no_message,
+    open_stream,
+    refusal,
+    run,
+    undecodable,
 )
+from ratifyd.api.exchange import Incoming
+from ratifyd.api.front import ClientFront
+from ratifyd.api.http2 import Http2Answer, Http2Request
+from ratifyd.api.identity import TokenAhead
+from ratifyd.api.routes import Route, unimplemented
+from ratifyd.errors import Code, ContextDeadlineExceeded, EtcdError
 from ratifyd.ports import Timer
-from ratifyd.proto.rpc_pb2 import RangeRequest
 from ratifyd.server.server import Server
 from ratifyd.wire.events import Call as WholeCall
 from ratifyd.wire.events import HalfClosed, HttpRequest, Message, Opened, Reset, Writable
@@ -32,20 +36,8 @@ from ratifyd.wire.grpc import GrpcConnection
 from ratifyd.wire.headers import Head
 from ratifyd.wire.limits import Limits
 
-NO_LEADER_KEY = b"hasleader"
-"""Metadata with which a client asks, by the value "true", to be refused rather than kept waiting without a leader."""
-API_VERSION_KEY = b"client-api-version"
 GO_AWAY_TIMEOUT_S = 5.0
 """How long a leaving member waits for the client to acknowledge before it refuses new calls (grpc-go)."""
-
-
-LEARNER_RANGE = b"/etcdserverpb.KV/Range"
-LEARNER_PATHS = frozenset((b"/etcdserverpb.Maintenance/Status", b"/etcdserverpb.Maintenance/Snapshot"))
-"""All a learner serves; ranges only if they are serializable (semantics 2.17)."""
-
-
-MAX_HELD_MESSAGES = 100
-"""Messages of a stream that may wait for its token to arrive; those after the first are small, too."""
 
 
 class Link(Protocol):
@@ -82,7 +74,9 @@ class Session:
     """One HTTP/2 connection of a client."""
 
     __slots__ = (
+        "_front",
         "_gone",
+        "_http",
         "_keepalive",
         "_leaving",
         "_pinged",
@@ -97,7 +91,14 @@ class Session:
         "timing",
     )
 
-    def __init__(self, server: Server, routes: dict[bytes, Route], limits: Limits, link: Link) -> None:
+    def __init__(
+        self,
+        server: Server,
+        routes: dict[bytes, Route],
+        limits: Limits,
+        link: Link,
+        front: ClientFront | None = None,
+    ) -> None:
         self.server = server
         self.timing = server.timing
         self.link = link
@@ -106,6 +107,8 @@ class Session:
         self._routes = routes
         self._streams: dict[int, Stream] = {}
         self._unary: dict[int, _Waiting] = {}
+        self._front = front
+        self._http: dict[int, Incoming] = {}
         self._gone = False
         self._leaving: Timer | None = None
         self._read_at = server.clock.time()
@@ -133,9 +136,9 @@ class Session:
                 except EtcdError as error:
                     call.fail(error)
                 except DecodeError:
-                    self._refuse(event.stream_id, _undecodable())
+                    call.refuse(undecodable())
                 except TokenAhead as ahead:
-                    self._hold_call(call, ahead)
+                    hold_call(call, ahead)
             else:
                 self._event(event)
         if connection.has_output or connection.draining:
@@ -150,6 +153,8 @@ class Session:
         self.link.resume_reading()
         for stream in list(self._streams.values()):
             stream.writable()
+        for incoming in list(self._http.values()):
+            incoming.writable()
 
     def eof(self) -> None:
         """The client has closed its side."""
@@ -167,6 +172,9 @@ class Session:
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.lost(Code.CANCELLED)
+        requests, self._http = self._http, {}
+        for incoming in requests.values():
+            incoming.lost()
 
     def go_away(self) -> None:
         """Ask the client to move on, then refuse new calls; streams that run may finish."""
@@ -194,6 +202,7 @@ class Session:
     def forget(self, stream_id: int) -> None:
         """Drop a stream that has ended."""
         self._streams.pop(stream_id, None)
+        self._http.pop(stream_id, None)
 
     def _flush(self) -> None:
         self.dirty = False
@@ -214,11 +223,7 @@ class Session:
 
     def late(self, call: Call, response: bytes, error: EtcdError | None) -> None:
         """Log a call that took long to answer, and count its time when all are to be counted."""
-        timing = self.timing
-        seconds = timing.now() - call.began
-        if timing.extensive:
-            self.server.metrics.rpc_handling_seconds[call.route.rpc.key].observe(seconds)
-        log_call(self.server, call, seconds, response, error, self.link.peer)
+        note_late(call, response, error, self.link.peer)
 
     def _check_alive(self) -> None:
         """Ping a client that has been silent for the keepalive interval; hang up when it does not even answer that."""
@@ -243,30 +248,23 @@ class Session:
 
     def _route(self, head: Head) -> Route | None:
         """The route of a request that needs no further look at its headers."""
-        if _wants_leader(head) or (API_VERSION_KEY in head.metadata and _api_version(head) is None):
+        if not is_plain(head):
             return None
-        route = self._find_route(head)
+        route = find_route(self._routes, head)
         if self.server.is_learner:
             return None  # which takes the way with all gates
         if route is not None:
             head.route = route  # every request with this cached header block skips the look-up and the gates
         return route
 
-    def _find_route(self, head: Head) -> Route | None:
-        """The route of a request, with the counters for its client's version."""
-        route = self._routes.get(head.path)
-        if route is None or API_VERSION_KEY not in head.metadata:
-            return route
-        return route.of_version(_api_version(head) or "")
-
     def _event(self, event: object) -> None:
         if isinstance(event, Message):
             stream = self._streams.get(event.stream_id)
             if stream is not None:
-                self._guard(stream, event.data)
+                deliver(stream, event.data)
             elif (waiting := self._take_waiting(event.stream_id)) is not None:
                 # The first message is the request: whatever follows on the stream is ignored, as grpc-go does.
-                self._run(Call(self, event.stream_id, waiting.head, event.data, waiting.route, self._read_at))
+                run(Call(self, event.stream_id, waiting.head, event.data, waiting.route, self._read_at))
         elif isinstance(event, Opened):
             self._opened(event.stream_id, event.head)
         elif isinstance(event, HalfClosed):
@@ -275,63 +273,63 @@ class Session:
             self._take_waiting(event.stream_id)
             if (stream := self._streams.pop(event.stream_id, None)) is not None:
                 stream.lost(Code.CANCELLED)
+            if (incoming := self._http.pop(event.stream_id, None)) is not None:
+                incoming.lost()
         elif isinstance(event, Writable):
             if (stream := self._streams.get(event.stream_id)) is not None:
                 stream.writable()
+            if (incoming := self._http.get(event.stream_id)) is not None:
+                incoming.writable()
         elif isinstance(event, HttpRequest):
+            self._http_request(event)
+
+    def _http_request(self, event: HttpRequest) -> None:
+        """A request that is not gRPC's: for the pages and the gateway, which HTTP/1.1 reaches too."""
+        if self._front is None:
             self.connection.respond(event.stream_id, 404, [(b"content-type", b"text/plain")], b"404 page not found\n")
+            return
+        request = Http2Request.of(event, self.link.peer)
+        answer = Http2Answer(self, event.stream_id, has_body=request.method != "HEAD")
+        incoming = self._http[event.stream_id] = self._front.handle(request, answer)
+        incoming.receive(event.body)
+        incoming.body_ended()
+        if answer.ended:
+            self.forget(event.stream_id)
 
     def _opened(self, stream_id: int, head: Head) -> Stream | None:
-        route = self._find_route(head)
+        route = find_route(self._routes, head)
         if route is None:
             self.connection.fail(stream_id, Code.UNIMPLEMENTED, unimplemented(head.path))
             return None
-        if self.server.is_learner and head.path != LEARNER_RANGE and head.path not in LEARNER_PATHS:
-            self._refuse(stream_id, NotSupportedForLearner(), route, early=True)
+        error = refusal(self.server, route, head)
+        if error is not None:
+            self._refuse(stream_id, error)
             return None
-        if API_VERSION_KEY in head.metadata and _api_version(head) is None:
-            self._refuse(stream_id, InvalidClientAPIVersion(), route, early=True)
-            return None
-        wants_leader = _wants_leader(head)
-        if wants_leader and not self.server.leader_id:
-            self._refuse(stream_id, NoLeader(), route)
-            return None
-        clock = self.server.clock
         if route.stream is None:
             waiting = self._unary[stream_id] = _Waiting(head, route)
             if head.timeout_s is not None:
+                clock = self.server.clock
                 waiting.deadline = clock.call_later(head.timeout_s, self._deadline_waiting, stream_id)
             return None
-        route.rpc.started += 1
-        stream = self._streams[stream_id] = route.stream(self, stream_id, head, route)
-        if head.timeout_s is not None:
-            stream.deadline = clock.call_later(head.timeout_s, stream.fail, ContextDeadlineExceeded())
-        if wants_leader:
-            self.server.needing_leader[stream] = None
+        stream = self._streams[stream_id] = open_stream(self, stream_id, head, route)
         return stream
 
     def _half_closed(self, stream_id: int) -> None:
         if (stream := self._streams.get(stream_id)) is not None:
             if stream.takes_one and not stream.asked:
-                stream.fail(_no_message())
+                stream.fail(no_message())
             else:
-                self._half_close(stream)
+                half_close(stream)
         elif self._take_waiting(stream_id) is not None:
-            self._refuse(stream_id, _no_message())
-
-    def _half_close(self, stream: Stream) -> None:
-        if stream.held is not None:
-            self._hold_more(stream, None)
-        else:
-            stream.half_closed()
+            self._refuse(stream_id, no_message())
 
     def _uncommon_call(self, event: WholeCall) -> None:
         stream = self._opened(event.stream_id, event.head)
         if stream is not None:
-            if self._guard(stream, event.message) and not stream.closed:
-                self._half_close(stream)
+            if deliver(stream, event.message) and not stream.closed:
+                half_close(stream)
         elif (waiting := self._take_waiting(event.stream_id)) is not None:
-            self._run(Call(self, event.stream_id, waiting.head, event.message, waiting.route, self._read_at))
+            run(Call(self, event.stream_id, waiting.head, event.message, waiting.route, self._read_at))
 
     def _take_waiting(self, stream_id: int) -> _Waiting | None:
         waiting = self._unary.pop(stream_id, None)
@@ -343,128 +341,7 @@ class Session:
         if self._unary.pop(stream_id, None) is not None:
             self._refuse(stream_id, ContextDeadlineExceeded())
 
-    def _refuse(self, stream_id: int, error: EtcdError, route: Route | None = None, *, early: bool = False) -> None:
-        """Answer a request that never became a call: one of `route` for a reason of ours, else a malformed one.
-
-        `early`: before the client's version was looked at. As in etcd, malformed ones are not counted.
-        """
-        if route is not None:
-            rpc = route.rpc
-            rpc.started += 1
-            rpc.received += route.stream is None
-            rpc.early += early
-            rpc.handled[error.code] += 1
+    def _refuse(self, stream_id: int, error: EtcdError) -> None:
+        """Answer a request that never became a call."""
         self.connection.fail(stream_id, error.code, error.message)
         self.mark_dirty()
-
-    def _run(self, call: Call) -> None:
-        handler = call.route.handler
-        assert handler is not None
-        try:
-            if self.server.is_learner and call.head.path == LEARNER_RANGE:
-                self._check_serializable(call)
-            handler(self.server, call)
-        except EtcdError as error:
-            call.fail(error)
-        except DecodeError:
-            self._refuse(call.stream_id, _undecodable())
-        except TokenAhead as ahead:
-            self._hold_call(call, ahead)
-
-    def _hold_call(self, call: Call, ahead: TokenAhead) -> None:
-        """Run a call again once this member has applied the entry that its token is from."""
-
-        def settled(in_time: bool) -> None:
-            if in_time:
-                self._run(call)
-            else:
-                call.fail(InvalidAuthToken())
-
-        hold(self.server, ahead.index, len(call.message), settled)
-
-    def _hold_message(self, stream: Stream, message: bytes, ahead: TokenAhead) -> None:
-        """The same for a message on a stream, and for what comes after it."""
-        stream.held = [message]
-
-        def settled(in_time: bool) -> None:
-            messages, stream.held = stream.held or [], None
-            if not in_time:
-                stream.fail(InvalidAuthToken())
-            for each in messages:
-                if stream.closed:
-                    return
-                if each is None:
-                    stream.half_closed()
-                else:
-                    self._guard(stream, each)
-
-        hold(self.server, ahead.index, len(message), settled)
-
-    def _guard(self, stream: Stream, message: bytes) -> bool:
-        if stream.asked and stream.takes_one:
-            return True
-        stream.asked = True
-        if stream.held is not None:
-            return self._hold_more(stream, message)
-        stream.route.rpc.received += 1
-        try:
-            stream.check_read()
-            stream.receive(message)
-        except EtcdError as error:
-            stream.fail(error)
-            return False
-        except DecodeError:
-            stream.route.rpc.received -= 1
-            if stream.failure_label:
-                self.server.metrics.stream_failures_total["receive", stream.failure_label] += 1
-            stream.fail(_undecodable_message())
-            return False
-        except TokenAhead as ahead:
-            stream.route.rpc.received -= 1  # it will be received again
-            self._hold_message(stream, message, ahead)
-        return True
-
-    def _hold_more(self, stream: Stream, message: bytes | None) -> bool:
-        assert stream.held is not None
-        size = sum(len(each) for each in stream.held[1:] if each is not None) + len(message or b"")
-        if len(stream.held) >= MAX_HELD_MESSAGES or size > HELD_OVERHEAD_BYTES:
-            stream.fail(RequestTooManyRequests())
-            return False
-        stream.held.append(message)
-        return True
-
-    def _check_serializable(self, call: Call) -> None:
-        """Let a learner read only what it has. Raises NotSupportedForLearner, DecodeError."""
-        if not RangeRequest.FromString(call.message).serializable:
-            call.route.rpc.early += 1
-            raise NotSupportedForLearner
-
-
-def _wants_leader(head: Head) -> bool:
-    return head.metadata.get(NO_LEADER_KEY, [b""])[0] == b"true"
-
-
-def _api_version(head: Head) -> str | None:
-    """What the client says is the version of its API, None when that is no text."""
-    try:
-        return head.metadata[API_VERSION_KEY][0].decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def _no_message() -> EtcdError:
-    """What a request that ended before its message is answered, as grpc-go words it."""
-    return RequestError.with_text(Code.UNKNOWN, "EOF")
-
-
-_BAD_WIRE_FORMAT = "proto: cannot parse invalid wire-format data"
-
-
-def _undecodable() -> EtcdError:
-    """What a unary request that is no such message is answered, as grpc-go words it."""
-    return RequestError.with_text(Code.INTERNAL, f"grpc: error unmarshalling request: {_BAD_WIRE_FORMAT}")
-
-
-def _undecodable_message() -> EtcdError:
-    """The same on a stream."""
-    return RequestError.with_text(Code.INTERNAL, f"grpc: failed to unmarshal the received message: {_BAD_WIRE_FORMAT}")

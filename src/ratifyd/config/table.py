@@ -337,10 +337,10 @@ class Config:
         "", "Newest TLS version; no limit when empty.", choice("", "TLS1.2", "TLS1.3"), **_TLS
     )
     cors: tuple[str, ...] = option(
-        ("*",), "Origins whose scripts may call the HTTP API; * allows all.", ORIGINS, **_TLS
+        ("*",), "Origins whose scripts may call the HTTP API; * allows all.", ORIGINS, group="security"
     )
     host_whitelist: tuple[str, ...] = option(
-        ("*",), "Host names HTTP clients may ask for without TLS; * allows all.", WORDS, **_TLS
+        ("*",), "Host names HTTP clients may ask for without TLS; * allows all.", WORDS, group="security"
     )
 
     auth_token: str = option(

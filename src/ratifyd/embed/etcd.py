@@ -17,6 +17,8 @@ from functools import partial
 from typing import Any
 
 from ratifyd import metrics as metrics_table
+from ratifyd.api.front import Access, ClientFront
+from ratifyd.api.gateway import Gateway
 from ratifyd.api.http import HttpPages, Pages
 from ratifyd.api.peers import PeerPages
 from ratifyd.api.routes import Route, build_routes
@@ -25,6 +27,7 @@ from ratifyd.apply.state import State
 from ratifyd.config import Config
 from ratifyd.embed.bootstrap import NewCluster, force_new_cluster
 from ratifyd.embed.host import ClientCalls, MemberHost
+from ratifyd.embed.http import process_variables, serve_front
 from ratifyd.embed.images import BackendImages, ReceivedFiles
 from ratifyd.embed.joining import JoinedCluster, JoinRefused, check_not_bootstrapped, initial_members, join
 from ratifyd.embed.tokens import TokensRefused, make_tokens
@@ -32,7 +35,7 @@ from ratifyd.errors import EtcdError
 from ratifyd.membership import Membership, hex_id
 from ratifyd.net.clock import LoopClock
 from ratifyd.net.connection import Acceptor, Link
-from ratifyd.net.http1 import HttpRequest, HttpResponse
+from ratifyd.net.http1 import Http1Limits, HttpRequest, HttpResponse
 from ratifyd.net.listener import Listener, ListenError
 from ratifyd.peer.client import PeerClient
 from ratifyd.peer.endpoints import PEER_HTTP_LIMITS, PeerEndpoints, wants_body_stream
@@ -404,17 +407,27 @@ class Etcd:
 
     async def _serve(self, server: Server) -> None:
         config = self.config
+        max_message_bytes = config.max_request_bytes + GRPC_OVERHEAD_BYTES
+        # JSON is longer than the message in it: base64 by a third, names and quotes by the rest.
+        max_body_bytes = 2 * max_message_bytes
         limits = Limits(
             max_concurrent_streams=config.max_concurrent_streams,
-            max_message_bytes=config.max_request_bytes + GRPC_OVERHEAD_BYTES,
+            max_message_bytes=max_message_bytes,
+            max_http_body_bytes=max_body_bytes,
             min_ping_interval_s=config.grpc_keepalive_min_time_s,
         )
         routes = build_routes(self.metrics.rpcs)
         render = partial(metrics_table.render, self.metrics)
+        gateway = Gateway(server, routes, max_message_bytes=max_message_bytes) if config.enable_grpc_gateway else None
+        access = Access(origins=config.cors, hosts=config.host_whitelist)
+        front = ClientFront(HttpPages(server, render, process_variables), gateway, access)
         clients = Acceptor(
-            partial(_open_session, server, routes, limits), _adapt(HttpPages(server, render, client=True))
+            partial(_open_session, server, routes, limits, front),
+            serve_front(front),
+            http1_limits=Http1Limits(body_bytes=max_body_bytes),
+            body_streams=front.wants_body_stream,
         )
-        monitors = Acceptor(None, _adapt(HttpPages(server, render, client=False)))
+        monitors = Acceptor(None, _adapt(HttpPages(server, render)))
         self._acceptors += [clients, monitors]
         first_peer = len(config.listen_client_urls)
         for listener in self._listeners[:first_peer]:
@@ -520,8 +533,10 @@ class Etcd:
             self._failure.set_result(None if self.removed else error)
 
 
-def _open_session(server: Server, routes: dict[bytes, Route], limits: Limits, link: Link) -> Session:
-    return Session(server, routes, limits, link)
+def _open_session(
+    server: Server, routes: dict[bytes, Route], limits: Limits, front: ClientFront, link: Link
+) -> Session:
+    return Session(server, routes, limits, link, front)
 
 
 def _adapt(pages: Pages) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:

@@ -343,7 +343,9 @@ def test_too_many_operations_and_the_empty_txn(client: Client) -> None:
 class Browser:
     def __init__(self, member: Member, *, client: bool = True) -> None:
         self.member = member
-        self.pages = HttpPages(member.server, lambda: b"metrics", client=client)
+        self.pages = HttpPages(
+            member.server, lambda: b"metrics", (lambda: {"cmdline": ["ratifyd"]}) if client else None
+        )
         self.answers: list[tuple[int, dict[str, str], bytes]] = []
 
     def get(self, path: str, query: str = "", method: str = "GET") -> tuple[int, dict[str, str], bytes]:
