@@ -1,8 +1,9 @@
 """One unary request (`Call`) and one streaming request (`Stream`) as handlers see them."""
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
-from ratifyd.errors import Code, EtcdError, NoLeader, RequestTooManyRequests
+from ratifyd.errors import Code, ContextDeadlineExceeded, EtcdError, NoLeader, RequestTooManyRequests
 from ratifyd.wire.headers import Head
 
 if TYPE_CHECKING:
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from ratifyd.ports import Timer
     from ratifyd.server.server import Server
 
+
+T = TypeVar("T")
 
 MAX_QUEUED_BYTES = 2 << 20
 """Bytes that may wait for a slow client before its stream is given no more.
@@ -48,6 +51,37 @@ class Call:
         session.connection.reply(self._stream_id, response)
         if not session.dirty:
             session.mark_dirty()
+
+    def reply_parts(self, parts: Sequence[bytes]) -> None:
+        """Answer with a response in parts, for one that is too long to be joined."""
+        self.route.rpc.served += 1
+        session = self._session
+        session.connection.reply_parts(self._stream_id, parts)
+        session.mark_dirty()
+
+    def run(self, steps: Generator[object, None, T], answer: Callable[[T], None]) -> None:
+        """Run sliced work and answer with its result; it is dropped when the client gives up or its time is up."""
+        server, timeout_s = self._session.server, self.head.timeout_s
+        deadline = None if timeout_s is None else server.clock.time() + timeout_s
+
+        def wanted() -> bool:
+            if not self._session.is_open(self._stream_id):
+                self.route.rpc.started += 1
+                self.route.rpc.received += 1
+                self.route.rpc.handled[Code.CANCELLED] += 1
+                return False
+            if deadline is not None and server.clock.time() >= deadline:
+                self.fail(ContextDeadlineExceeded())
+                return False
+            return True
+
+        def done(result: T | None, error: EtcdError | None) -> None:
+            if error is not None:
+                self.fail(error)
+            else:
+                answer(cast(T, result))
+
+        server.slices.run(steps, done, wanted)
 
     def fail(self, error: EtcdError) -> None:
         """Answer with an error."""

@@ -14,7 +14,6 @@ from ratifyd.errors import (
     InvalidDowngradeTargetVersion,
     NoLeader,
     RequestTooManyRequests,
-    Stopped,
     UnknownMethod,
     WrongDowngradeVersionFormat,
 )
@@ -104,7 +103,7 @@ def hash_(server: Server, call: Call) -> None:
         call.reply(server.header() + HashResponse(hash=value).SerializeToString())
 
     HashRequest.FromString(call.message)
-    run_sliced(server, call, server.store.hash(), answer)
+    _run_hash(server, call, server.store.hash(), answer)
 
 
 def hash_kv(server: Server, call: Call) -> None:
@@ -117,7 +116,7 @@ def hash_kv(server: Server, call: Call) -> None:
         )
         call.reply(server.header() + response.SerializeToString())
 
-    run_sliced(server, call, server.store.hash_kv(request.revision), answer)
+    _run_hash(server, call, server.store.hash_kv(request.revision), answer)
 
 
 def move_leader(server: Server, call: Call) -> None:
@@ -182,28 +181,19 @@ def _check_downgrade(server: Server, target: str) -> None:
         raise DowngradeInProcess
 
 
-def run_sliced(server: Server, call: Call, steps: Generator[int, None, T], answer: Callable[[T], None]) -> None:
-    """Drive sliced work, one slice per callback of the loop; errors of the request answer the call.
-
-    Raises RequestTooManyRequests when too much of the kind is under way.
-    """
+def _run_hash(server: Server, call: Call, steps: Generator[int, None, T], answer: Callable[[T], None]) -> None:
+    """Run a hash in slices. Raises RequestTooManyRequests when too many are under way."""
     if server.hashes_running >= MAX_HASHES:
         raise RequestTooManyRequests
+    counted = _counted(server, steps)
+    next(counted)
+    call.run(counted, answer)
+
+
+def _counted(server: Server, steps: Generator[int, None, T]) -> Generator[int, None, T]:
     server.hashes_running += 1
-
-    def step() -> None:
-        try:
-            if server.node.stopped:
-                steps.close()
-                raise Stopped
-            next(steps)
-        except StopIteration as stop:
-            server.hashes_running -= 1
-            answer(stop.value)
-        except EtcdError as error:
-            server.hashes_running -= 1
-            call.fail(error)
-        else:
-            server.clock.call_soon(step)
-
-    step()
+    try:
+        yield 0  # begun, so that closing it counts down whatever happens before its first slice
+        return (yield from steps)
+    finally:
+        server.hashes_running -= 1

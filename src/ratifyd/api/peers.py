@@ -4,8 +4,8 @@ A function from a request to `answer(status, headers, body)`, called at once or 
 """
 
 import json
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -152,7 +152,13 @@ class PeerPages:
         def refused(error: EtcdError) -> None:
             answer(400, ERROR, error.message.removeprefix("etcdserver: ").encode() + b"\n")
 
-        _sliced(server, server.store.hash_kv(revision), hashed, refused)
+        def done(found: KvHash | None, error: EtcdError | None) -> None:
+            if found is not None:
+                hashed(found)
+            elif error is not None:
+                refused(error)
+
+        server.slices.run(server.store.hash_kv(revision), done)
 
     # --- leases ----------------------------------------------------------------------------------------------------
 
@@ -205,24 +211,3 @@ class PeerPages:
                 answer(200, _PROTOBUF, LeaseInternalResponse(LeaseTimeToLiveResponse=found).SerializeToString())
 
         server.leases.when_caught_up(caught_up)
-
-
-def _sliced(
-    server: Server,
-    steps: Generator[int, None, Any],
-    done: Callable[[Any], None],
-    refused: Callable[[EtcdError], None],
-) -> None:
-    """Drive sliced work, one slice per callback of the loop."""
-
-    def step() -> None:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            done(stop.value)
-        except EtcdError as error:
-            refused(error)
-        else:
-            server.clock.call_soon(step)
-
-    step()

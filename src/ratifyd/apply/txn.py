@@ -1,15 +1,17 @@
 """Txn: evaluate every compare, check the chosen path, then change: after the first change no error is possible."""
 
+from collections.abc import Generator
 from typing import Any
 
-from ratifyd.apply.kv import check_present, delete_in, put_in, range_body
+from ratifyd.apply.kv import check_present, delete_in, put_in
+from ratifyd.apply.ranges import is_long, range_body, range_steps
 from ratifyd.apply.state import State
 from ratifyd.errors import Compacted, LeaseNotFound
 from ratifyd.keys import KeyRange
 from ratifyd.mvcc.store import Store, WriteTxn
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import KeyValue
-from ratifyd.proto.rpc_pb2 import Compare, RequestOp, TxnRequest
+from ratifyd.proto.rpc_pb2 import Compare, RangeRequest, RequestOp, TxnRequest
 
 _ABSENT = KeyValue()
 _FIELDS = {
@@ -90,6 +92,32 @@ def read_txn_body(store: Store, request: Txn) -> bytes:
     _check_ranges(store, path)
     header = fast.revision_header(store.revision)
     responses = [fast.length_prefixed(1, header + range_body(store, read)) for _, read in path.ops]
+    return fast.txn_body(path.succeeded, responses)
+
+
+def is_long_read(store: Store, txn: Txn) -> bool:
+    """Whether a read-only Txn may have to read too much for one go."""
+    return any(is_long(store, read) for branch in (txn.success, txn.failure) for _, read in branch)
+
+
+def read_txn_steps(store: Store, txn: Txn) -> Generator[None, None, bytes]:
+    """As `read_txn_body`, its long ranges in slices, all at the revision of the first step."""
+    path = Path(store, txn)
+    _check_ranges(store, path)
+    revision = store.revision
+    header = fast.revision_header(revision)
+    responses: list[bytes] = []
+    with store.pinned(revision):
+        for _, read in path.ops:
+            if read.revision <= 0:
+                latest, read = read, RangeRequest()
+                read.CopyFrom(latest)
+                read.revision = revision
+            if is_long(store, read):
+                parts = yield from range_steps(store, read)
+            else:
+                parts = [range_body(store, read)]
+            responses.append(fast.length_prefixed(1, b"".join((header, *parts))))
     return fast.txn_body(path.succeeded, responses)
 
 

@@ -89,6 +89,12 @@ def sorted_slice(items: SortedList, start: bytes, end: bytes | None, limit: int 
     return found
 
 
+def _count(items: SortedList, start: bytes, end: bytes | None) -> int:
+    first: int = items.bisect_left(start)
+    last: int = len(items) if end is None else items.bisect_left(end)
+    return max(0, last - first)
+
+
 class Index:
     """All keys. `keys` maps every key that has a revision; `live` and `dead` split them, sorted."""
 
@@ -190,10 +196,11 @@ class Index:
 
     def latest_count(self, start: bytes, end: bytes | None) -> int:
         """Number of live keys in [start, end), without visiting them."""
-        live = self.live
-        first: int = live.bisect_left(start)
-        last: int = len(live) if end is None else live.bisect_left(end)
-        return max(0, last - first)
+        return _count(self.live, start, end)
+
+    def count_names(self, start: bytes, end: bytes | None) -> int:
+        """Number of keys in [start, end), deleted ones included, without visiting them."""
+        return _count(self.live, start, end) + _count(self.dead, start, end)
 
     def range(self, start: bytes, end: bytes | None, revision: int, limit: int = 0) -> tuple[list[bytes], int]:
         """Encoded revisions in force at `revision` in key order, at most `limit`, and the count without limit."""
@@ -261,11 +268,6 @@ class Index:
                 self.dead.remove(key)
             return False
         return newest == 0
-
-    def shows_any(self, revision: int) -> bool:
-        """Whether any key is alive at `revision`."""
-        bound = upper_bound(revision)
-        return any(entry.visible(bound) is not None for entry in self.keys.values())
 
     def check(self) -> None:
         """Assert the invariants of the index itself."""

@@ -29,6 +29,7 @@ from ratifyd.server.proposals import Answer, Proposals, RequestIds
 from ratifyd.server.quota import Quota
 from ratifyd.server.reads import Read, Reads
 from ratifyd.server.sending import SnapshotSender
+from ratifyd.server.slices import Slices
 from ratifyd.server.snapshots import Snapshots
 from ratifyd.server.versions import Publisher, VersionMonitor, minor_of
 
@@ -92,6 +93,7 @@ class Server:
             fail=parts.fail,
             wake=self._committed,
         )
+        self.slices = Slices(parts.clock, parts.fail)
         self.node = Node(parts, self.proposals, self.reads, has_room=self.committer.has_room)
         self._connect(parts, election_s)
         self._take_duties(parts, election_s)
@@ -267,6 +269,7 @@ class Server:
     def stop(self) -> None:
         """Answer what still waits and take no further turns."""
         self.compaction.stop()
+        self.slices.stop()
         self.proposals.stop()
         self.reads.stop()
         self.node.stop()

@@ -1,0 +1,191 @@
+"""Range as the state machine answers it: at once for a few keys, in slices for many, with equal answers.
+
+Answers are response bytes without their header field. Sliced answers are generators: each step reads one slice, all at
+the revision of the first; the result is the answer in parts, which nobody ever has to join.
+"""
+
+from collections.abc import Callable, Generator, Iterable
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
+from typing import Final
+
+from ratifyd.keys import KeyRange
+from ratifyd.mvcc.store import Store, WriteTxn
+from ratifyd.proto import fast
+from ratifyd.proto.kv_pb2 import KeyValue
+from ratifyd.proto.rpc_pb2 import RangeRequest
+
+Reader = Store | WriteTxn
+SortKey = Callable[[KeyValue], bytes | int]
+Sorted = list[tuple[bytes | int, bytes]]
+"""Encoded KeyValues after what they are sorted by."""
+
+SLICE_KEYS = 1000
+"""Keys read at once; a longer range is read in slices of as many."""
+DECODED_SLICE_KEYS = 500
+"""The same where each key has to be decoded."""
+MAX_BEST = 10_000
+"""Up to this limit a sorted range keeps no more than its limit while it reads."""
+
+_SORT_KEYS: Final[dict[int, SortKey]] = {
+    RangeRequest.KEY: lambda kv: kv.key,
+    RangeRequest.VERSION: lambda kv: kv.version,
+    RangeRequest.CREATE: lambda kv: kv.create_revision,
+    RangeRequest.MOD: lambda kv: kv.mod_revision,
+    RangeRequest.VALUE: lambda kv: kv.value,
+}
+
+
+def range_body(reader: Reader, request: RangeRequest) -> bytes:
+    """Answer a Range; the body after the header. Raises Compacted, FutureRev."""
+    keys = KeyRange.parse(request.key, request.range_end)
+    limit = request.limit
+    if request.count_only:
+        return fast.range_body((), False, reader.range(keys, revision=request.revision, count_only=True).count)
+    if _is_plain(request):
+        result = reader.range(keys, revision=request.revision, limit=limit + 1 if limit > 0 else 0)
+        kvs, more = result.kvs, False
+        if 0 < limit < len(kvs):
+            kvs, more = kvs[:limit], True
+        return fast.range_body(kvs, more, result.count)
+    result = reader.range(keys, revision=request.revision, limit=_fetched(request))
+    items = _items(result.kvs, request)
+    if not _in_key_order(request):
+        items.sort(key=itemgetter(0), reverse=request.sort_order == RangeRequest.DESCEND)
+    more = 0 < limit < len(items)
+    if more:
+        del items[limit:]
+    return fast.range_body([data for _, data in items], more, result.count)
+
+
+def _is_plain(request: RangeRequest) -> bool:
+    """Whether stored bytes can be answered as they are: key order, whole values, no filters."""
+    return not (request.sort_order or request.sort_target or request.keys_only or _is_filtered(request))
+
+
+def _is_filtered(request: RangeRequest) -> bool:
+    return bool(
+        request.min_mod_revision
+        or request.max_mod_revision
+        or request.min_create_revision
+        or request.max_create_revision
+    )
+
+
+def _in_key_order(request: RangeRequest) -> bool:
+    """Whether the answer is in the order in which keys are read."""
+    return not request.sort_target and request.sort_order != RangeRequest.DESCEND
+
+
+def _fetched(request: RangeRequest) -> int:
+    """Keys that have to be read, 0 for all.
+
+    With the default order the limit is applied before sorting by another target, as etcd does (semantics 2.11).
+    """
+    limit = request.limit
+    bounded = limit > 0 and not _is_filtered(request) and (not request.sort_order or _in_key_order(request))
+    return limit + 1 if bounded else 0
+
+
+def _items(values: Iterable[bytes], request: RangeRequest) -> Sorted:
+    """What is answered of these KeyValues, each after its sort key."""
+    sort_key, keys_only = _SORT_KEYS[request.sort_target], request.keys_only
+    kvs = [KeyValue.FromString(data) for data in values]
+    if _is_filtered(request):
+        kvs = _filter(kvs, request)
+    items: Sorted = []
+    for kv in kvs:
+        key = sort_key(kv)
+        if keys_only:
+            kv.ClearField("value")
+        items.append((key, kv.SerializeToString()))
+    return items
+
+
+def _filter(kvs: list[KeyValue], request: RangeRequest) -> list[KeyValue]:
+    max_mod, min_mod = request.max_mod_revision, request.min_mod_revision
+    max_create, min_create = request.max_create_revision, request.min_create_revision
+    return [
+        kv
+        for kv in kvs
+        if (not max_mod or kv.mod_revision <= max_mod)
+        and (not min_mod or kv.mod_revision >= min_mod)
+        and (not max_create or kv.create_revision <= max_create)
+        and (not min_create or kv.create_revision >= min_create)
+    ]
+
+
+# --- in slices
+
+
+def is_long(store: Store, request: RangeRequest) -> bool:
+    """Whether a Range is too much for one go."""
+    if not request.range_end or store.index_size <= SLICE_KEYS:
+        return False
+    keys = KeyRange.parse(request.key, request.range_end)
+    is_latest = not 0 < request.revision < store.revision
+    if is_latest and (request.count_only or 0 < _fetched(request) <= SLICE_KEYS):
+        return False
+    return store.count_names(keys) > SLICE_KEYS
+
+
+def range_steps(store: Store, request: RangeRequest) -> Generator[None, None, list[bytes]]:
+    """Answer a Range in slices; the result is the body's parts. Raises Compacted, FutureRev at the first step."""
+    plain = _is_plain(request)
+    reading = store.range_slices(
+        KeyRange.parse(request.key, request.range_end),
+        revision=request.revision if request.revision > 0 else store.revision,
+        limit=_fetched(request),
+        rows=SLICE_KEYS if plain else DECODED_SLICE_KEYS,
+        count_only=request.count_only,
+    )
+    if _in_key_order(request):
+        return (yield from _in_order(reading, request, plain=plain))
+    return (yield from _sorted(reading, request))
+
+
+def _in_order(
+    reading: Generator[list[bytes], None, int], request: RangeRequest, *, plain: bool
+) -> Generator[None, None, list[bytes]]:
+    limit = max(request.limit, 0)
+    parts: list[bytes] = []
+    taken, more = 0, False
+    while True:
+        try:
+            kvs = next(reading)
+        except StopIteration as stop:
+            return [*parts, fast.range_body((), more, stop.value)]
+        if not plain:
+            kvs = [data for _, data in _items(kvs, request)]
+        if 0 < limit < taken + len(kvs):
+            kvs, more = kvs[: limit - taken], True
+        taken += len(kvs)
+        if kvs:
+            parts.append(fast.range_body(kvs, False, 0))
+        yield
+
+
+def _sorted(reading: Generator[list[bytes], None, int], request: RangeRequest) -> Generator[None, None, list[bytes]]:
+    limit, by, reverse = max(request.limit, 0), itemgetter(0), request.sort_order == RangeRequest.DESCEND
+    runs: list[Sorted] = []
+    while True:
+        try:
+            items = _items(next(reading), request)
+        except StopIteration as stop:
+            count = stop.value
+            break
+        if 0 < limit <= MAX_BEST and runs:
+            items = runs.pop() + items  # the earlier ones first, so that equal ones stay in key order
+        items.sort(key=by, reverse=reverse)
+        runs.append(items[: limit + 1] if 0 < limit <= MAX_BEST else items)
+        yield
+    left = limit or sum(map(len, runs))
+    more = left < sum(map(len, runs))
+    merged = merge(*runs, key=by, reverse=reverse)
+    parts: list[bytes] = []
+    while kvs := [data for _, data in islice(merged, min(left, DECODED_SLICE_KEYS))]:
+        left -= len(kvs)
+        parts.append(fast.range_body(kvs, False, 0))
+        yield
+    return [*parts, fast.range_body((), more, count)]
