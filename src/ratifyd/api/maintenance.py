@@ -73,7 +73,8 @@ def status(server: Server, call: Call) -> None:
     if not raft.leader_id:
         response.errors.append(NoLeader.message)
     for member, kind in sorted(server.state.alarms):
-        response.errors.append(f"memberID:{member} alarm:{alarm_name(kind)} ")
+        whose = f"memberID:{member} " if member else ""  # 0 stands for nobody in particular
+        response.errors.append(f"{whose}alarm:{alarm_name(kind)} ")
     call.reply(server.header() + response.SerializeToString())
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from ratifyd.embed.images import ReceivedFiles
-from ratifyd.membership import Membership
+from ratifyd.membership import Membership, hex_id
 from ratifyd.metrics import Metrics
 from ratifyd.peer.client import PeerClient
 from ratifyd.peer.connection import PeerUnreachable
@@ -75,8 +75,9 @@ class MemberHost:
 class ClientCalls:
     """`ports.PeerCalls` over a `PeerClient`."""
 
-    def __init__(self, client: PeerClient) -> None:
+    def __init__(self, client: PeerClient, cluster_id: int) -> None:
         self._client = client
+        self._cluster = ("X-Etcd-Cluster-ID", hex_id(cluster_id))
         self._tasks: set[asyncio.Task[None]] = set()
 
     def call(
@@ -103,7 +104,7 @@ class ClientCalls:
         done: Callable[[int, bytes], None],
     ) -> None:
         status, answer = 0, b""
-        headers = (("Content-Type", "application/protobuf"),) if body else ()
+        headers = (("Content-Type", "application/protobuf"), self._cluster) if body else (self._cluster,)
         for url in urls:
             try:
                 found = await self._client.request(method, url, path, headers=headers, body=body, timeout_s=timeout_s)

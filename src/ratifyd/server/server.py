@@ -18,6 +18,7 @@ from ratifyd.raft.messages import Snapshot
 from ratifyd.raft.roles import Role
 from ratifyd.server.committer import Committer
 from ratifyd.server.compaction import AutoCompactor, CompactionRunner
+from ratifyd.server.corruption import CorruptionChecks
 from ratifyd.server.installing import SnapshotInstaller
 from ratifyd.server.leader import Leadership
 from ratifyd.server.leases import APPLY_TIMEOUT_S, LeaseService
@@ -170,6 +171,17 @@ class Server:
         )
         self.publisher = Publisher(self.members, config.name, config.advertise_client_urls, self, self._published)
         self.versions = VersionMonitor(self.members, parts.calls, self)
+        self.corruption = CorruptionChecks(
+            self.store,
+            self.slices,
+            self.members,
+            parts.calls,
+            self,
+            timeout_s=self.timeout_s,
+            period_s=config.corrupt_check_time_s,
+            compact_period_s=config.compact_hash_check_time_s if config.features["CompactHashCheck"] else 0,
+            now=parts.clock.time(),
+        )
 
     # --- what the API asks for -------------------------------------------------------------------------------------
 
@@ -302,6 +314,7 @@ class Server:
                 self.leasing.tick(now)
             self.versions.tick(now)
         self.auto_compactor.tick(now, leading=self.is_leader)
+        self.corruption.tick(now, leading=self.is_leader)
         if self.leader_id:
             self.publisher.tick(now)
         self.node.wake()
