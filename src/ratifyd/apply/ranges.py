@@ -18,13 +18,13 @@ from ratifyd.proto.rpc_pb2 import RangeRequest
 
 Reader = Store | WriteTxn
 SortKey = Callable[[KeyValue], bytes | int]
-Sorted = list[tuple[bytes | int, bytes]]
-"""Encoded KeyValues after what they are sorted by."""
+Items = tuple[list[bytes | int], list[bytes]]
+"""What KeyValues are sorted by, and their encodings: two lists, because the garbage collector walks over pairs."""
 
-SLICE_KEYS = 1000
-"""Keys read at once; a longer range is read in slices of as many."""
-DECODED_SLICE_KEYS = 500
-"""The same where each key has to be decoded."""
+LONG_KEYS = 1000
+"""A range of more keys is read in slices."""
+SLICE_KEYS = 500
+"""Keys read in one slice."""
 MAX_BEST = 10_000
 """Up to this limit a sorted range keeps no more than its limit while it reads."""
 
@@ -51,12 +51,11 @@ def range_body(reader: Reader, request: RangeRequest) -> bytes:
         return fast.range_body(kvs, more, result.count)
     result = reader.range(keys, revision=request.revision, limit=_fetched(request))
     items = _items(result.kvs, request)
-    if not _in_key_order(request):
-        items.sort(key=itemgetter(0), reverse=request.sort_order == RangeRequest.DESCEND)
-    more = 0 < limit < len(items)
+    kvs = items[1] if _in_key_order(request) else _sorted(items, request)[1]
+    more = 0 < limit < len(kvs)
     if more:
-        del items[limit:]
-    return fast.range_body([data for _, data in items], more, result.count)
+        del kvs[limit:]
+    return fast.range_body(kvs, more, result.count)
 
 
 def _is_plain(request: RangeRequest) -> bool:
@@ -88,19 +87,23 @@ def _fetched(request: RangeRequest) -> int:
     return limit + 1 if bounded else 0
 
 
-def _items(values: Iterable[bytes], request: RangeRequest) -> Sorted:
-    """What is answered of these KeyValues, each after its sort key."""
+def _items(values: Iterable[bytes], request: RangeRequest) -> Items:
+    """What is answered of these KeyValues, and what to sort it by."""
     sort_key, keys_only = _SORT_KEYS[request.sort_target], request.keys_only
     kvs = [KeyValue.FromString(data) for data in values]
     if _is_filtered(request):
         kvs = _filter(kvs, request)
-    items: Sorted = []
-    for kv in kvs:
-        key = sort_key(kv)
-        if keys_only:
+    by = [sort_key(kv) for kv in kvs]
+    if keys_only:
+        for kv in kvs:
             kv.ClearField("value")
-        items.append((key, kv.SerializeToString()))
-    return items
+    return by, [kv.SerializeToString() for kv in kvs]
+
+
+def _sorted(items: Items, request: RangeRequest) -> Items:
+    by, kvs = items
+    order = sorted(range(len(by)), key=by.__getitem__, reverse=request.sort_order == RangeRequest.DESCEND)
+    return [by[at] for at in order], [kvs[at] for at in order]
 
 
 def _filter(kvs: list[KeyValue], request: RangeRequest) -> list[KeyValue]:
@@ -121,13 +124,13 @@ def _filter(kvs: list[KeyValue], request: RangeRequest) -> list[KeyValue]:
 
 def is_long(store: Store, request: RangeRequest) -> bool:
     """Whether a Range is too much for one go."""
-    if not request.range_end or store.index_size <= SLICE_KEYS:
+    if not request.range_end or store.index_size <= LONG_KEYS:
         return False
     keys = KeyRange.parse(request.key, request.range_end)
     is_latest = not 0 < request.revision < store.revision
-    if is_latest and (request.count_only or 0 < _fetched(request) <= SLICE_KEYS):
+    if is_latest and (request.count_only or 0 < _fetched(request) <= LONG_KEYS):
         return False
-    return store.count_names(keys) > SLICE_KEYS
+    return store.count_names(keys) > LONG_KEYS
 
 
 def range_steps(store: Store, request: RangeRequest) -> Generator[None, None, list[bytes]]:
@@ -137,12 +140,12 @@ def range_steps(store: Store, request: RangeRequest) -> Generator[None, None, li
         KeyRange.parse(request.key, request.range_end),
         revision=request.revision if request.revision > 0 else store.revision,
         limit=_fetched(request),
-        rows=SLICE_KEYS if plain else DECODED_SLICE_KEYS,
+        rows=SLICE_KEYS,
         count_only=request.count_only,
     )
     if _in_key_order(request):
         return (yield from _in_order(reading, request, plain=plain))
-    return (yield from _sorted(reading, request))
+    return (yield from _in_other_order(reading, request))
 
 
 def _in_order(
@@ -157,7 +160,7 @@ def _in_order(
         except StopIteration as stop:
             return [*parts, fast.range_body((), more, stop.value)]
         if not plain:
-            kvs = [data for _, data in _items(kvs, request)]
+            kvs = _items(kvs, request)[1]
         if 0 < limit < taken + len(kvs):
             kvs, more = kvs[: limit - taken], True
         taken += len(kvs)
@@ -166,25 +169,31 @@ def _in_order(
         yield
 
 
-def _sorted(reading: Generator[list[bytes], None, int], request: RangeRequest) -> Generator[None, None, list[bytes]]:
-    limit, by, reverse = max(request.limit, 0), itemgetter(0), request.sort_order == RangeRequest.DESCEND
-    runs: list[Sorted] = []
+def _in_other_order(
+    reading: Generator[list[bytes], None, int], request: RangeRequest
+) -> Generator[None, None, list[bytes]]:
+    """Sort slice by slice, then merge slice by slice."""
+    limit = max(request.limit, 0)
+    runs: list[Items] = []
     while True:
         try:
-            items = _items(next(reading), request)
+            by, kvs = _items(next(reading), request)
         except StopIteration as stop:
             count = stop.value
             break
         if 0 < limit <= MAX_BEST and runs:
-            items = runs.pop() + items  # the earlier ones first, so that equal ones stay in key order
-        items.sort(key=by, reverse=reverse)
-        runs.append(items[: limit + 1] if 0 < limit <= MAX_BEST else items)
+            best = runs.pop()
+            by, kvs = best[0] + by, best[1] + kvs  # the earlier ones first, so that equal ones stay in key order
+        by, kvs = _sorted((by, kvs), request)
+        runs.append((by[: limit + 1], kvs[: limit + 1]) if 0 < limit <= MAX_BEST else (by, kvs))
         yield
-    left = limit or sum(map(len, runs))
-    more = left < sum(map(len, runs))
-    merged = merge(*runs, key=by, reverse=reverse)
+    found = sum(len(kvs) for _, kvs in runs)
+    left = limit or found
+    more = left < found
+    reverse = request.sort_order == RangeRequest.DESCEND
+    merged = merge(*(zip(by, kvs) for by, kvs in runs), key=itemgetter(0), reverse=reverse)
     parts: list[bytes] = []
-    while kvs := [data for _, data in islice(merged, min(left, DECODED_SLICE_KEYS))]:
+    while kvs := [data for _, data in islice(merged, min(left, SLICE_KEYS))]:
         left -= len(kvs)
         parts.append(fast.range_body(kvs, False, 0))
         yield

@@ -45,7 +45,7 @@ class CompactionRunner:
 
     def wait(self, done: Callable[[], None]) -> None:
         """Call `done` when no compaction is running any more."""
-        if self._running:
+        if self._store.compacting:  # it may be about to start: the request is answered before its duties are taken up
             self._waiters.append(done)
         else:
             done()
