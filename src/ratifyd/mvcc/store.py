@@ -230,6 +230,11 @@ class Store:
         return self._compaction.running
 
     @property
+    def compacting_to(self) -> int:
+        """Revision of the compaction whose rows are being removed, -1 if there is none."""
+        return self._compaction.revision
+
+    @property
     def rows_compacted(self) -> int:
         """Rows removed by compaction since the last restore (etcd db_compaction_keys_total)."""
         return self._compaction.removed

@@ -1,5 +1,6 @@
 """Compaction as a background duty, and the automatic compactor that asks for it."""
 
+import logging
 from collections import deque
 from collections.abc import Callable
 
@@ -12,6 +13,8 @@ REVISION_PERIOD_S = 300.0
 PERIODIC_DIVISOR = 10
 """Samples a periodic compactor takes per interval (etcd retryDivisor)."""
 
+log = logging.getLogger("ratifyd.server")
+
 Compact = Callable[[int, Callable[[bool], None]], None]
 """Asks for a compaction; calls back with whether it (or one beyond it) took place."""
 
@@ -19,7 +22,18 @@ Compact = Callable[[int, Callable[[bool], None]], None]
 class CompactionRunner:
     """Removes compacted revisions in slices, with a pause after each so that others' latency stays flat."""
 
-    __slots__ = ("_batch", "_clock", "_fail", "_pause_s", "_running", "_stopped", "_store", "_waiters")
+    __slots__ = (
+        "_batch",
+        "_began",
+        "_clock",
+        "_fail",
+        "_pause_s",
+        "_removed",
+        "_running",
+        "_stopped",
+        "_store",
+        "_waiters",
+    )
 
     def __init__(
         self, store: Store, clock: Clock, *, batch: int, pause_s: float, fail: Callable[[BaseException], None]
@@ -29,6 +43,8 @@ class CompactionRunner:
         self._batch = batch
         self._pause_s = pause_s
         self._fail = fail
+        self._began = 0.0
+        self._removed = 0
         self._running = False
         self._stopped = False
         self._waiters: list[Callable[[], None]] = []
@@ -37,6 +53,7 @@ class CompactionRunner:
         """Go on with whatever compaction is scheduled."""
         if not self._running:
             self._running = True
+            self._began, self._removed = self._clock.time(), self._store.rows_compacted
             self._clock.call_soon(self._step)
 
     def stop(self) -> None:
@@ -53,11 +70,14 @@ class CompactionRunner:
     def _step(self) -> None:
         if self._stopped:
             return
+        revision = self._store.compacting_to
         try:
             more = self._store.compaction_step(self._batch)
         except Exception as error:  # a store that cannot be compacted cannot be trusted: end the member
             self._fail(error)
             return
+        if revision not in (-1, self._store.compacting_to):
+            self._finished(revision)
         if more:
             self._clock.call_later(self._pause_s, self._step)
             return
@@ -65,6 +85,19 @@ class CompactionRunner:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter()
+
+    def _finished(self, revision: int) -> None:
+        now, removed = self._clock.time(), self._store.rows_compacted
+        fields: dict[str, object] = {
+            "compact-revision": revision,
+            "took": f"{now - self._began:.6f}s",
+            "number-of-keys-compacted": removed - self._removed,
+        }
+        known = self._store.compaction_hashes
+        if known and known[-1].revision == revision:
+            fields["hash"] = known[-1].hash
+        self._began, self._removed = now, removed
+        log.info("finished scheduled compaction", extra={"fields": fields})
 
 
 class AutoCompactor:
@@ -109,25 +142,29 @@ class AutoCompactor:
         """Compact when it is time and this member leads."""
         if not self._retention or now < self._next:
             return
+        due = self._next
         self._next += self._interval_s
         if now >= self._next:
-            self._next = now + self._interval_s  # the loop was held up
+            due = now  # the loop was held up
+            self._next = now + self._interval_s
         if self._mode == "periodic":
             if leading and self._samples:
-                self._periodic(now)
+                self._periodic(due)
             self._samples.append(self._revision())
         elif leading:
             target = self._revision() - int(self._retention)
             if target > 0 and target != self._last_target:
-                self._ask(target, now)
+                self._ask(target, due)
 
-    def _periodic(self, now: float) -> None:
+    def _periodic(self, due: float) -> None:
         target = self._samples[0]
-        if now - self._last_success >= self._wait_s and target != self._last_target:
+        # Whole samples count: neither a tick's delay nor rounding may cost a compaction one sample more.
+        elapsed_s = due - self._last_success + self._interval_s / 2
+        if elapsed_s >= self._wait_s and target != self._last_target:
             self._wait_s = min(self._retention, HOUR_S)
-            self._ask(target, now)
+            self._ask(target, due)
 
-    def _ask(self, target: int, now: float) -> None:
+    def _ask(self, target: int, due: float) -> None:
         if self._under_way:
             return
         self._under_way = True
@@ -135,7 +172,7 @@ class AutoCompactor:
         def answered(done: bool) -> None:
             self._under_way = False
             if done:  # else it is tried again at the next sample
-                self._last_success = now
+                self._last_success = due
                 self._last_target = target
 
         self._compact(target, answered)
