@@ -1,6 +1,7 @@
 """Txn: evaluate every compare, check the chosen path, then change: after the first change no error is possible."""
 
 from collections.abc import Generator
+from contextlib import ExitStack, closing
 from typing import Any
 
 from ratifyd.apply.kv import check_present, delete_in, put_in
@@ -11,7 +12,7 @@ from ratifyd.keys import KeyRange
 from ratifyd.mvcc.store import Store, WriteTxn
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import KeyValue
-from ratifyd.proto.rpc_pb2 import Compare, RangeRequest, RequestOp, TxnRequest
+from ratifyd.proto.rpc_pb2 import Compare, RequestOp, TxnRequest
 
 _ABSENT = KeyValue()
 _FIELDS = {
@@ -104,19 +105,19 @@ def read_txn_steps(store: Store, txn: Txn) -> Generator[None, None, bytes]:
     """As `read_txn_body`, its long ranges in slices, all at the revision of the first step."""
     path = Path(store, txn)
     _check_ranges(store, path)
-    revision = store.revision
-    header = fast.revision_header(revision)
+    header = fast.revision_header(store.revision)
     responses: list[bytes] = []
-    with store.pinned(revision):
+    with ExitStack() as stack:
+        answers: list[bytes | Generator[None, None, list[bytes]]] = []
         for _, read in path.ops:
-            if read.revision <= 0:
-                latest, read = read, RangeRequest()
-                read.CopyFrom(latest)
-                read.revision = revision
             if is_long(store, read):
-                parts = yield from range_steps(store, read)
+                steps = stack.enter_context(closing(range_steps(store, read)))
+                next(steps)  # begins it, at the revision of this moment
+                answers.append(steps)
             else:
-                parts = [range_body(store, read)]
+                answers.append(range_body(store, read))
+        for answer in answers:
+            parts = [answer] if isinstance(answer, bytes) else (yield from answer)
             responses.append(fast.length_prefixed(1, b"".join((header, *parts))))
     return fast.txn_body(path.succeeded, responses)
 

@@ -101,7 +101,7 @@ class Store:
         return self.range(keys, revision=revision, count_only=True).count
 
     @contextmanager
-    def pinned(self, revision: int) -> Iterator[None]:
+    def _pinned(self, revision: int) -> Iterator[None]:
         """Keep what is in force at `revision` from being compacted away."""
         self._pins.append(revision)
         try:
@@ -114,17 +114,21 @@ class Store:
     ) -> Generator[list[bytes], None, int]:
         """Read a long range at the fixed `revision` > 0 in slices of at most `rows` KeyValues, which may be empty.
 
-        The result is the number of keys whatever the limit.
+        The first step reads nothing yet. The result is the number of keys whatever the limit.
 
         Compactions beyond `revision` wait from the first step until the generator is exhausted or closed. Raises
         FutureRev, Compacted; never step it while `restore` runs.
         """
-        with self.pinned(revision):
+        with self._pinned(revision):
             self.check_revision(revision)
             total = self.count(keys) if revision == self.revision else -1
+            index = self._index
+            yield []
             cursor, left, counted, at_once = keys.start, 0 if count_only else limit or len(self._index.keys), 0, 16
             while True:
-                index = self._index
+                if self._index is not index:  # a restore: its history may begin later
+                    self.check_revision(revision)
+                    index = self._index
                 names, found = index.slice(cursor, keys.end, revision, rows)
                 counted += len(found)
                 del found[left:]
@@ -133,7 +137,7 @@ class Store:
                 while True:
                     values = self._values(found[at : at + at_once])
                     yield values
-                    if self._index is not index:  # a restore: what is in force may be gone
+                    if self._index is not index:  # what is in force may be gone
                         self.check_revision(revision)
                     at += at_once
                     if values:
@@ -256,7 +260,7 @@ class Store:
         self.check_revision(revision)
         index, compacted = self._index, self.compacted
         steps = hash_revisions(self._buffer, index, revision=revision or self.revision, compacted=compacted, rows=rows)
-        with self.pinned(compacted):
+        with self._pinned(compacted):
             while True:
                 try:
                     done = next(steps)
