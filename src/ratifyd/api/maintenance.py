@@ -34,6 +34,7 @@ from ratifyd.proto.rpc_pb2 import (
     StatusRequest,
     StatusResponse,
 )
+from ratifyd.server.quota import DEFAULT_QUOTA_BYTES
 from ratifyd.server.server import Server
 from ratifyd.server.versions import minor_of
 from ratifyd.version import ETCD_VERSION
@@ -65,7 +66,7 @@ def status(server: Server, call: Call) -> None:
         raftAppliedIndex=server.node.applied,
         isLearner=local is not None and local.is_learner,
         storageVersion=server.storage_version,
-        dbSizeQuota=server.quota.limit_bytes,
+        dbSizeQuota=server.config.quota_backend_bytes or DEFAULT_QUOTA_BYTES,
         downgradeInfo=DowngradeInfo(
             enabled=bool(server.members.downgrade_target), targetVersion=server.members.downgrade_target
         ),
@@ -123,14 +124,14 @@ def hash_kv(server: Server, call: Call) -> None:
 
 
 def move_leader(server: Server, call: Call) -> None:
-    """Maintenance.MoveLeader: only the leader can; answers when the other one leads."""
+    """Maintenance.MoveLeader: only the leader can; answers when the other one leads. The answer has no header."""
     request = MoveLeaderRequest.FromString(call.message)
 
     def done(error: EtcdError | None) -> None:
         if error is not None:
             call.fail(error)
         else:
-            call.reply(server.header() + MoveLeaderResponse().SerializeToString())
+            call.reply(MoveLeaderResponse().SerializeToString())
 
     server.leadership.transfer(request.targetID, done, timeout_s=call.head.timeout_s)
     server.node.wake()
@@ -152,14 +153,15 @@ def downgrade(server: Server, call: Call) -> None:
         except EtcdError as refused:
             call.fail(refused)
             return
-        if request.action == DowngradeRequest.VALIDATE:
+        if request.action == DowngradeRequest.VALIDATE or not (target or server.members.downgrade_target):
             answered(b"", None)
         else:
             info = DowngradeInfoSetRequest(enabled=bool(target), ver=target)
             server.propose(requests.DOWNGRADE_INFO_SET, info.SerializeToString(), answered)
 
     def answered(_body: bytes, error: EtcdError | None) -> None:
-        call.answer(DowngradeResponse(version=server.members.cluster_version).SerializeToString(), error)
+        version = server.members.cluster_version.rpartition(".")[0]
+        call.answer(DowngradeResponse(version=version).SerializeToString(), error)
 
     server.read(read, None)
 

@@ -256,7 +256,8 @@ def test_one_pass_offers_no_more_than_its_limits():
 def test_one_pass_reads_no_more_than_its_limits():
     store, hub = make()
     for _ in range(20):
-        put(store, b"a", bytes(1_000_000))
+        with store.write() as txn:
+            txn.put(b"a", bytes(1_000_000))
     sink = Collector()
     hub.add(KeyRange(b"a", b"b"), 2, sink=sink)
     passes = 1
