@@ -83,8 +83,9 @@ def _fetched(request: RangeRequest) -> int:
     With the default order the limit is applied before sorting by another target, as etcd does (semantics 2.11).
     """
     limit = request.limit
-    bounded = limit > 0 and not _is_filtered(request) and (not request.sort_order or _in_key_order(request))
-    return limit + 1 if bounded else 0
+    if limit <= 0 or _is_filtered(request) or (request.sort_order and not _in_key_order(request)):
+        return 0
+    return limit + 1
 
 
 def _items(values: Iterable[bytes], request: RangeRequest) -> Items:
@@ -124,13 +125,12 @@ def _filter(kvs: list[KeyValue], request: RangeRequest) -> list[KeyValue]:
 
 def is_long(store: Store, request: RangeRequest) -> bool:
     """Whether a Range is too much for one go."""
-    if not request.range_end or store.index_size <= LONG_KEYS:
+    if not request.range_end:
         return False
-    keys = KeyRange.parse(request.key, request.range_end)
-    is_latest = not 0 < request.revision < store.revision
-    if is_latest and (request.count_only or 0 < _fetched(request) <= LONG_KEYS):
+    revision = request.revision
+    if not 0 < revision < store.revision and (request.count_only or 0 < _fetched(request) <= LONG_KEYS):
         return False
-    return store.count_names(keys) > LONG_KEYS
+    return store.exceeds(KeyRange.parse(request.key, request.range_end), revision, LONG_KEYS)
 
 
 def range_steps(store: Store, request: RangeRequest) -> Generator[None, None, list[bytes]]:

@@ -89,12 +89,6 @@ def sorted_slice(items: SortedList, start: bytes, end: bytes | None, limit: int 
     return found
 
 
-def _count(items: SortedList, start: bytes, end: bytes | None) -> int:
-    first: int = items.bisect_left(start)
-    last: int = len(items) if end is None else items.bisect_left(end)
-    return max(0, last - first)
-
-
 class Index:
     """All keys. `keys` maps every key that has a revision; `live` and `dead` split them, sorted."""
 
@@ -196,11 +190,17 @@ class Index:
 
     def latest_count(self, start: bytes, end: bytes | None) -> int:
         """Number of live keys in [start, end), without visiting them."""
-        return _count(self.live, start, end)
+        live = self.live
+        first: int = live.bisect_left(start)
+        last: int = len(live) if end is None else live.bisect_left(end)
+        return max(0, last - first)
 
-    def count_names(self, start: bytes, end: bytes | None) -> int:
-        """Number of keys in [start, end), deleted ones included, without visiting them."""
-        return _count(self.live, start, end) + _count(self.dead, start, end)
+    def exceeds(self, start: bytes, end: bytes | None, count: int, *, deleted: bool) -> bool:
+        """Whether more than `count` keys are in [start, end), with those that are `deleted` or without."""
+        found = len(sorted_slice(self.live, start, end, count + 1))
+        if deleted and self.dead:
+            found += len(sorted_slice(self.dead, start, end, count + 1))
+        return found > count
 
     def range(self, start: bytes, end: bytes | None, revision: int, limit: int = 0) -> tuple[list[bytes], int]:
         """Encoded revisions in force at `revision` in key order, at most `limit`, and the count without limit."""

@@ -277,14 +277,12 @@ class Store:
 
     # ------------------------------------------------------------------ recovery and checking
 
-    @property
-    def index_size(self) -> int:
-        """Number of keys that have a revision, deleted ones included."""
-        return len(self._index.keys)
-
-    def count_names(self, keys: KeyRange) -> int:
-        """Number of keys in a range that have a revision, deleted ones included."""
-        return self._index.count_names(keys.start, keys.end)
+    def exceeds(self, keys: KeyRange, revision: int, count: int) -> bool:
+        """Whether reading a range at `revision` takes a look at more than `count` keys."""
+        index = self._index
+        if len(index.keys) <= count or keys.is_empty:
+            return False
+        return index.exceeds(keys.start, keys.end, count, deleted=0 < revision < self.revision)
 
     @property
     def key_count(self) -> int:
