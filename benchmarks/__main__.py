@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import clusters, micro
-from benchmarks.cases import all_cases, select
+from benchmarks.cases import all_cases, matches
 from benchmarks.compare import Plan, compare
+from benchmarks.generator import LOADS, all_loads
 from benchmarks.load import LoadError, find_h2load
 from benchmarks.process import file_system, machine
 from benchmarks.report import as_json, table
@@ -21,7 +22,7 @@ QUICK = Plan(rounds=1, seconds=0.2, idle_s=1.0, starts=1, lone_requests=200, war
 
 
 def _parser() -> argparse.ArgumentParser:
-    titles = ", ".join(dict.fromkeys(case.name for case in all_cases()))
+    titles = ", ".join([*dict.fromkeys(case.name for case in all_cases()), *LOADS])
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure ratifyd against a real etcd on this machine; load comes from h2load.",
@@ -62,8 +63,10 @@ def _progress(text: str) -> None:
 
 def run_compare(arguments: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON file; 1 when a server or h2load fails."""
-    cases = select(arguments.cases)
-    if not cases:
+    patterns = [pattern for pattern in arguments.cases.split(",") if pattern]
+    cases = [case for case in all_cases() if matches(case.name, case.title, patterns)]
+    loads = [each for each in all_loads() if matches(each[1], each[0], patterns)]
+    if not cases and not loads:
         sys.stderr.write(f"no case matches {arguments.cases!r}\n")
         return 2
     binaries = {"etcd": arguments.etcd}
@@ -74,7 +77,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     try:
         find_h2load()
         _raise_open_files()
-        report = compare(kinds, cases, _plan(arguments), arguments.dir, _progress)
+        report = compare(kinds, cases, loads, _plan(arguments), arguments.dir, _progress)
     except (LoadError, StartFailed) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from benchmarks.cases import Case, fill_requests
+from benchmarks.generator import Figures, run_generated
 from benchmarks.load import LoadError, LoadResult, Shape, percentile, run_latencies_us, run_load
 from benchmarks.process import cpu_seconds, private_bytes, resident_bytes
 from harness.servers import EtcdServer
@@ -38,6 +39,8 @@ class Plan:
     starts: int
     lone_requests: int
     warm_up: bool = True
+    fewest_for_latency: int = 100
+    """Requests so long that fewer are sent have their time told by their rate."""
 
 
 @dataclass(slots=True)
@@ -55,10 +58,31 @@ class CaseResult:
 
 
 @dataclass(slots=True)
+class GeneratedResult:
+    """Figures of one load of our own generator, one a round; sides are in the order of the servers."""
+
+    title: str
+    figures: tuple[list[Figures], list[Figures]] = field(default_factory=lambda: ([], []))
+    cpu_us: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
+
+    @property
+    def rates(self) -> tuple[list[float], list[float]]:
+        """Things done a second, round by round."""
+        first, second = ([each.rate for each in side] for side in self.figures)
+        return first, second
+
+    @property
+    def ratios(self) -> list[float]:
+        """Second side over first, round by round."""
+        return [second / first for first, second in zip(*self.rates, strict=True)]
+
+
+@dataclass(slots=True)
 class Report:
     """Everything measured. Pairs hold the reference first, the subject second."""
 
     cases: list[CaseResult] = field(default_factory=list)
+    generated: list[GeneratedResult] = field(default_factory=list)
     latencies_us: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
     start_s: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
     idle_percent: tuple[float, float] = (0.0, 0.0)
@@ -116,7 +140,8 @@ class Side:
         """One verified run: every request answered OK, and every write in the store."""
         sample = len(self.probe.call(case.method, case.message)) + 5
         before = self.probe.revision()
-        result = run_load(self.server.client_endpoint, case.method, case.message, case.shape, requests)
+        endpoint = self.server.client_endpoint
+        result = run_load(endpoint, case.method, case.message, case.shape, requests, headers=case.headers)
         after = self.probe.revision()
         if after - before != (result.requests if case.writes else 0):
             raise LoadError(f"{case.title}: {result.requests} requests moved the revision by {after - before}")
@@ -154,13 +179,28 @@ def measure_case(case: Case, sides: Sequence[Side], plan: Plan, progress: Progre
     for number in range(plan.rounds):
         for index, side in enumerate(sides):
             progress(f"{case.title} round {number + 1}/{plan.rounds} {side.server.kind}")
-            warm = side.run(case, max(case.shape.in_flight, 100))
+            warm = side.run(case, max(case.shape.in_flight, case.fewest))
             if plan.warm_up:
-                warm = side.run(case, int(warm.rate * plan.seconds * 0.2))
+                warm = side.run(case, max(int(warm.rate * plan.seconds * 0.2), case.fewest))
             cpu_before = cpu_seconds(side.server.pid)
-            run = side.run(case, int(warm.rate * plan.seconds))
+            run = side.run(case, max(int(warm.rate * plan.seconds), case.fewest))
             result.rates[index].append(run.rate)
             result.cpu_us[index].append((cpu_seconds(side.server.pid) - cpu_before) / run.requests * 1e6)
+    return result
+
+
+def measure_generated(
+    title: str, load: str, shape: Shape, sides: Sequence[Side], plan: Plan, progress: Progress
+) -> GeneratedResult:
+    """Alternate between the sides with a load of our own generator."""
+    result = GeneratedResult(title)
+    for number in range(plan.rounds):
+        for index, side in enumerate(sides):
+            progress(f"{title} round {number + 1}/{plan.rounds} {side.server.kind}")
+            cpu_before = cpu_seconds(side.server.pid)
+            figures = run_generated(side.server.client_endpoint, load, shape, plan.seconds)
+            result.figures[index].append(figures)
+            result.cpu_us[index].append((cpu_seconds(side.server.pid) - cpu_before) / figures.count * 1e6)
     return result
 
 
@@ -170,7 +210,7 @@ def measure_latencies(
     """Percentiles of requests sent one after the other, in microseconds, for each case of shape 1x1."""
     found = {}
     for case in cases:
-        if case.shape != Shape(1, 1):
+        if case.shape != Shape(1, 1) or case.fewest < plan.fewest_for_latency:
             continue
         samples: tuple[list[int], list[int]] = ([], [])
         for _ in range(plan.rounds):
@@ -219,11 +259,12 @@ def measure_idle(sides: Sequence[Side], plan: Plan, progress: Progress) -> tuple
 def compare(
     kinds: Sequence[tuple[str, str | None]],
     cases: Sequence[Case],
+    loads: Sequence[tuple[str, str, Shape]],
     plan: Plan,
     directory: Path | None,
     progress: Progress,
 ) -> Report:
-    """Run everything; `kinds` are (kind, binary) of the reference and of the subject."""
+    """Run everything; `kinds` are (kind, binary) of the reference and of the subject, `loads` title, name and shape."""
     report = Report()
     report.start_s = measure_starts(kinds, directory, plan, progress)
     with ExitStack() as stack:
@@ -235,6 +276,8 @@ def compare(
         report.latencies_us = measure_latencies(cases, sides, plan, progress)
         for case in cases:
             report.cases.append(measure_case(case, sides, plan, progress))
+        for title, load, shape in loads:
+            report.generated.append(measure_generated(title, load, shape, sides, plan, progress))
         first, second = sides
         report.resident_bytes = resident_bytes(first.server.pid), resident_bytes(second.server.pid)
         report.private_bytes = private_bytes(first.server.pid), private_bytes(second.server.pid)

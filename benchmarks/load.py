@@ -65,7 +65,9 @@ def find_h2load() -> str:
     return path
 
 
-def _command(endpoint: str, method: str, body: Path, shape: Shape, requests: int, log: Path | None) -> list[str]:
+def _command(
+    endpoint: str, method: str, body: Path, shape: Shape, requests: int, headers: Sequence[str], log: Path | None
+) -> list[str]:
     command = [
         find_h2load(),
         f"--clients={shape.connections}",
@@ -74,6 +76,7 @@ def _command(endpoint: str, method: str, body: Path, shape: Shape, requests: int
         f"--data={body}",
         "--header=content-type: application/grpc",
         "--header=te: trailers",
+        *(f"--header={header}" for header in headers),
     ]
     if log is not None:
         command.append(f"--log-file={log}")
@@ -93,7 +96,14 @@ def parse(output: str) -> tuple[LoadResult, int]:
 
 
 def run_load(
-    endpoint: str, method: str, message: bytes, shape: Shape, requests: int, *, log: Path | None = None
+    endpoint: str,
+    method: str,
+    message: bytes,
+    shape: Shape,
+    requests: int,
+    *,
+    headers: Sequence[str] = (),
+    log: Path | None = None,
 ) -> LoadResult:
     """Send `requests` calls of one method, all with the same message; LoadError unless each got a 2xx."""
     requests = max(requests, shape.in_flight)
@@ -102,7 +112,7 @@ def run_load(
         body.write_bytes(grpc_frame(message))
         try:
             done = subprocess.run(
-                _command(endpoint, method, body, shape, requests, log),
+                _command(endpoint, method, body, shape, requests, headers, log),
                 capture_output=True,
                 text=True,
                 timeout=TIMEOUT_S,

@@ -1,6 +1,7 @@
 """A Report as a table for people and as JSON for comparisons over time."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from benchmarks.compare import LATENCY_PERCENTILES, Report, median
@@ -29,6 +30,24 @@ def _case_rows(report: Report) -> Iterable[Row]:
         yield "  server CPU per request (us)", _number(first), _number(second), _ratio(first, second), ""
 
 
+def _generated_rows(report: Report) -> Iterable[Row]:
+    for result in report.generated:
+        first, second = (median(rates) for rates in result.rates)
+        unit = "events/s" if result.title.startswith("watch") else "req/s"
+        yield (
+            f"{result.title} ({unit})",
+            _number(first),
+            _number(second),
+            f"{median(result.ratios):.2f}",
+            _spread(result.ratios),
+        )
+        for name in ("p50_us", "p99_us"):
+            first, second = (median([getattr(each, name) for each in side]) for side in result.figures)
+            yield f"  {name[:3]} (us)", _number(first), _number(second), _ratio(first, second), ""
+        first, second = (median(cpu) for cpu in result.cpu_us)
+        yield "  server CPU each (us)", _number(first), _number(second), _ratio(first, second), ""
+
+
 def _latency_rows(report: Report) -> Iterable[Row]:
     for name, (first, second) in report.latencies_us.items():
         for percent, a, b in zip(LATENCY_PERCENTILES, first, second, strict=True):
@@ -47,7 +66,8 @@ def _other_rows(report: Report) -> Iterable[Row]:
 
 def table(report: Report, names: tuple[str, str]) -> str:
     """Aligned columns: reference, subject, ratio subject/reference, spread of the ratio over the rounds."""
-    rows = [("", *names, "ratio", "spread"), *_case_rows(report), *_latency_rows(report), *_other_rows(report)]
+    rows = [("", *names, "ratio", "spread"), *_case_rows(report), *_generated_rows(report)]
+    rows += [*_latency_rows(report), *_other_rows(report)]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = []
     for row in rows:
@@ -67,9 +87,21 @@ def as_json(report: Report, names: tuple[str, str], about: dict[str, Any]) -> di
         }
         for result in report.cases
     }
+    generated = {
+        result.title: {
+            "figures": {
+                side: [asdict(each) for each in figures]
+                for side, figures in zip(("reference", "subject"), result.figures, strict=True)
+            },
+            "cpu_us_each": dict(zip(("reference", "subject"), result.cpu_us, strict=True)),
+            "ratio": median(result.ratios),
+        }
+        for result in report.generated
+    }
     return {
         "about": {**about, "reference": names[0], "subject": names[1]},
         "cases": cases,
+        "generated": generated,
         "latency_us": {
             name: {
                 f"p{percent:g}": pair

@@ -6,12 +6,13 @@ import sys
 import time
 from collections import Counter
 
-from differential.generator import UNBUILT, Generator
+from differential.generator import Generator
 from differential.operations import Kind, Operation
 from differential.pairs import session
 from differential.runner import HASH_PATH, Difference
 from differential.scenarios import run_scenarios
 from differential.shrink import same_kind, shrink
+from differential.users import UserGenerator
 from harness.servers import KINDS
 
 _HASH_EVERY = 500
@@ -47,13 +48,14 @@ async def run_seed(
     With --collect, differences are printed and passed over, one of each kind, and the one that exceeds the number
     given is returned; those after a change of state may be consequences of the first.
     """
-    generator = Generator(seed, options.without)
+    generator = UserGenerator(seed) if options.users else Generator(seed, options.without)
     count = options.ops
     done: list[Operation] = []
     collected: list[Difference] = []
     async with session(options.left, options.right) as both:
         for number in range(1, count + 1):
-            operation = Operation(Kind.UNARY, HASH_PATH) if number % _HASH_EVERY == 0 else generator.next(both)
+            hash_due = number % _HASH_EVERY == 0 and not both.auth_on
+            operation = Operation(Kind.UNARY, HASH_PATH) if hash_due else generator.next(both)
             done.append(operation)
             counts[operation.path] += 1
             found = await both.execute(operation)
@@ -111,14 +113,17 @@ def main() -> int:
     )
     parser.add_argument("--show", type=int, default=40, help="operations printed of a shortened sequence (default 40)")
     parser.add_argument(
+        "--users", action="store_true", help="sequences of users, roles and tokens, with auth on for most of the time"
+    )
+    parser.add_argument(
         "--scenarios", action="store_true", help="run the fixed scenarios that need time to pass instead"
     )
     parser.add_argument(
         "--without",
         nargs="*",
-        default=list(UNBUILT),
+        default=[],
         metavar="FAMILY",
-        help=f"leave out: auth, txn, malformed ... (default {' '.join(UNBUILT)})",
+        help="leave out: auth, txn, malformed ...",
     )
     parser.add_argument(
         "--collect", type=int, default=0, metavar="N", help="pass over N kinds of differences (default 0)"

@@ -20,11 +20,11 @@ STREAMS = 3
 WATCHERS_A_STREAM = 5
 _LARGE_TTL = 100_000
 
-UNBUILT = ("auth",)
-"""Families of requests that ratifyd does not serve yet."""
-
 _Range = rpc_pb2.RangeRequest
 _Compare = rpc_pb2.Compare
+
+
+Family = Callable[[Session], Operation]
 
 
 class Generator:
@@ -34,7 +34,13 @@ class Generator:
         """`without` names families to leave out: put, range, txn, auth, watch_create, ..."""
         self.random = random.Random(seed)
         self._counter = 0
-        families: list[tuple[float, Callable[[Session], Operation]]] = [
+        kept = [(weight, family) for weight, family in self._table() if family.__name__.lstrip("_") not in without]
+        self._weights = [weight for weight, _ in kept]
+        self._families = [family for _, family in kept]
+
+    def _table(self) -> list[tuple[float, Family]]:
+        """Families of operations and how often each is drawn."""
+        return [
             (24, self._put),
             (20, self._range),
             (9, self._delete),
@@ -59,9 +65,6 @@ class Generator:
             (0.1, self._oversized),
             (3, self._auth),
         ]
-        kept = [(weight, family) for weight, family in families if family.__name__.lstrip("_") not in without]
-        self._weights = [weight for weight, _ in kept]
-        self._families = [family for _, family in kept]
 
     def next(self, session: Session) -> Operation:
         """The next operation."""
@@ -337,7 +340,7 @@ class Generator:
             "UserGrantRole": rpc_pb2.AuthUserGrantRoleRequest(user=user, role=role),
             "UserRevokeRole": rpc_pb2.AuthUserRevokeRoleRequest(name=user, role=role),
             "RoleAdd": rpc_pb2.AuthRoleAddRequest(name=role),
-            "RoleGet": rpc_pb2.AuthRoleGetRequest(role=role),
+            "RoleGet": rpc_pb2.AuthRoleGetRequest(role="r1" if role == "root" else role),
             "RoleList": rpc_pb2.AuthRoleListRequest(),
             "RoleDelete": rpc_pb2.AuthRoleDeleteRequest(role=role),
             "RoleGrantPermission": rpc_pb2.AuthRoleGrantPermissionRequest(name=role, perm=permission),

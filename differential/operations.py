@@ -22,17 +22,22 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`stream` numbers the watch stream; `loose_text` is set where only the code of an error is promised."""
+    """`stream` numbers the watch stream; `loose_text` is set where only the code of an error is promised.
+
+    `user` makes the request, with the token of their last Authenticate; nobody does when it is empty.
+    """
 
     kind: Kind
     path: str
     request: bytes = b""
     stream: int = 0
     loose_text: bool = False
+    user: str = ""
 
     def __str__(self) -> str:
         where = f" on stream {self.stream}" if self.kind in (Kind.WATCH, Kind.REOPEN) else ""
-        return f"{self.kind.value} {self.path}{where} {describe(self.path, self.request)}"
+        who = f" as {self.user}" if self.user else ""
+        return f"{self.kind.value} {self.path}{where}{who} {describe(self.path, self.request)}"
 
 
 def describe(path: str, request: bytes) -> str:

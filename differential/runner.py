@@ -17,6 +17,13 @@ COMPACT_PATH = "/etcdserverpb.KV/Compact"
 HASH_PATH = "/etcdserverpb.Maintenance/HashKV"
 GRANT_PATH = "/etcdserverpb.Lease/LeaseGrant"
 REVOKE_PATH = "/etcdserverpb.Lease/LeaseRevoke"
+AUTHENTICATE_PATH = "/etcdserverpb.Auth/Authenticate"
+AUTH_ENABLE_PATH = "/etcdserverpb.Auth/AuthEnable"
+AUTH_DISABLE_PATH = "/etcdserverpb.Auth/AuthDisable"
+ROOT_PASSWORD = "rootpw"
+"""Sequences with users in them never change it."""
+
+_NO_TOKEN = ("noSuchTokenAtAll.1", "noSuchTokenAtAll.1")
 
 _SHOWN = 2000
 
@@ -51,6 +58,9 @@ class Session:
         self.compacted = -1
         self.compactions: set[int] = set()
         self.leases: set[int] = set()
+        self.auth_on = False
+        self.tokens: dict[str, tuple[str, str]] = {}
+        """The last token of each user, of both sides."""
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -92,8 +102,12 @@ class Session:
         if problems:
             return Difference(self.step, None, tuple(problems))
         everything = rpc_pb2.RangeRequest(key=b"\0", range_end=b"\0").SerializeToString()
-        for path, request in ((RANGE_PATH, everything), (HASH_PATH, b"")):
-            found = await self.execute(Operation(Kind.UNARY, path, request))
+        last = [(RANGE_PATH, everything), (HASH_PATH, b"")]
+        if self.auth_on:
+            login = rpc_pb2.AuthenticateRequest(name="root", password=ROOT_PASSWORD)
+            last.insert(0, (AUTHENTICATE_PATH, login.SerializeToString()))
+        for path, request in last:
+            found = await self.execute(Operation(Kind.UNARY, path, request, user="root"))
             if found is not None:
                 return found
         return None
@@ -112,11 +126,15 @@ class Session:
             problems = await self.watching.settle(self.watching.watchers(), self.revision)
             if problems:
                 return self._difference(operation, problems)
-        left_call = self.left.unary(operation.path, operation.request)
-        right_call = self.right.unary(operation.path, operation.request)
+        tokens = ("", "")
+        if self.auth_on and operation.user:  # a token sent while auth is off is an error for 3.5.1 only
+            tokens = self.tokens.get(operation.user, _NO_TOKEN)
+        left_call = self.left.unary(operation.path, operation.request, tokens[0])
+        right_call = self.right.unary(operation.path, operation.request, tokens[1])
         left, right = await left_call, await right_call
         if left.code == 0:
             self._observe(operation, left)
+            self._observe_auth(operation, left, right)
         if left == right:
             return None
         return self._compared(operation, left, right)
@@ -141,6 +159,17 @@ class Session:
             self.leases.add(rpc_pb2.LeaseGrantRequest.FromString(operation.request).ID)
         elif operation.path == REVOKE_PATH:
             self.leases.discard(rpc_pb2.LeaseRevokeRequest.FromString(operation.request).ID)
+
+    def _observe_auth(self, operation: Operation, left: Answer, right: Answer) -> None:
+        if operation.path == AUTHENTICATE_PATH and right.code == 0:
+            name = rpc_pb2.AuthenticateRequest.FromString(operation.request).name
+            one, other = (rpc_pb2.AuthenticateResponse.FromString(answer.message).token for answer in (left, right))
+            self.tokens[name] = (one, other)
+        elif operation.path == AUTH_ENABLE_PATH:
+            self.auth_on = True
+        elif operation.path == AUTH_DISABLE_PATH:
+            self.auth_on = False
+            self.tokens.clear()
 
     async def _keepalive(self, operation: Operation) -> Difference | None:
         left, right = await asyncio.gather(*(side.keepalive(operation.request) for side in self.sides))

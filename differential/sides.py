@@ -95,9 +95,9 @@ class Side:
             except TimeoutError:
                 continue
 
-    def unary(self, path: str, request: bytes) -> "asyncio.Future[Answer]":
+    def unary(self, path: str, request: bytes, token: str = "") -> "asyncio.Future[Answer]":
         """Start a call; the caller sets the deadline."""
-        return self.connection.unary(path, request)
+        return self.connection.unary(path, request, (("token", token),) if token else ())
 
     async def keepalive(self, request: bytes) -> Answer:
         """One exchange on the keep-alive stream; the stream's end is its answer if it ends."""

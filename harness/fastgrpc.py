@@ -9,7 +9,7 @@ import asyncio
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 from urllib.parse import unquote
 
 import hpack
@@ -139,13 +139,12 @@ class FastConnection(asyncio.Protocol):
         return protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         # A header table of size zero keeps the server's header blocks free of state, so they can be cached.
         settings = _SETTING.pack(1, 0) + _SETTING.pack(2, 0) + _SETTING.pack(4, _MAX_WINDOW) + _SETTING.pack(5, 2**20)
         growth = struct.pack(">L", _MAX_WINDOW - 65_535)
         self._encoder.header_table_size = 0
-        transport.write(_PREFACE + _frame(_SETTINGS, 0, 0, settings) + _frame(_WINDOW_UPDATE, 0, 0, growth))
+        self._transport.write(_PREFACE + _frame(_SETTINGS, 0, 0, settings) + _frame(_WINDOW_UPDATE, 0, 0, growth))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail_all(f"connection lost: {exc}")

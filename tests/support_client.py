@@ -39,6 +39,7 @@ class FakeLink:
         self.reading = True
         self.closed = False
         self.aborted = False
+        self.peer = "127.0.0.1:40000"
 
     def write(self, data: bytes) -> None:
         assert not self.closed and not self.aborted, "written to a closed link"

@@ -5,6 +5,7 @@ from typing import Any
 
 from ratifyd.apply.requests import Row
 from ratifyd.apply.state import State
+from ratifyd.auth.tokens import SimpleTokens
 from ratifyd.config import Config
 from ratifyd.embed.bootstrap import NewCluster
 from ratifyd.errors import EtcdError
@@ -126,6 +127,8 @@ class Member:
         )
         make: Any = StepWorker if stepped else lambda: SoonWorker(clock.call_soon)
         self.wal_worker, self.backend_worker, self.snapshot_worker = make(), make(), make()
+        self.password_worker = make()
+        entropy = Random(seed).randbytes
         self.failures: list[BaseException] = []
         old = machine.backend
         machine.backend = self.backend = (
@@ -157,6 +160,9 @@ class Member:
                 snapshot_store=self.snapshotter,
                 snapshot_index=meta.index,
                 jitter=lambda: 0.0,
+                tokens=SimpleTokens(ttl_s=config.auth_token_ttl_s, now=clock.time, entropy=entropy),
+                password_worker=self.password_worker,
+                entropy=entropy,
                 fail=self.fail,
             ),
             self.metrics,
@@ -218,7 +224,7 @@ class Member:
         """Run everything that can happen without time passing."""
         workers = [
             worker
-            for worker in (self.wal_worker, self.backend_worker, self.snapshot_worker)
+            for worker in (self.wal_worker, self.backend_worker, self.snapshot_worker, self.password_worker)
             if isinstance(worker, StepWorker)
         ]
         self.clock.run()

@@ -148,6 +148,9 @@ Canceled = _unavailable(Code.CANCELLED, "etcdserver: request canceled")
 DeadlineExceeded = _unavailable(Code.DEADLINE_EXCEEDED, "etcdserver: context deadline exceeded")
 
 # Without a row in etcd's table, but on the wire with these texts.
+NoPasswordUser = _request_error(Code.UNKNOWN, "auth: authentication failed, password was given for no password user")
+AuthVerifyOnly = _request_error(Code.UNKNOWN, "auth: token signing attempted with verify-only key")
+PasswordTooLong = _request_error(Code.UNKNOWN, "bcrypt: password length exceeds 72 bytes")
 UnknownMethod = _request_error(Code.UNKNOWN, "etcdserver: unknown method")
 NotPrimaryLessor = _request_error(Code.UNKNOWN, "not a primary lessor")
 TimeoutLeaderTransfer = _request_error(Code.UNKNOWN, "etcdserver: request timed out, leader transfer took too long")

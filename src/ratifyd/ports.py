@@ -190,6 +190,7 @@ class PeerCalls(Protocol):
         body: bytes,
         timeout_s: float,
         done: Callable[[int, bytes], None],
+        headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Ask the first of the peer URLs that answers; `done(status, body)`, status 0 when none did in time."""
         ...

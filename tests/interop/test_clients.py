@@ -173,7 +173,7 @@ def test_node_etcd3(server: EtcdServer, prefix: str) -> None:
         pytest.skip("run `npm ci` in tests/interop/node first")
     done = subprocess.run(
         [node, "--test", "--test-reporter=tap", str(_NODE / "etcd3.test.mjs")],
-        env={**os.environ, "ENDPOINT": server.client_endpoint, "PREFIX": f"node/{prefix}", "KIND": server.kind},
+        env={**os.environ, "ENDPOINT": server.client_endpoint, "PREFIX": f"node/{prefix}"},
         capture_output=True,
         text=True,
         timeout=90,

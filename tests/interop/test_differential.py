@@ -4,18 +4,32 @@ import asyncio
 
 import pytest
 
-from differential.generator import UNBUILT, Generator
+from differential.generator import Generator
 from differential.pairs import session
 from differential.runner import Difference
 from differential.scenarios import SCENARIOS, run_scenario
+from differential.users import UserGenerator
 
 
 @pytest.mark.parametrize("seed", [101, 102])
 def test_random_sequences(kind: str, seed: int) -> None:
     async def script() -> Difference | None:
         async with session("etcd", kind) as both:
-            generator = Generator(seed, UNBUILT if kind == "ratifyd" else ())
+            generator = Generator(seed)
             for _ in range(1200):
+                found = await both.execute(generator.next(both))
+                if found is not None:
+                    return found
+            return await both.finish()
+
+    assert asyncio.run(script()) is None
+
+
+def test_random_sequences_with_users(kind: str) -> None:
+    async def script() -> Difference | None:
+        async with session("etcd", kind) as both:
+            generator = UserGenerator(103)
+            for _ in range(1500):
                 found = await both.execute(generator.next(both))
                 if found is not None:
                     return found
@@ -26,8 +40,8 @@ def test_random_sequences(kind: str, seed: int) -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenarios(kind: str, name: str) -> None:
-    if kind == "ratifyd" and name in ("auth on", "locks and elections"):
-        pytest.skip("ratifyd does not serve Auth, Lock and Election yet")
+    if kind == "ratifyd" and name == "locks and elections":
+        pytest.skip("ratifyd does not serve Lock and Election yet")
     slow = ("lease keep-alive",)
     if kind == "etcd" and name in slow:
         pytest.skip("waits for several seconds; run for the server under test only")

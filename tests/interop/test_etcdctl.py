@@ -272,8 +272,6 @@ _LEASES = {
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_transcript(pair: tuple[EtcdServer, EtcdServer], topic: str) -> None:
-    if topic == "auth" and pair[1].kind == "ratifyd":
-        pytest.skip("ratifyd does not serve Auth yet")
     speakers = [Speaker(server) for server in pair]
     with ThreadPoolExecutor(2) as pool:
         for step in TOPICS[topic]:

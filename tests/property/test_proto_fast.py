@@ -242,3 +242,37 @@ def test_split_declines_what_needs_a_full_parse() -> None:
     assert fast.split_internal_raft_request(b"\x22" + b"\xff" * 10 + b"a" * 20) is None
     long_header = fast.request_header(7, "u" * 200)
     assert fast.split_internal_raft_request(fast.internal_raft_request(b"\x22", b"", long_header)) is None
+
+
+@short
+@given(st.text(st.characters(exclude_categories=["Cs"])), UINT64, DATA, st.booleans())
+def test_fields_of_a_message_are_protobufs(name: str, number: int, data: bytes, twice: bool) -> None:
+    first = InternalRaftRequest(ID=number, header=RequestHeader(ID=number, username=name, auth_revision=number))
+    first.put.key = data
+    second = InternalRaftRequest(put={"value": b"v"}, header=RequestHeader(username=name + "2"))
+    whole = first.SerializeToString() + (second.SerializeToString() if twice else b"")
+    expected = InternalRaftRequest.FromString(whole)
+    fields = fast.message_fields(whole)
+    assert sorted(fields) == [4, 100]
+    assert type(expected.put).FromString(fields[4]) == expected.put
+    assert RequestHeader.FromString(fields[100]) == expected.header
+
+
+@short
+@given(st.binary(max_size=40))
+def test_fields_of_noise_are_fields_or_an_error(noise: bytes) -> None:
+    try:
+        fields = fast.message_fields(noise)
+    except ValueError:
+        return
+    assert sum(map(len, fields.values())) <= len(noise)
+
+
+def test_fields_that_end_early() -> None:
+    whole = InternalRaftRequest(ID=300, put={"key": b"k" * 200}).SerializeToString()
+    complete = {0: {}, 3: {}}  # nothing at all, and the id alone
+    for size in range(len(whole)):
+        try:
+            assert fast.message_fields(whole[:size]) == complete[size]
+        except ValueError:
+            assert size not in complete

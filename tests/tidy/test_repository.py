@@ -16,6 +16,7 @@ IMPORT_NAMES = {
     "google-crc32c": "google_crc32c",
     "prometheus-client": "prometheus_client",
     "protobuf": "google",
+    "pyjwt": "jwt",
     "pyyaml": "yaml",
 }
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")

@@ -21,6 +21,8 @@ MAX_QUEUED_BYTES = 2 << 20
 More than a connection holds back without ever saying "resume" and a stream without ever saying "writable" together:
 else neither might come to wake a stream that waits.
 """
+MAX_LOGGED_BYTES = 1 << 20
+"""Answers in parts that are longer are not taken apart for the log of slow calls: that would hold up everybody."""
 MAX_UNREAD_BYTES = 4 << 20
 """Answers a stream may leave unread before further requests on it are counted."""
 MAX_UNREAD_REQUESTS = 1000
@@ -30,11 +32,15 @@ MAX_UNREAD_REQUESTS = 1000
 class Call:
     """A whole request message, waiting for its one answer. Answering a request the client has given up is harmless."""
 
-    __slots__ = ("_session", "_stream_id", "head", "message", "route")
+    __slots__ = ("_session", "began", "head", "message", "route", "stream_id")
 
-    def __init__(self, session: "Session", stream_id: int, head: Head, message: bytes, route: "Route") -> None:
+    def __init__(
+        self, session: "Session", stream_id: int, head: Head, message: bytes, route: "Route", began: float
+    ) -> None:
+        """`began` is when the message came."""
+        self.began = began
         self._session = session
-        self._stream_id = stream_id
+        self.stream_id = stream_id
         self.head = head
         self.message = message
         self.route = route
@@ -48,7 +54,9 @@ class Call:
         """Answer with an encoded response."""
         self.route.rpc.served += 1
         session = self._session
-        session.connection.reply(self._stream_id, response)
+        session.connection.reply(self.stream_id, response)
+        if self.began < session.timing.late_before:
+            session.late(self, response, None)
         if not session.dirty:
             session.mark_dirty()
 
@@ -56,7 +64,9 @@ class Call:
         """Answer with a response in parts, for one that is too long to be joined."""
         self.route.rpc.served += 1
         session = self._session
-        session.connection.reply_parts(self._stream_id, parts)
+        session.connection.reply_parts(self.stream_id, parts)
+        if self.began < session.timing.late_before and sum(map(len, parts)) <= MAX_LOGGED_BYTES:
+            session.late(self, b"".join(parts), None)
         session.mark_dirty()
 
     def run(self, steps: Generator[object, None, T], answer: Callable[[T], None]) -> None:
@@ -65,7 +75,7 @@ class Call:
         deadline = None if timeout_s is None else server.clock.time() + timeout_s
 
         def wanted() -> bool:
-            if not self._session.is_open(self._stream_id):
+            if not self._session.is_open(self.stream_id):
                 self.route.rpc.started += 1
                 self.route.rpc.received += 1
                 self.route.rpc.handled[Code.CANCELLED] += 1
@@ -90,7 +100,9 @@ class Call:
         rpc.received += 1
         rpc.handled[error.code] += 1
         session = self._session
-        session.connection.fail(self._stream_id, error.code, error.message)
+        session.connection.fail(self.stream_id, error.code, error.message)
+        if self.began < session.timing.late_before:
+            session.late(self, b"", error)
         session.mark_dirty()
 
     def answer(self, body: bytes, error: EtcdError | None) -> None:
@@ -106,8 +118,22 @@ class Stream:
 
     takes_one = False
     """Whether the request is one message only (server streaming): whatever follows it is ignored, as grpc-go does."""
+    failure_label = ""
+    """Value of label API when a broken request is counted; empty when it is not."""
 
-    __slots__ = ("_unread", "asked", "closed", "deadline", "head", "route", "server", "session", "stream_id")
+    __slots__ = (
+        "_unread",
+        "asked",
+        "began",
+        "closed",
+        "deadline",
+        "head",
+        "held",
+        "route",
+        "server",
+        "session",
+        "stream_id",
+    )
 
     def __init__(self, session: "Session", stream_id: int, head: Head, route: "Route") -> None:
         self.session = session
@@ -115,10 +141,13 @@ class Stream:
         self.stream_id = stream_id
         self.head = head
         self.route = route
+        self.began = session.timing.now()
         self.closed = False
         self.asked = False
         """A request message has come."""
         self.deadline: Timer | None = None
+        self.held: list[bytes | None] | None = None
+        """Messages, None for the client's end, that wait until this member knows the token the stream came with."""
         self._unread = 0
 
     def check_read(self) -> None:
@@ -182,6 +211,9 @@ class Stream:
         if not self.closed:
             if code:
                 self.route.rpc.handled[code] += 1
+            if self.session.timing.extensive:
+                took = self.session.timing.now() - self.began
+                self.server.metrics.rpc_handling_seconds[self.route.rpc.key].observe(took)
             self.closed = True
             if self.deadline is not None:
                 self.deadline.cancel()

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from ratifyd.api.calls import Call
+from ratifyd.api.identity import identity_of, present_identity, require_admin, token_of
 from ratifyd.config.values import parse_url
 from ratifyd.errors import EtcdError, MemberBadURLs
 from ratifyd.membership import Member
@@ -30,6 +31,8 @@ def member_list(server: Server, call: Call) -> None:
     if request.linearizable:
         server.read(_answer_list, call)
     else:
+        if server.auth.enabled:
+            identity_of(server, call.head)
         _answer_list(call, None)
 
 
@@ -37,6 +40,7 @@ def member_add(server: Server, call: Call) -> None:
     """Cluster.MemberAdd. Raises MemberBadURLs and what the checks before the log raise."""
     request = MemberAddRequest.FromString(call.message)
     urls = _peer_urls(request.peerURLs)
+    require_admin(server, call.head)
     response = MemberAddResponse()
 
     def done(error: EtcdError | None) -> None:
@@ -49,6 +53,7 @@ def member_add(server: Server, call: Call) -> None:
 def member_remove(server: Server, call: Call) -> None:
     """Cluster.MemberRemove."""
     request = MemberRemoveRequest.FromString(call.message)
+    require_admin(server, call.head)
 
     def done(error: EtcdError | None) -> None:
         _answer(call, MemberRemoveResponse(), error)
@@ -60,6 +65,7 @@ def member_update(server: Server, call: Call) -> None:
     """Cluster.MemberUpdate. Raises MemberBadURLs: etcd would take no URLs at all, and die of it (semantics 15.9)."""
     request = MemberUpdateRequest.FromString(call.message)
     urls = _peer_urls(request.peerURLs)
+    require_admin(server, call.head)
 
     def done(error: EtcdError | None) -> None:
         _answer(call, MemberUpdateResponse(), error)
@@ -70,6 +76,7 @@ def member_update(server: Server, call: Call) -> None:
 def member_promote(server: Server, call: Call) -> None:
     """Cluster.MemberPromote: passed on to the leader."""
     request = MemberPromoteRequest.FromString(call.message)
+    require_admin(server, call.head)
     metrics = server.metrics
 
     def done(error: EtcdError | None) -> None:
@@ -80,12 +87,19 @@ def member_promote(server: Server, call: Call) -> None:
         _answer(call, MemberPromoteResponse(), error)
 
     try:
-        server.changes.promote(request.ID, done=done, timeout_s=call.head.timeout_s)
+        token = (token_of(call.head) or b"").decode("latin-1")
+        server.changes.promote(request.ID, done=done, timeout_s=call.head.timeout_s, token=token)
     except EtcdError as error:
         done(error)
 
 
 def _answer_list(call: Call, error: EtcdError | None) -> None:
+    server = call.server
+    if error is None and server.auth.enabled:
+        try:
+            server.auth.check_user(present_identity(server, token_of(call.head)))
+        except EtcdError as refused:
+            error = refused
     _answer(call, MemberListResponse(), error)
 
 

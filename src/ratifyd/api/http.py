@@ -55,7 +55,12 @@ class HttpPages:
             page(method, query, answer)
 
     def _metrics(self, method: str, query: str, answer: Answer) -> None:
-        answer(200, _METRICS, self._render_metrics())
+        metrics = self._server.metrics
+        metrics.scrapes += 1
+        text = self._render_metrics()
+        metrics.scrapes -= 1
+        metrics.scrapes_total["200",] += 1
+        answer(200, _METRICS, text)
 
     def _version(self, method: str, query: str, answer: Answer) -> None:
         answer_version(self._server, method, answer)
@@ -88,6 +93,7 @@ class HttpPages:
             self._unhealthy(f"RANGE ERROR:{error.message}", answer)
 
     def _healthy(self, answer: Answer) -> None:
+        self._server.store.counts.ranges += 1  # etcd reads a key
         self._server.metrics.health_success += 1
         answer(200, TEXT, b'{"health":"true","reason":""}')
 

@@ -1,18 +1,25 @@
 """KV: Range, Put, DeleteRange, Txn, Compact and RangeStream. The hot handlers: plain functions, no task, no future."""
 
 from collections.abc import Generator
+from contextlib import closing
+from typing import TypeVar
 
 from ratifyd.api import validate
 from ratifyd.api.calls import MAX_QUEUED_BYTES, Call, Stream
+from ratifyd.api.identity import check_current, check_read, identity_of, present_identity, require_admin, token_of
 from ratifyd.apply import requests
+from ratifyd.apply.permissions import check_txn
 from ratifyd.apply.ranges import SLICE_KEYS, is_long, range_body, range_steps
 from ratifyd.apply.txn import Txn, is_long_read, read_txn_body, read_txn_steps
+from ratifyd.auth.identity import ANONYMOUS, Identity
 from ratifyd.errors import Canceled, EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort, Stopped
 from ratifyd.keys import KeyRange
 from ratifyd.ports import Timer
 from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest
 from ratifyd.server.server import Server
+
+T = TypeVar("T")
 
 _KEY_TAG = 0x0A
 """Field 1 of RangeRequest, length-delimited: the key."""
@@ -31,6 +38,8 @@ def range_(server: Server, call: Call) -> None:
     request = RangeRequest.FromString(message)
     validate.check_range(request)
     if request.serializable:
+        if server.auth.enabled:
+            identity_of(server, call.head)  # waits for a token on its way here, as a linearizable read does
         _answer_range((call, request), None)
     else:
         server.read(_answer_range, (call, request))
@@ -42,12 +51,24 @@ def _answer_get(call: Call, error: EtcdError | None) -> None:
         call.fail(error)
         return
     server = call.server
-    server.metrics.range_total += 1
-    kv = server.store.get(call.message[2:])
+    if server.auth.enabled and (refused := _refused_get(server, call)) is not None:
+        call.fail(refused)
+        return
+    store = server.store
+    store.counts.gets += 1
+    kv = store.get(call.message[2:])
     if kv is None:
         call.reply(server.header())
     else:
         call.reply(fast.range_response(server.header(), (kv,), False, 1))
+
+
+def _refused_get(server: Server, call: Call) -> EtcdError | None:
+    try:
+        check_read(server, call.head, call.message[2:], b"")
+    except EtcdError as refused:
+        return refused
+    return None
 
 
 def _answer_range(argument: tuple[Call, RangeRequest], error: EtcdError | None) -> None:
@@ -56,21 +77,58 @@ def _answer_range(argument: tuple[Call, RangeRequest], error: EtcdError | None) 
         call.fail(error)
         return
     server = call.server
-    server.metrics.range_total += 1
-    store = server.store
+    store, timing = server.store, server.timing
+    identity = ANONYMOUS
+    if server.auth.enabled:
+        try:
+            identity = check_read(server, call.head, request.key, request.range_end)
+        except EtcdError as refused:
+            call.fail(refused)
+            return
+    range_end = request.range_end
+    together = not range_end and not request.serializable  # timed with the other reads of the batch
+    began = 0.0 if together else timing.now()
     try:
         if is_long(store, request):
-            call.run(_range_steps(server, request), call.reply_parts)
-        else:
-            call.reply(server.header() + range_body(store, request))
+            call.run(_range_steps(server, request, identity, began), call.reply_parts)
+            return
+        body = range_body(store, request)
     except EtcdError as refused:
+        timing.range(0.0 if together else timing.now() - began, success=False)
         call.fail(refused)
+        return
+    if together:
+        store.counts.gets += 1
+    else:
+        timing.range(timing.now() - began, success=True)
+    call.reply(server.header() + body)
 
 
-def _range_steps(server: Server, request: RangeRequest) -> Generator[None, None, list[bytes]]:
+def _range_steps(
+    server: Server, request: RangeRequest, identity: Identity, began: float
+) -> Generator[None, None, list[bytes]]:
+    timing = server.timing
     header = server.header()  # of the moment of the first slice, whose revision is read
-    parts = yield from range_steps(server.store, request)
+    try:
+        parts = yield from _while_current(server, identity, range_steps(server.store, request))
+    except EtcdError:
+        timing.range(timing.now() - began, success=False)
+        raise
+    timing.range(timing.now() - began, success=True)
     return [header, *parts]
+
+
+def _while_current(server: Server, identity: Identity, steps: Generator[None, None, T]) -> Generator[None, None, T]:
+    """The same work, as long as no change of users or roles comes in between. Raises AuthOldRevision."""
+    with closing(steps):
+        while True:
+            check_current(server, identity)
+            try:
+                next(steps)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            yield
 
 
 def put(server: Server, call: Call) -> None:
@@ -79,7 +137,10 @@ def put(server: Server, call: Call) -> None:
     _check_space(server, call, requests.PUT, request)
     if not request.key or request.ignore_value or request.ignore_lease:
         validate.check_put(request)
-    server.propose(requests.PUT, call.message, call.answer, request)
+    if server.auth.enabled:
+        server.propose(requests.PUT, call.message, call.answer, request, identity_of(server, call.head))
+    else:
+        server.propose(requests.PUT, call.message, call.answer, request)
 
 
 def _check_space(server: Server, call: Call, row: requests.Row, request: object) -> None:
@@ -96,7 +157,8 @@ def delete_range(server: Server, call: Call) -> None:
     """KV.DeleteRange."""
     request = DeleteRangeRequest.FromString(call.message)
     validate.check_delete(request)
-    server.propose(requests.DELETE_RANGE, call.message, call.answer, request)
+    identity = identity_of(server, call.head) if server.auth.enabled else ANONYMOUS
+    server.propose(requests.DELETE_RANGE, call.message, call.answer, request, identity)
 
 
 def txn(server: Server, call: Call) -> None:
@@ -105,8 +167,11 @@ def txn(server: Server, call: Call) -> None:
     _check_space(server, call, requests.TXN, request)
     validate.check_txn(request, server.config.max_txn_ops)
     if not request.is_read_only:
-        server.propose(requests.TXN, call.message, call.answer, request)
+        identity = identity_of(server, call.head) if server.auth.enabled else ANONYMOUS
+        server.propose(requests.TXN, call.message, call.answer, request, identity)
     elif request.is_serializable:
+        if server.auth.enabled:
+            identity_of(server, call.head)
         _answer_txn((call, request), None)
     else:
         server.read(_answer_txn, (call, request))
@@ -119,23 +184,29 @@ def _answer_txn(argument: tuple[Call, Txn], error: EtcdError | None) -> None:
         return
     server = call.server
     try:
+        identity = ANONYMOUS
+        if server.auth.enabled:
+            identity = present_identity(server, token_of(call.head))
+            check_txn(server.state, identity, request)
+            check_current(server, identity)
         if is_long_read(server.store, request):
-            call.run(_txn_steps(server, request), call.reply_parts)
+            call.run(_txn_steps(server, request, identity), call.reply_parts)
         else:
             call.reply(server.header() + read_txn_body(server.store, request))
     except EtcdError as refused:
         call.fail(refused)
 
 
-def _txn_steps(server: Server, request: Txn) -> Generator[None, None, list[bytes]]:
+def _txn_steps(server: Server, request: Txn, identity: Identity) -> Generator[None, None, list[bytes]]:
     header = server.header()
-    body = yield from read_txn_steps(server.store, request)
+    body = yield from _while_current(server, identity, read_txn_steps(server.store, request))
     return [header, body]
 
 
 def compact(server: Server, call: Call) -> None:
     """KV.Compact; a physical one answers when the revisions are gone from the backend file."""
     request = CompactionRequest.FromString(call.message)
+    require_admin(server, call.head)
 
     def answered(body: bytes, error: EtcdError | None) -> None:
         if error is not None or not request.physical:
@@ -143,14 +214,14 @@ def compact(server: Server, call: Call) -> None:
         else:
             server.compaction.wait(lambda: server.committer.sync(lambda: call.answer(body, None)))
 
-    server.propose(requests.COMPACTION, call.message, answered, request)
+    server.propose(requests.COMPACTION, call.message, answered, request, identity_of(server, call.head))
 
 
 class RangeStream(Stream):
     """KV.RangeStream (etcd 3.7): one read at one revision, in chunks, as fast as the client takes them."""
 
     takes_one = True
-    __slots__ = ("_header", "_ready", "_sent", "_slices", "_stall")
+    __slots__ = ("_header", "_identity", "_ready", "_sent", "_slices", "_stall")
 
     def receive(self, message: bytes) -> None:
         """Take the request. Raises RangeStreamSort, RangeStreamFilters and what check_range raises."""
@@ -166,6 +237,7 @@ class RangeStream(Stream):
         ):
             raise RangeStreamFilters
         if request.serializable:
+            identity_of(self.server, self.head)
             self._begin(request, None)
         else:
             self.server.read(self._begin, request)
@@ -176,6 +248,10 @@ class RangeStream(Stream):
         try:
             if error is not None:
                 raise error
+            self._identity = ANONYMOUS
+            if self.server.auth.enabled:
+                self._identity = check_read(self.server, self.head, request.key, request.range_end)
+            self.server.store.counts.ranges += 1
             self._header = self.server.header()
             if request.count_only:
                 body = range_body(self.server.store, request)
@@ -220,6 +296,7 @@ class RangeStream(Stream):
         try:
             if self.server.node.stopped:
                 raise Stopped
+            check_current(self.server, self._identity)
             self._ready += next(self._slices)
         except StopIteration as stop:
             self._send_chunks()

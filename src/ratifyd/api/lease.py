@@ -1,8 +1,13 @@
 """Lease: LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTimeToLive, LeaseLeases (semantics §8)."""
 
+from collections.abc import Iterable
+
 from ratifyd.api.calls import Call, Stream
+from ratifyd.api.identity import check_current, identity_of, present_identity, require_user, token_of
 from ratifyd.apply import requests
-from ratifyd.errors import EtcdError, NoLeader, NoSpace, RequestTooManyRequests
+from ratifyd.apply.permissions import check_lease_keys
+from ratifyd.auth.identity import ANONYMOUS, Identity
+from ratifyd.errors import AuthOldRevision, EtcdError, NoLeader, NoSpace, RequestTooManyRequests
 from ratifyd.proto.rpc_pb2 import (
     LeaseGrantRequest,
     LeaseKeepAliveRequest,
@@ -29,21 +34,28 @@ def grant(server: Server, call: Call) -> None:
         raise NoSpace
     while not request.ID:
         request.ID = server.proposals.next_id() & _POSITIVE_63
-    server.propose(requests.LEASE_GRANT, request.SerializeToString(), call.answer)
+    identity = _user(server, call)
+    server.propose(requests.LEASE_GRANT, request.SerializeToString(), call.answer, identity=identity)
 
 
 def revoke(server: Server, call: Call) -> None:
     """Lease.LeaseRevoke."""
-    server.propose(requests.LEASE_REVOKE, call.message, call.answer, LeaseRevokeRequest.FromString(call.message))
+    request = LeaseRevokeRequest.FromString(call.message)
+    server.propose(requests.LEASE_REVOKE, call.message, call.answer, request, _user(server, call))
 
 
 def time_to_live(server: Server, call: Call) -> None:
     """Lease.LeaseTimeToLive: what the leader's clock says; an unknown lease has TTL -1 and is no error."""
     request = LeaseTimeToLiveRequest.FromString(call.message)
+    identity = _user(server, call)
+    if request.keys and server.auth.enabled:
+        _check_readable(server, identity, [request.ID])
 
     def answer(response: LeaseTimeToLiveResponse | None, error: EtcdError | None) -> None:
         if error is not None or response is None:
             call.fail(error or NoLeader())
+        elif request.keys and identity.revision not in (0, server.auth.revision):
+            call.fail(AuthOldRevision())
         else:
             call.reply(server.header() + response.SerializeToString())
 
@@ -53,14 +65,39 @@ def time_to_live(server: Server, call: Call) -> None:
 def leases(server: Server, call: Call) -> None:
     """Lease.LeaseLeases: all leases this member knows, soonest end first."""
     LeaseLeasesRequest.FromString(call.message)
+    identity = _user(server, call)
     ids = server.leasing.in_order(server.clock.time())
+    if server.auth.enabled:
+        _check_readable(server, identity, ids)
+        check_current(server, identity)
     response = LeaseLeasesResponse(leases=[LeaseStatus(ID=lease_id) for lease_id in ids])
     call.reply(server.header() + response.SerializeToString())
+
+
+def _user(server: Server, call: Call) -> Identity:
+    """Who asks; somebody must while auth is on. Raises UserEmpty and what identity_of raises."""
+    if not server.auth.enabled:
+        return ANONYMOUS
+    identity = identity_of(server, call.head)
+    server.auth.check_user(identity)
+    return identity
+
+
+def _check_readable(server: Server, identity: Identity, ids: Iterable[int]) -> None:
+    """Require the right to read all keys of leases (semantics 8.23). Raises what AuthStore.check_range raises."""
+    auth, leases = server.auth, server.state.leases.leases
+    if auth.is_admin(identity):
+        return
+    for lease_id in ids:
+        if lease_id in leases:
+            for key in leases[lease_id].keys:
+                auth.check_range(identity, key, b"")
 
 
 class KeepAliveStream(Stream):
     """Lease.LeaseKeepAlive: one answer for each renewal asked for; TTL 0 says that the lease is gone."""
 
+    failure_label = "lease-keepalive"
     __slots__ = ("_half_closed", "_pending")
 
     def receive(self, message: bytes) -> None:
@@ -69,6 +106,7 @@ class KeepAliveStream(Stream):
         Raises RequestTooManyRequests.
         """
         request = LeaseKeepAliveRequest.FromString(message)
+        require_user(self.server, self.head)
         header = self.server.header()  # of the moment before the renewal (semantics 1.11)
         pending = getattr(self, "_pending", 0)
         if pending >= MAX_PENDING_RENEWALS:
@@ -83,7 +121,15 @@ class KeepAliveStream(Stream):
             self.send(header + LeaseKeepAliveResponse(ID=request.ID, TTL=ttl).SerializeToString())
             self._maybe_finish()
 
-        self.server.leases.renew(request.ID, renewed)
+        self.server.leases.renew(request.ID, renewed, self._check)
+
+    def _check(self, lease_id: int) -> None:
+        """Require the right to write all keys of a lease (semantics 8.23). Raises what AuthStore.check_put raises."""
+        server = self.server
+        if server.auth.enabled:
+            identity = present_identity(server, token_of(self.head))
+            server.auth.check_user(identity)
+            check_lease_keys(server.state, identity, lease_id)
 
     def half_closed(self) -> None:
         """The client asks for no more renewals: end once all are answered."""

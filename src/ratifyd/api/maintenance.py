@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator
 from typing import TypeVar
 
 from ratifyd.api.calls import Call
+from ratifyd.api.identity import identity_of, require_admin, require_user
 from ratifyd.apply import requests
 from ratifyd.apply.alarms import alarm_name
 from ratifyd.errors import (
@@ -48,12 +49,15 @@ log = logging.getLogger("ratifyd.api")
 
 def alarm(server: Server, call: Call) -> None:
     """Maintenance.Alarm: through raft, reading included."""
-    server.propose(requests.ALARM, call.message, call.answer, AlarmRequest.FromString(call.message))
+    request = AlarmRequest.FromString(call.message)
+    (require_user if request.action == AlarmRequest.GET else require_admin)(server, call.head)
+    server.propose(requests.ALARM, call.message, call.answer, request, identity_of(server, call.head))
 
 
 def status(server: Server, call: Call) -> None:
     """Maintenance.Status: what this member knows of itself."""
     StatusRequest.FromString(call.message)
+    require_user(server, call.head)
     raft = server.node.raft
     local = server.members.local
     response = StatusResponse(
@@ -82,10 +86,16 @@ def status(server: Server, call: Call) -> None:
 def defragment(server: Server, call: Call) -> None:
     """Maintenance.Defragment: rewrites this member's backend file; the answer has no header."""
     DefragmentRequest.FromString(call.message)
+    require_admin(server, call.head)
     before, began = server.backend.size(), server.clock.time()
     log.info("starting defragment", extra={"fields": {"db-size-bytes": before}})
 
+    def begin() -> None:
+        server.metrics.defrag_inflight += 1
+        server.backend.defragment(finished)
+
     def finished(error: BaseException | None) -> None:
+        server.metrics.defrag_inflight -= 1
         if error is not None:
             server.fail(error)
             return
@@ -96,25 +106,30 @@ def defragment(server: Server, call: Call) -> None:
         log.info("finished defragment", extra={"fields": fields})
         call.reply(b"")
 
-    server.metrics.defrag_inflight = 1
-    server.committer.sync(lambda: server.backend.defragment(finished))
+    server.committer.sync(begin)
 
 
 def hash_(server: Server, call: Call) -> None:
     """Maintenance.Hash: over the whole backend of this member."""
+    began = server.timing.now()
 
     def answer(value: int) -> None:
+        server.metrics.hash_seconds.observe(server.timing.now() - began)
         call.reply(server.header() + HashResponse(hash=value).SerializeToString())
 
     HashRequest.FromString(call.message)
+    require_admin(server, call.head)
     _run_hash(server, call, server.store.hash(), answer)
 
 
 def hash_kv(server: Server, call: Call) -> None:
     """Maintenance.HashKV: over the key space up to a revision; comparable between members."""
     request = HashKVRequest.FromString(call.message)
+    require_admin(server, call.head)
+    began = server.timing.now()
 
     def answer(found: KvHash) -> None:
+        server.metrics.hash_revision_seconds.observe(server.timing.now() - began)
         response = HashKVResponse(
             hash=found.hash, compact_revision=found.compact_revision, hash_revision=found.revision
         )
@@ -126,6 +141,7 @@ def hash_kv(server: Server, call: Call) -> None:
 def move_leader(server: Server, call: Call) -> None:
     """Maintenance.MoveLeader: only the leader can; answers when the other one leads. The answer has no header."""
     request = MoveLeaderRequest.FromString(call.message)
+    require_admin(server, call.head)
 
     def done(error: EtcdError | None) -> None:
         if error is not None:
@@ -140,6 +156,7 @@ def move_leader(server: Server, call: Call) -> None:
 def downgrade(server: Server, call: Call) -> None:
     """Maintenance.Downgrade: whether the cluster may go down a version, that it shall, or that it shall not."""
     request = DowngradeRequest.FromString(call.message)
+    require_admin(server, call.head)
     if request.action not in (DowngradeRequest.VALIDATE, DowngradeRequest.ENABLE, DowngradeRequest.CANCEL):
         raise UnknownMethod
     target = "" if request.action == DowngradeRequest.CANCEL else _cluster_version(request.version)

@@ -10,6 +10,7 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from ratifyd.api.http import ERROR, JSON, TEXT, Answer, Headers, answer_version, only
+from ratifyd.api.identity import present_identity, strip_scheme
 from ratifyd.errors import EtcdError, LearnerNotReady, MemberNotFound, MemberNotLearner
 from ratifyd.membership import hex_id
 from ratifyd.mvcc.hash import KvHash
@@ -108,6 +109,9 @@ class PeerPages:
                 answer(500, [*JSON, self._cluster_id()], b'{"message":"Internal Server Error"}')
 
         try:
+            if server.auth.enabled:
+                shown = request.headers.get("authorization", "").encode("latin-1")
+                server.auth.check_admin(present_identity(server, strip_scheme(shown) or None))
             server.changes.promote_here(int(text), done=done, timeout_s=server.timeout_s)
         except EtcdError as error:
             done(error)
@@ -133,10 +137,8 @@ class PeerPages:
         if wanted and wanted != hex_id(server.cluster_id):
             answer(412, ERROR, b"cluster ID mismatch\n")
             return
-        try:
-            fields = json.loads(request.body)
-            revision = int(fields.get("revision", 0))
-        except (ValueError, TypeError, AttributeError):
+        revision = _revision_of(request.body)
+        if revision is None:
             answer(400, ERROR, b"error unmarshalling request\n")
             return
 
@@ -147,7 +149,7 @@ class PeerPages:
                 "compact_revision": found.compact_revision,
                 "hash_revision": found.revision,
             }
-            answer(200, JSON, json.dumps(body, separators=(",", ":")).encode())
+            answer(200, [*JSON, self._cluster_id()], json.dumps(body, separators=(",", ":")).encode())
 
         def refused(error: EtcdError) -> None:
             answer(400, ERROR, error.message.removeprefix("etcdserver: ").encode() + b"\n")
@@ -211,3 +213,13 @@ class PeerPages:
                 answer(200, _PROTOBUF, LeaseInternalResponse(LeaseTimeToLiveResponse=found).SerializeToString())
 
         server.leases.when_caught_up(caught_up)
+
+
+def _revision_of(body: bytes) -> int | None:
+    """The revision that {"revision": 7} asks about, 0 when it names none; None for what is no such document."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    revision = fields.get("revision", 0) if isinstance(fields, dict) else None
+    return revision if type(revision) is int and -1 << 63 <= revision < 1 << 63 else None

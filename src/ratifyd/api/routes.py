@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from ratifyd.api import cluster, health, kv, lease, maintenance
+from ratifyd.api import auth, cluster, health, kv, lease, maintenance
 from ratifyd.api.calls import Handler, Stream
 from ratifyd.api.lease import KeepAliveStream
 from ratifyd.api.snapshot import SnapshotStream
@@ -32,6 +32,7 @@ _UNARY: dict[str, Handler] = {
     "/etcdserverpb.Maintenance/Defragment": maintenance.defragment,
     "/etcdserverpb.Maintenance/Hash": maintenance.hash_,
     "/etcdserverpb.Maintenance/HashKV": maintenance.hash_kv,
+    **auth.HANDLERS,
     "/grpc.health.v1.Health/Check": health.check,
     "/grpc.health.v1.Health/List": health.list_,
 }
@@ -54,6 +55,10 @@ class Route:
         self.rpc = rpc
         self.handler = handler
         self.stream = stream
+
+    def of_version(self, version: str) -> "Route":
+        """The same with the counters of clients of one API version."""
+        return Route(self.rpc.of_version(version), self.handler, self.stream)
 
 
 def build_routes(rpcs: Mapping[bytes, Rpc]) -> dict[bytes, Route]:

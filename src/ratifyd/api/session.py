@@ -8,15 +8,20 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
+from ratifyd.api.calllog import log_call
 from ratifyd.api.calls import Call, Stream
+from ratifyd.api.identity import HELD_OVERHEAD_BYTES, TokenAhead, hold
 from ratifyd.api.routes import Route, unimplemented
 from ratifyd.errors import (
     Code,
     ContextDeadlineExceeded,
     EtcdError,
+    InvalidAuthToken,
+    InvalidClientAPIVersion,
     NoLeader,
     NotSupportedForLearner,
     RequestError,
+    RequestTooManyRequests,
 )
 from ratifyd.ports import Timer
 from ratifyd.proto.rpc_pb2 import RangeRequest
@@ -29,6 +34,7 @@ from ratifyd.wire.limits import Limits
 
 NO_LEADER_KEY = b"hasleader"
 """Metadata with which a client asks, by the value "true", to be refused rather than kept waiting without a leader."""
+API_VERSION_KEY = b"client-api-version"
 GO_AWAY_TIMEOUT_S = 5.0
 """How long a leaving member waits for the client to acknowledge before it refuses new calls (grpc-go)."""
 
@@ -36,6 +42,10 @@ GO_AWAY_TIMEOUT_S = 5.0
 LEARNER_RANGE = b"/etcdserverpb.KV/Range"
 LEARNER_PATHS = frozenset((b"/etcdserverpb.Maintenance/Status", b"/etcdserverpb.Maintenance/Snapshot"))
 """All a learner serves; ranges only if they are serializable (semantics 2.17)."""
+
+
+MAX_HELD_MESSAGES = 100
+"""Messages of a stream that may wait for its token to arrive; those after the first are small, too."""
 
 
 class Link(Protocol):
@@ -52,6 +62,9 @@ class Link(Protocol):
     def resume_reading(self) -> None: ...
 
     def write_buffer_size(self) -> int: ...
+
+    peer: str
+    """Address of the client."""
 
 
 class _Waiting:
@@ -81,10 +94,12 @@ class Session:
         "dirty",
         "link",
         "server",
+        "timing",
     )
 
     def __init__(self, server: Server, routes: dict[bytes, Route], limits: Limits, link: Link) -> None:
         self.server = server
+        self.timing = server.timing
         self.link = link
         self.connection = GrpcConnection(limits)
         self.dirty = False
@@ -104,7 +119,7 @@ class Session:
     def receive(self, data: bytes) -> None:
         """Take bytes from the client and start what they ask for."""
         connection = self.connection
-        self._read_at = now = self.server.clock.time()
+        self._read_at = now = self.timing.now()
         for event in connection.receive(data, now):
             if isinstance(event, WholeCall):
                 known = event.head.route
@@ -112,13 +127,15 @@ class Session:
                 if route is None or route.handler is None:
                     self._uncommon_call(event)
                     continue
-                call = Call(self, event.stream_id, event.head, event.message, route)
+                call = Call(self, event.stream_id, event.head, event.message, route, now)
                 try:
                     route.handler(self.server, call)
                 except EtcdError as error:
                     call.fail(error)
                 except DecodeError:
-                    call.fail(_undecodable())
+                    self._refuse(event.stream_id, _undecodable())
+                except TokenAhead as ahead:
+                    self._hold_call(call, ahead)
             else:
                 self._event(event)
         if connection.has_output or connection.draining:
@@ -141,6 +158,7 @@ class Session:
     def closed(self) -> None:
         """The connection is gone: end everything that runs on it."""
         self._gone = True
+        self._count_bytes()
         for timer in (self._keepalive, self._leaving):
             if timer is not None:
                 timer.cancel()
@@ -186,10 +204,25 @@ class Session:
         if self._gone:
             return
         connection = self.connection
+        self._count_bytes()
         if data := connection.data_to_send():
             self.link.write(data)
         if connection.closed:
             self.link.close()
+
+    def _count_bytes(self) -> None:
+        connection, metrics = self.connection, self.server.metrics
+        metrics.client_received_bytes_total += connection.received_bytes
+        metrics.client_sent_bytes_total += connection.sent_bytes
+        connection.received_bytes = connection.sent_bytes = 0
+
+    def late(self, call: Call, response: bytes, error: EtcdError | None) -> None:
+        """Log a call that took long to answer, and count its time when all are to be counted."""
+        timing = self.timing
+        seconds = timing.now() - call.began
+        if timing.extensive:
+            self.server.metrics.rpc_handling_seconds[call.route.rpc.key].observe(seconds)
+        log_call(self.server, call, seconds, response, error, self.link.peer)
 
     def _check_alive(self) -> None:
         """Ping a client that has been silent for the keepalive interval; hang up when it does not even answer that."""
@@ -214,14 +247,21 @@ class Session:
 
     def _route(self, head: Head) -> Route | None:
         """The route of a request that needs no further look at its headers."""
-        if _wants_leader(head):
+        if _wants_leader(head) or (API_VERSION_KEY in head.metadata and _api_version(head) is None):
             return None
-        route = self._routes.get(head.path)
+        route = self._find_route(head)
         if self.server.is_learner:
             return None  # which takes the way with all gates
         if route is not None:
             head.route = route  # every request with this cached header block skips the look-up and the gates
         return route
+
+    def _find_route(self, head: Head) -> Route | None:
+        """The route of a request, with the counters for its client's version."""
+        route = self._routes.get(head.path)
+        if route is None or API_VERSION_KEY not in head.metadata:
+            return route
+        return route.of_version(_api_version(head) or "")
 
     def _event(self, event: object) -> None:
         if isinstance(event, Message):
@@ -230,7 +270,7 @@ class Session:
                 self._guard(stream, event.data)
             elif (waiting := self._take_waiting(event.stream_id)) is not None:
                 # The first message is the request: whatever follows on the stream is ignored, as grpc-go does.
-                self._run(Call(self, event.stream_id, waiting.head, event.data, waiting.route))
+                self._run(Call(self, event.stream_id, waiting.head, event.data, waiting.route, self._read_at))
         elif isinstance(event, Opened):
             self._opened(event.stream_id, event.head)
         elif isinstance(event, HalfClosed):
@@ -246,16 +286,19 @@ class Session:
             self.connection.respond(event.stream_id, 404, [(b"content-type", b"text/plain")], b"404 page not found\n")
 
     def _opened(self, stream_id: int, head: Head) -> Stream | None:
-        route = self._routes.get(head.path)
+        route = self._find_route(head)
         if route is None:
             self.connection.fail(stream_id, Code.UNIMPLEMENTED, unimplemented(head.path))
             return None
         if self.server.is_learner and head.path != LEARNER_RANGE and head.path not in LEARNER_PATHS:
-            self._refuse(stream_id, route, NotSupportedForLearner())
+            self._refuse(stream_id, NotSupportedForLearner(), route, early=True)
+            return None
+        if API_VERSION_KEY in head.metadata and _api_version(head) is None:
+            self._refuse(stream_id, InvalidClientAPIVersion(), route, early=True)
             return None
         wants_leader = _wants_leader(head)
         if wants_leader and not self.server.leader_id:
-            self._refuse(stream_id, route, NoLeader())
+            self._refuse(stream_id, NoLeader(), route)
             return None
         clock = self.server.clock
         if route.stream is None:
@@ -276,17 +319,23 @@ class Session:
             if stream.takes_one and not stream.asked:
                 stream.fail(_no_message())
             else:
-                stream.half_closed()
-        elif (waiting := self._take_waiting(stream_id)) is not None:
-            self._refuse(stream_id, waiting.route, _no_message())
+                self._half_close(stream)
+        elif self._take_waiting(stream_id) is not None:
+            self._refuse(stream_id, _no_message())
+
+    def _half_close(self, stream: Stream) -> None:
+        if stream.held is not None:
+            self._hold_more(stream, None)
+        else:
+            stream.half_closed()
 
     def _uncommon_call(self, event: WholeCall) -> None:
         stream = self._opened(event.stream_id, event.head)
         if stream is not None:
             if self._guard(stream, event.message) and not stream.closed:
-                stream.half_closed()
+                self._half_close(stream)
         elif (waiting := self._take_waiting(event.stream_id)) is not None:
-            self._run(Call(self, event.stream_id, waiting.head, event.message, waiting.route))
+            self._run(Call(self, event.stream_id, waiting.head, event.message, waiting.route, self._read_at))
 
     def _take_waiting(self, stream_id: int) -> _Waiting | None:
         waiting = self._unary.pop(stream_id, None)
@@ -295,13 +344,20 @@ class Session:
         return waiting
 
     def _deadline_waiting(self, stream_id: int) -> None:
-        if (waiting := self._unary.pop(stream_id, None)) is not None:
-            self._refuse(stream_id, waiting.route, ContextDeadlineExceeded())
+        if self._unary.pop(stream_id, None) is not None:
+            self._refuse(stream_id, ContextDeadlineExceeded())
 
-    def _refuse(self, stream_id: int, route: Route, error: EtcdError) -> None:
-        """Answer a request that never became a call."""
-        route.rpc.started += 1
-        route.rpc.handled[error.code] += 1
+    def _refuse(self, stream_id: int, error: EtcdError, route: Route | None = None, *, early: bool = False) -> None:
+        """Answer a request that never became a call: one of `route` for a reason of ours, else a malformed one.
+
+        `early`: before the client's version was looked at. As in etcd, malformed ones are not counted.
+        """
+        if route is not None:
+            rpc = route.rpc
+            rpc.started += 1
+            rpc.received += route.stream is None
+            rpc.early += early
+            rpc.handled[error.code] += 1
         self.connection.fail(stream_id, error.code, error.message)
         self.mark_dirty()
 
@@ -310,17 +366,50 @@ class Session:
         assert handler is not None
         try:
             if self.server.is_learner and call.head.path == LEARNER_RANGE:
-                _check_serializable(call.message)
+                self._check_serializable(call)
             handler(self.server, call)
         except EtcdError as error:
             call.fail(error)
         except DecodeError:
-            call.fail(_undecodable())
+            self._refuse(call.stream_id, _undecodable())
+        except TokenAhead as ahead:
+            self._hold_call(call, ahead)
+
+    def _hold_call(self, call: Call, ahead: TokenAhead) -> None:
+        """Run a call again once this member has applied the entry that its token is from."""
+
+        def settled(in_time: bool) -> None:
+            if in_time:
+                self._run(call)
+            else:
+                call.fail(InvalidAuthToken())
+
+        hold(self.server, ahead.index, len(call.message), settled)
+
+    def _hold_message(self, stream: Stream, message: bytes, ahead: TokenAhead) -> None:
+        """The same for a message on a stream, and for what comes after it."""
+        stream.held = [message]
+
+        def settled(in_time: bool) -> None:
+            messages, stream.held = stream.held or [], None
+            if not in_time:
+                stream.fail(InvalidAuthToken())
+            for each in messages:
+                if stream.closed:
+                    return
+                if each is None:
+                    stream.half_closed()
+                else:
+                    self._guard(stream, each)
+
+        hold(self.server, ahead.index, len(message), settled)
 
     def _guard(self, stream: Stream, message: bytes) -> bool:
         if stream.asked and stream.takes_one:
             return True
         stream.asked = True
+        if stream.held is not None:
+            return self._hold_more(stream, message)
         stream.route.rpc.received += 1
         try:
             stream.check_read()
@@ -329,19 +418,42 @@ class Session:
             stream.fail(error)
             return False
         except DecodeError:
+            stream.route.rpc.received -= 1
+            if stream.failure_label:
+                self.server.metrics.stream_failures_total["receive", stream.failure_label] += 1
             stream.fail(_undecodable_message())
             return False
+        except TokenAhead as ahead:
+            stream.route.rpc.received -= 1  # it will be received again
+            self._hold_message(stream, message, ahead)
         return True
+
+    def _hold_more(self, stream: Stream, message: bytes | None) -> bool:
+        assert stream.held is not None
+        size = sum(len(each) for each in stream.held[1:] if each is not None) + len(message or b"")
+        if len(stream.held) >= MAX_HELD_MESSAGES or size > HELD_OVERHEAD_BYTES:
+            stream.fail(RequestTooManyRequests())
+            return False
+        stream.held.append(message)
+        return True
+
+    def _check_serializable(self, call: Call) -> None:
+        """Let a learner read only what it has. Raises NotSupportedForLearner, DecodeError."""
+        if not RangeRequest.FromString(call.message).serializable:
+            call.route.rpc.early += 1
+            raise NotSupportedForLearner
 
 
 def _wants_leader(head: Head) -> bool:
     return head.metadata.get(NO_LEADER_KEY, [b""])[0] == b"true"
 
 
-def _check_serializable(message: bytes) -> None:
-    """Let a learner read only what it has. Raises NotSupportedForLearner, DecodeError."""
-    if not RangeRequest.FromString(message).serializable:
-        raise NotSupportedForLearner
+def _api_version(head: Head) -> str | None:
+    """What the client says is the version of its API, None when that is no text."""
+    try:
+        return head.metadata[API_VERSION_KEY][0].decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _no_message() -> EtcdError:

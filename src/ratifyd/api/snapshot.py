@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from ratifyd.api.calls import Stream
+from ratifyd.api.identity import require_admin
 from ratifyd.errors import Code, RequestError, RequestTooManyRequests
 from ratifyd.proto.rpc_pb2 import SnapshotRequest, SnapshotResponse
 from ratifyd.server.parts import Image
@@ -27,6 +28,7 @@ class SnapshotStream(Stream):
     def receive(self, message: bytes) -> None:
         """Take the request. Raises RequestTooManyRequests."""
         SnapshotRequest.FromString(message)
+        require_admin(self.server, self.head)
         server = self.server
         if server.snapshots_running >= MAX_SNAPSHOTS:
             raise RequestTooManyRequests
@@ -45,6 +47,7 @@ class SnapshotStream(Stream):
         """Let go of the image, unless the thread is at it: then that does."""
         if not hasattr(self, "_image"):
             return
+        self.server.metrics.backend_snapshot_seconds.observe(self.server.timing.now() - self.began)
         self.server.snapshots_running -= 1
         if self._image is not None and not self._reading:
             self._image.close()

@@ -7,13 +7,26 @@ the client is slow: the watcher then reads from history when there is room again
 from dataclasses import dataclass
 
 from ratifyd.api.calls import MAX_QUEUED_BYTES, Stream
-from ratifyd.errors import WATCH_COMPACTED, WATCH_DUPLICATE_ID, WATCH_EMPTY_RANGE
+from ratifyd.api.identity import identity_of
+from ratifyd.errors import (
+    WATCH_COMPACTED,
+    WATCH_DUPLICATE_ID,
+    WATCH_EMPTY_RANGE,
+    AuthOldRevision,
+    EtcdError,
+    InvalidAuthToken,
+    PermissionDenied,
+    UserEmpty,
+)
 from ratifyd.keys import KeyRange
+from ratifyd.metrics import GRPC_CODES
 from ratifyd.mvcc.watch import Watcher
 from ratifyd.ports import Timer
 from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import WatchCreateRequest, WatchRequest
 
+_TOLD = (InvalidAuthToken, AuthOldRevision, UserEmpty)
+"""Errors a refused watcher is told as they are."""
 GRPC_OVERHEAD_BYTES = 512 * 1024
 DEFAULT_PROGRESS_S = 600.0
 PROGRESS_RETRY_S = 0.05
@@ -36,6 +49,7 @@ class _Watch:
 class WatchStream(Stream):
     """One Watch RPC."""
 
+    failure_label = "watch"
     __slots__ = (
         "_blocked",
         "_fragment_bytes",
@@ -153,12 +167,23 @@ class WatchStream(Stream):
         self.server.node.wake()
 
     def _refusal(self, request: WatchCreateRequest, keys: KeyRange) -> str:
-        if keys.is_empty:
-            return WATCH_EMPTY_RANGE
         if request.start_revision < 0:
             return WATCH_COMPACTED
+        if self.server.auth.enabled and (refusal := self._denial(request.key or b"\0", request.range_end)):
+            return refusal
+        if keys.is_empty:
+            return WATCH_EMPTY_RANGE
         if request.watch_id and request.watch_id in self._watches:
             return WATCH_DUPLICATE_ID
+        return ""
+
+    def _denial(self, key: bytes, range_end: bytes) -> str:
+        """Why whoever has opened this stream may not read a range, as etcd words it; "" when they may."""
+        try:
+            self.server.auth.check_range(identity_of(self.server, self.head), key, range_end)
+        except EtcdError as error:
+            refused = error if isinstance(error, _TOLD) else PermissionDenied()
+            return f"rpc error: code = {GRPC_CODES[refused.code]} desc = {refused.message}"
         return ""
 
     def _cancel(self, watch_id: int) -> None:

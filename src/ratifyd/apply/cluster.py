@@ -22,7 +22,7 @@ def set_cluster_version(state: State, request: ClusterVersionSetRequest, wanted:
     """Take the cluster version the leader decided; a cluster of 3.6 or newer stamps the storage version too."""
     state.members.cluster_version = request.ver
     state.buffer.put(schema.CLUSTER, schema.CLUSTER_VERSION, request.ver.encode())
-    if _minor(request.ver) >= _minor(STORAGE_VERSION):
+    if minor_of(request.ver) >= minor_of(STORAGE_VERSION):
         state.buffer.put(schema.META, schema.STORAGE_VERSION, STORAGE_VERSION.encode())
     elif state.buffer.get(schema.META, schema.STORAGE_VERSION) is not None:
         state.buffer.delete(schema.META, schema.STORAGE_VERSION)
@@ -61,6 +61,7 @@ def _save(state: State, member: int) -> None:
     state.buffer.put(schema.MEMBERS, hex_id(member).encode(), state.members.members[member].to_json())
 
 
-def _minor(version: str) -> tuple[int, int]:
+def minor_of(version: str) -> tuple[int, int]:
+    """Major and minor number of a version. Raises ValueError."""
     major, minor, *_ = version.split(".")
     return int(major), int(minor)

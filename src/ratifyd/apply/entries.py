@@ -41,13 +41,15 @@ def apply_entry(
     if not data:
         return None
     known = decoded.pop(data, None) if decoded else None
-    request_id, row, request = known or decode(data)
+    request_id, row, request, identity = known or decode(data)
     nospace = False
     try:
         if state.alarms and not row.corrupt_allowed and state.has_alarm(CORRUPT):
             raise Corrupt
         if row.cost is not None and (state.alarms or state.over_quota(cost_bound(data))):
             nospace = _check_space(state, row.cost(request))
+        if state.auth.enabled and row.permit is not None:
+            row.permit(state, identity, request)
         body = row.apply(state, request, request_id in waiting)
         if nospace:
             # The write happened before the alarm could stop it; its proposer is told all the same (semantics 10.4).

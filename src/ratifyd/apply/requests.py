@@ -8,17 +8,28 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
-from ratifyd.apply import alarms, cluster, kv, leases
+from ratifyd.apply import alarms, auth, cluster, kv, leases, permissions
 from ratifyd.apply import txn as txns
 from ratifyd.apply.state import State
 from ratifyd.apply.txn import Operation, Txn
+from ratifyd.auth.identity import ANONYMOUS, Identity, name_of
 from ratifyd.proto import fast
+from ratifyd.proto.auth_records_pb2 import (
+    RecordedAuthenticate,
+    RecordedGrant,
+    RecordedHeader,
+    RecordedName,
+    RecordedPassword,
+    RecordedRevocation,
+    RecordedUserAdd,
+    RecordedUserRole,
+)
 from ratifyd.proto.etcdserver_pb2 import Request
 from ratifyd.proto.membership_pb2 import Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest
-from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest, RequestHeader
-from ratifyd.proto.rpc_pb2 import LeaseGrantRequest, PutRequest, TxnRequest
+from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
+from ratifyd.proto.rpc_pb2 import LeaseGrantRequest, PutRequest
 
 PUT_OVERHEAD_BYTES = 256
 LEASE_OVERHEAD_BYTES = 64
@@ -32,9 +43,9 @@ def cost_bound(data: bytes) -> int:
     return PUT_OVERHEAD_BYTES + 64 * len(data)
 
 
-def _tag(field: str) -> bytes:
-    """Protobuf tag of a field of InternalRaftRequest, as it stands in an entry."""
-    return fast.varint(InternalRaftRequest.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
+_EMPTY = InternalRaftRequest()
+
+Permit = Callable[[State, Identity, Any], None]
 
 
 class Row:
@@ -43,11 +54,13 @@ class Row:
     `field` is its name in InternalRaftRequest, `operation` its label in etcd_server_apply_duration_seconds.
     `apply(state, request, wanted)` executes it and gives the response body after the header; `wanted` says whether
     somebody waits for it; it raises RequestError. `cost(request)` is what it may add to the backend in bytes, None
-    when it cannot grow it (semantics 10.2). `read` turns the message into what `apply` and `cost` take, None when
-    that is the message itself. `corrupt_allowed`: it still runs while the CORRUPT alarm is on.
+    when it cannot grow it (semantics 10.2). `permit(state, identity, request)` raises RequestError for whoever may not
+    have it executed, None when everybody may; asked only while auth is on. `message` is what its bytes are read as, the
+    type of the field by default; `read` turns that into what the others take, None when it is the message itself.
+    `corrupt_allowed`: it still runs while the CORRUPT alarm is on.
     """
 
-    __slots__ = ("apply", "corrupt_allowed", "cost", "field", "operation", "read", "tag")
+    __slots__ = ("apply", "corrupt_allowed", "cost", "field", "message", "number", "operation", "permit", "read", "tag")
 
     def __init__(
         self,
@@ -56,16 +69,23 @@ class Row:
         apply: Callable[[State, Any, bool], bytes],
         cost: Callable[[Any], int] | None = None,
         *,
+        permit: Permit | None = None,
+        message: type[Message] | None = None,
         read: Callable[[Any], Any] | None = None,
         corrupt_allowed: bool = False,
     ) -> None:
+        descriptor = InternalRaftRequest.DESCRIPTOR.fields_by_name[field]
         self.field = field
+        self.number = descriptor.number
         self.operation = operation
         self.apply = apply
         self.cost = cost
+        self.permit = permit
+        self.message = message or type(getattr(_EMPTY, field))
         self.read = read
         self.corrupt_allowed = corrupt_allowed
-        self.tag = _tag(field)
+        self.tag = fast.varint(descriptor.number << 3 | 2)
+        """Of the field, as it stands in an entry."""
 
 
 def put_cost(request: PutRequest) -> int:
@@ -93,15 +113,15 @@ def lease_cost(request: LeaseGrantRequest) -> int:
     return LEASE_OVERHEAD_BYTES
 
 
-Decoded = tuple[int, Row, Any]
-"""Request id, row, and the request as the row applies it."""
+Decoded = tuple[int, Row, Any, Identity]
+"""Request id, row, the request as the row applies it, and whose it is."""
 
-PUT = Row("put", "Put", kv.put, put_cost)
-DELETE_RANGE = Row("delete_range", "DeleteRange", kv.delete_range)
-TXN = Row("txn", "Txn", txns.txn, txn_cost, read=Txn)
+PUT = Row("put", "Put", kv.put, put_cost, permit=permissions.check_put)
+DELETE_RANGE = Row("delete_range", "DeleteRange", kv.delete_range, permit=permissions.check_delete_range)
+TXN = Row("txn", "Txn", txns.txn, txn_cost, permit=permissions.check_txn, read=Txn)
 COMPACTION = Row("compaction", "Compaction", kv.compact)
 LEASE_GRANT = Row("lease_grant", "LeaseGrant", leases.grant, lease_cost)
-LEASE_REVOKE = Row("lease_revoke", "LeaseRevoke", leases.revoke)
+LEASE_REVOKE = Row("lease_revoke", "LeaseRevoke", leases.revoke, permit=permissions.check_lease_revoke)
 LEASE_CHECKPOINT = Row("lease_checkpoint", "LeaseCheckpoint", leases.checkpoint, corrupt_allowed=True)
 ALARM = Row("alarm", "Alarm", alarms.alarm, corrupt_allowed=True)
 CLUSTER_VERSION_SET = Row("cluster_version_set", "ClusterVersionSet", cluster.set_cluster_version, corrupt_allowed=True)
@@ -109,6 +129,43 @@ CLUSTER_MEMBER_ATTR_SET = Row(
     "cluster_member_attr_set", "ClusterMemberAttrSet", cluster.set_attributes, corrupt_allowed=True
 )
 DOWNGRADE_INFO_SET = Row("downgrade_info_set", "DowngradeInfoSet", cluster.set_downgrade, corrupt_allowed=True)
+
+
+def _auth_row(
+    field: str,
+    operation: str,
+    apply: Callable[[State, Any, bool], bytes],
+    message: type[Message] | None = None,
+    permit: Permit | None = permissions.check_admin,
+) -> Row:
+    return Row(field, operation, apply, permit=permit, message=message, corrupt_allowed=True)
+
+
+AUTH_ENABLE = _auth_row("auth_enable", "AuthEnable", auth.enable)
+AUTH_DISABLE = _auth_row("auth_disable", "AuthDisable", auth.disable)
+AUTHENTICATE = _auth_row("authenticate", "Authenticate", auth.authenticate, RecordedAuthenticate, None)
+AUTH_STATUS = _auth_row("auth_status", "unknown", auth.status)
+AUTH_USER_ADD = _auth_row("auth_user_add", "AuthUserAdd", auth.user_add, RecordedUserAdd)
+AUTH_USER_DELETE = _auth_row("auth_user_delete", "AuthUserDelete", auth.user_delete, RecordedName)
+AUTH_USER_GET = _auth_row("auth_user_get", "AuthUserGet", auth.user_get, RecordedName, permissions.check_user_get)
+AUTH_USER_CHANGE_PASSWORD = _auth_row(
+    "auth_user_change_password", "AuthUserChangePassword", auth.user_change_password, RecordedPassword
+)
+AUTH_USER_GRANT_ROLE = _auth_row("auth_user_grant_role", "AuthUserGrantRole", auth.user_grant_role, RecordedUserRole)
+AUTH_USER_REVOKE_ROLE = _auth_row(
+    "auth_user_revoke_role", "AuthUserRevokeRole", auth.user_revoke_role, RecordedUserRole
+)
+AUTH_USER_LIST = _auth_row("auth_user_list", "AuthUserList", auth.user_list)
+AUTH_ROLE_LIST = _auth_row("auth_role_list", "AuthRoleList", auth.role_list)
+AUTH_ROLE_ADD = _auth_row("auth_role_add", "AuthRoleAdd", auth.role_add, RecordedName)
+AUTH_ROLE_DELETE = _auth_row("auth_role_delete", "AuthRoleDelete", auth.role_delete, RecordedName)
+AUTH_ROLE_GET = _auth_row("auth_role_get", "AuthRoleGet", auth.role_get, RecordedName, permissions.check_role_get)
+AUTH_ROLE_GRANT_PERMISSION = _auth_row(
+    "auth_role_grant_permission", "AuthRoleGrantPermission", auth.role_grant_permission, RecordedGrant
+)
+AUTH_ROLE_REVOKE_PERMISSION = _auth_row(
+    "auth_role_revoke_permission", "AuthRoleRevokePermission", auth.role_revoke_permission, RecordedRevocation
+)
 
 ROWS = (
     PUT,
@@ -122,9 +179,26 @@ ROWS = (
     CLUSTER_VERSION_SET,
     CLUSTER_MEMBER_ATTR_SET,
     DOWNGRADE_INFO_SET,
+    AUTH_ENABLE,
+    AUTH_DISABLE,
+    AUTHENTICATE,
+    AUTH_STATUS,
+    AUTH_USER_ADD,
+    AUTH_USER_DELETE,
+    AUTH_USER_GET,
+    AUTH_USER_CHANGE_PASSWORD,
+    AUTH_USER_GRANT_ROLE,
+    AUTH_USER_REVOKE_ROLE,
+    AUTH_USER_LIST,
+    AUTH_ROLE_LIST,
+    AUTH_ROLE_ADD,
+    AUTH_ROLE_DELETE,
+    AUTH_ROLE_GET,
+    AUTH_ROLE_GRANT_PERMISSION,
+    AUTH_ROLE_REVOKE_PERMISSION,
 )
-_TXN_NUMBER = InternalRaftRequest.DESCRIPTOR.fields_by_name[TXN.field].number
-_BY_FIRST_BYTE = {row.tag[0]: row for row in ROWS if len(row.tag) == 1}
+_BY_NUMBER = {row.number: row for row in ROWS}
+_HEADER_NUMBER = InternalRaftRequest.DESCRIPTOR.fields_by_name["header"].number
 
 
 _V2 = Row("v2", "V2", cluster.ignore, corrupt_allowed=True)
@@ -139,18 +213,25 @@ def decode(data: bytes) -> Decoded:
     """Read the request of a normal entry. Raises ValueError when it is none that this version knows."""
     if data[0] == _V2_FIRST_BYTE and (found := _decode_v2(data)) is not None:
         return found
-    parts = fast.split_internal_raft_request(data)
-    if parts is not None and parts[0] == _TXN_NUMBER:
-        # On its own: one nested as deep as the parser goes, as the API takes it, is a level too deep in its entry.
-        return RequestHeader.FromString(parts[2]).ID, TXN, Txn(TxnRequest.FromString(parts[1]))
-    entry = InternalRaftRequest.FromString(data)
-    # The request's field comes first in what etcd and we write, as its number is below the header's.
-    first = _BY_FIRST_BYTE.get(data[0])
-    for row in ROWS if first is None or not entry.HasField(first.field) else (first,):
-        if entry.HasField(row.field):
-            request = getattr(entry, row.field)
-            return entry.header.ID, row, request if row.read is None else row.read(request)
-    raise ValueError(f"log entry holds no request known to this version: {data[:64]!r}")
+    number, body, raw = fast.split_internal_raft_request(data) or _split_any(data)
+    row = _BY_NUMBER.get(number)
+    if row is None:
+        raise ValueError(f"log entry holds no request known to this version: {data[:64]!r}")
+    # On its own: one nested as deep as the parser goes, as the API takes it, is a level too deep in its entry.
+    request = row.message.FromString(body)
+    header = RecordedHeader.FromString(raw)
+    identity = ANONYMOUS
+    if header.auth_revision or header.username:
+        identity = Identity(name_of(header.username), header.auth_revision)
+    return header.ID, row, request if row.read is None else row.read(request), identity
+
+
+def _split_any(data: bytes) -> tuple[int, bytes, bytes]:
+    """Number of the request, its bytes and the header's, in whatever order they come."""
+    fields = fast.message_fields(data)
+    header = fields.pop(_HEADER_NUMBER, b"")
+    number = next((number for number in fields if number in _BY_NUMBER), 0)
+    return number, fields.get(number, b""), header
 
 
 def _decode_v2(data: bytes) -> Decoded | None:
@@ -167,13 +248,13 @@ def _decode_v2(data: bytes) -> Decoded | None:
     request_id: int = request.ID
     if request.Method == "PUT":
         if request.Path == _V2_VERSION_PATH:
-            return request_id, CLUSTER_VERSION_SET, ClusterVersionSetRequest(ver=request.Val)
+            return request_id, CLUSTER_VERSION_SET, ClusterVersionSetRequest(ver=request.Val), ANONYMOUS
         if (member := _V2_MEMBER.fullmatch(request.Path)) is not None:
             fields = json.loads(request.Val)
             attributes = Attributes(name=fields.get("name", ""), client_urls=fields.get("clientURLs") or ())
             change = ClusterMemberAttrSetRequest(member_ID=int(member[1], 16), member_attributes=attributes)
-            return request_id, CLUSTER_MEMBER_ATTR_SET, change
-    return request_id, _V2, request
+            return request_id, CLUSTER_MEMBER_ATTR_SET, change, ANONYMOUS
+    return request_id, _V2, request, ANONYMOUS
 
 
 def encode_v2_attributes(request_id: int, member: str, name: str, client_urls: Sequence[str]) -> bytes:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from ratifyd import schema
+from ratifyd.auth.store import FIRST_REVISION, AuthStore
 from ratifyd.lease import LeaseBook
 from ratifyd.membership import Membership
 from ratifyd.mvcc.buffer import WriteBuffer
@@ -18,6 +19,7 @@ class State:
 
     __slots__ = (
         "alarms",
+        "auth",
         "buffer",
         "conf_state_json",
         "consistent_index",
@@ -36,6 +38,7 @@ class State:
         self.store = Store(self.buffer, self.hub)
         self.leases = LeaseBook(min_ttl_s=min_ttl_s)
         self.members = members
+        self.auth = AuthStore()
         self.alarms: dict[tuple[int, int], None] = {}
         self.consistent_index = 0
         self.term = 0
@@ -63,11 +66,26 @@ class State:
         for key, _ in buffer.range(schema.ALARM, b"", None):
             alarm = AlarmMember.FromString(key)
             self.alarms[(alarm.memberID, alarm.alarm)] = None
+        self._restore_auth()
         self.members.restore(
             buffer.range(schema.MEMBERS, b"", None),
             buffer.range(schema.MEMBERS_REMOVED, b"", None),
             buffer.get(schema.CLUSTER, schema.CLUSTER_VERSION),
             buffer.get(schema.CLUSTER, schema.DOWNGRADE),
+        )
+
+    def _restore_auth(self) -> None:
+        """Read the auth store; one that never counted its changes begins to (formats 5.10)."""
+        buffer = self.buffer
+        revision = schema.decode_u64(buffer.get(schema.AUTH, schema.AUTH_REVISION) or bytes(8))
+        if not revision:
+            revision = FIRST_REVISION
+            buffer.put(schema.AUTH, schema.AUTH_REVISION, schema.encode_u64(revision))
+        self.auth.restore(
+            buffer.get(schema.AUTH, schema.AUTH_ENABLED) == b"\x01",
+            revision,
+            buffer.range(schema.AUTH_USERS, b"", None),
+            buffer.range(schema.AUTH_ROLES, b"", None),
         )
 
     def take_over(self, other: "State") -> None:
@@ -76,6 +94,7 @@ class State:
         self.store.take_over(other.store)
         self.leases.take_over(other.leases)
         self.members.take_over(other.members)
+        self._restore_auth()
         self.alarms = other.alarms
         self.consistent_index = other.consistent_index
         self.term = other.term

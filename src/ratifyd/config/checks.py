@@ -6,6 +6,7 @@ were given (flag, variable, file) is known to `parsing`.
 
 from collections.abc import Callable, Sequence
 
+from ratifyd.config.authtoken import parse_auth_token
 from ratifyd.config.errors import ConfigError
 from ratifyd.config.features import FEATURES
 from ratifyd.config.table import Config, Option, options
@@ -32,6 +33,7 @@ def check_config(config: Config) -> None:
     _check_advertised_urls("advertise-client-urls", config.advertise_client_urls)
     _check_timing(config)
     _check_compaction(config)
+    _check_auth_token(config)
     _check_features(config)
 
 
@@ -150,6 +152,16 @@ def _check_compaction(config: Config) -> None:
         raise ConfigError(
             f"error parsing CompactionRetention: time: {error}", "write hours as a number, or a duration such as 30m"
         ) from None
+
+
+def _check_auth_token(config: Config) -> None:
+    try:
+        parse_auth_token(config.auth_token)
+    except ValueError as error:
+        raise ConfigError(
+            f"auth: invalid auth options: {error}",
+            "set --auth-token to simple, to jwt,sign-method=...,pub-key=...,priv-key=...,ttl=..., or to nothing",
+        ) from error
 
 
 def _check_features(config: Config) -> None:

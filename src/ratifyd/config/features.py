@@ -58,6 +58,13 @@ def effective_features(text: str) -> dict[str, bool]:
     return {name: _value(given, name, row) for name, row in FEATURES.items()}
 
 
+def feature_states(text: str) -> dict[str, tuple[str, bool]]:
+    """Every gate with its stage and value, those that stand for all gates of a stage included."""
+    given = parse_features(text)
+    stages = {name: (stage, given.get(name, False)) for name, stage in _STAGES.items()}
+    return stages | {name: (row.stage, _value(given, name, row)) for name, row in FEATURES.items()}
+
+
 def _value(given: Mapping[str, bool], name: str, row: Feature) -> bool:
     for all_name, stage in _STAGES.items():
         if row.stage == stage and name not in given and all_name in given:

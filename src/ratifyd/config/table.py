@@ -344,7 +344,7 @@ class Config:
     )
 
     auth_token: str = option(
-        "simple", "Kind of the tokens given to authenticated users, and its settings.", group="auth", available=False
+        "simple", "Kind of the tokens given to authenticated users, and its settings.", group="auth"
     )
     auth_token_ttl_s: int = option(300, "Seconds after which an unused simple token ends.", UINT, group="auth")
     bcrypt_cost: int = option(10, "Cost of password hashes, as a power of two.", UINT, group="auth", low=4, high=31)
@@ -353,7 +353,10 @@ class Config:
         False, "Serve profiles of the running server under /debug/pprof/.", BOOL, group="monitoring", available=False
     )
     metrics: str = option(
-        "basic", "Detail of the exported metrics.", choice("basic", "extensive"), group="monitoring", available=False
+        "basic",
+        "Detail of the exported metrics: extensive adds the durations of calls.",
+        choice("basic", "extensive"),
+        group="monitoring",
     )
     listen_metrics_urls: tuple[str, ...] = option(
         (), "Where else to serve metrics and health.", URLS, group="monitoring"

@@ -10,6 +10,8 @@ import asyncio
 import gc
 import logging
 import random
+import secrets
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -25,6 +27,7 @@ from ratifyd.embed.bootstrap import NewCluster, force_new_cluster
 from ratifyd.embed.host import ClientCalls, MemberHost
 from ratifyd.embed.images import BackendImages, ReceivedFiles
 from ratifyd.embed.joining import JoinedCluster, JoinRefused, check_not_bootstrapped, initial_members, join
+from ratifyd.embed.tokens import TokensRefused, make_tokens
 from ratifyd.errors import EtcdError
 from ratifyd.membership import Membership, hex_id
 from ratifyd.net.clock import LoopClock
@@ -45,7 +48,7 @@ from ratifyd.server.server import MemberRemoved, Server
 from ratifyd.storage.disk import OsDisk
 from ratifyd.storage.lmdb import BackendBroken, BackendInUse, LmdbBackend
 from ratifyd.storage.recover import DataDir, DataDirInUse, Recovered, RecoveryRefused, lock_data_dir, recover
-from ratifyd.storage.snapshots import SnapshotFiles
+from ratifyd.storage.snapshots import SaveTimes, SnapshotFiles
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import WalContents, WalCorrupt
 from ratifyd.storage.walsegments import SegmentLocked
@@ -70,7 +73,7 @@ _OPERATOR_ERRORS = (
     SegmentLocked,
     BackendInUse,
     BackendBroken,
-    JoinRefused,
+    TokensRefused,
 )
 """What can be wrong with a start besides the disk; their texts say what to do."""
 
@@ -89,7 +92,10 @@ class _NoTracer:
 class _SnapshotStore:
     """Saves snapshots off the loop: the file first, then its record in the log."""
 
-    def __init__(self, files: SnapshotFiles, wal: Wal, worker: ThreadWorker, config: Config) -> None:
+    def __init__(
+        self, files: SnapshotFiles, wal: Wal, worker: ThreadWorker, config: Config, metrics: metrics_table.Metrics
+    ) -> None:
+        self._metrics = metrics
         self._files = files
         self._wal = wal
         self._worker = worker
@@ -99,7 +105,11 @@ class _SnapshotStore:
     def save(self, snapshot: Snapshot, done: Done) -> None:
         """Make a snapshot durable."""
 
-        def saved(_result: None, error: BaseException | None) -> None:
+        def saved(times: SaveTimes | None, error: BaseException | None) -> None:
+            if times is not None:
+                self._metrics.snapshot_marshal_seconds.observe(times.encode_s)
+                self._metrics.snapshot_fsync_seconds.observe(times.sync_s)
+                self._metrics.snapshot_save_seconds.observe(times.total_s)
             if error is not None:
                 done(error)
             elif self._wal.save_snapshot(snapshot.meta, done):
@@ -243,11 +253,13 @@ class Etcd:
         assert isinstance(backend, LmdbBackend)
         assert self._wal is not None
         image_worker = self._worker(loop, "image")
-        received = ReceivedFiles(disk, data_dir.snap, backend, image_worker, loop, fsync=fsync)
+        received = ReceivedFiles(disk, data_dir.snap, backend, image_worker, loop, self.metrics, fsync=fsync)
+        backend.on_commit = self._committed
+        self.metrics.backend_open_reads = lambda: backend.open_views
         host = MemberHost(state.members, config.initial_advertise_peer_urls, self.metrics, received)
         dial_timeout_s = 1.0 + config.election_timeout_ms / 1000
         self._transport = PeerTransport(host, dial_timeout_s=dial_timeout_s)
-        self._calls = ClientCalls(PeerClient(dial_timeout_s=dial_timeout_s), state.members.cluster_id)
+        self._calls = ClientCalls(PeerClient(dial_timeout_s=dial_timeout_s))
         files = SnapshotFiles(disk, data_dir.snap, fsync=fsync)
         parts = Parts(
             clock=clock,
@@ -259,14 +271,22 @@ class Etcd:
             calls=self._calls,
             images=BackendImages(backend, image_worker),
             received=received,
-            snapshot_store=_SnapshotStore(files, self._wal, self._worker(loop, "snapshot"), config),
+            snapshot_store=_SnapshotStore(files, self._wal, self._worker(loop, "snapshot"), config, self.metrics),
             snapshot_index=recovered.snapshot.meta.index,
             jitter=random.random,
+            tokens=make_tokens(config, clock),
+            password_worker=self._worker(loop, "password"),
+            entropy=secrets.token_bytes,
             fail=self._fail,
+            stopwatch=time.monotonic,
         )
         server = host.server = Server(config, parts, self.metrics)
         readings.connect(self.metrics, server)
         return server
+
+    def _committed(self, commit_s: float, flush_s: float) -> None:
+        self.metrics.backend_commit_seconds.observe(commit_s)
+        self.metrics.backend_write_seconds.observe(flush_s)
 
     # --- recovery --------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from ratifyd.embed.images import ReceivedFiles
-from ratifyd.membership import Membership, hex_id
+from ratifyd.membership import Membership
 from ratifyd.metrics import Metrics
 from ratifyd.peer.client import PeerClient
 from ratifyd.peer.connection import PeerUnreachable
@@ -75,9 +75,8 @@ class MemberHost:
 class ClientCalls:
     """`ports.PeerCalls` over a `PeerClient`."""
 
-    def __init__(self, client: PeerClient, cluster_id: int) -> None:
+    def __init__(self, client: PeerClient) -> None:
         self._client = client
-        self._cluster = ("X-Etcd-Cluster-ID", hex_id(cluster_id))
         self._tasks: set[asyncio.Task[None]] = set()
 
     def call(
@@ -88,9 +87,10 @@ class ClientCalls:
         body: bytes,
         timeout_s: float,
         done: Callable[[int, bytes], None],
+        headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Ask the first URL that answers."""
-        task = asyncio.get_running_loop().create_task(self._call(urls, method, path, body, timeout_s, done))
+        task = asyncio.get_running_loop().create_task(self._call(urls, method, path, body, timeout_s, done, headers))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -102,9 +102,11 @@ class ClientCalls:
         body: bytes,
         timeout_s: float,
         done: Callable[[int, bytes], None],
+        headers: Sequence[tuple[str, str]],
     ) -> None:
         status, answer = 0, b""
-        headers = (("Content-Type", "application/protobuf"), self._cluster) if body else (self._cluster,)
+        if body:
+            headers = [("Content-Type", "application/protobuf"), *headers]
         for url in urls:
             try:
                 found = await self._client.request(method, url, path, headers=headers, body=body, timeout_s=timeout_s)

@@ -8,11 +8,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
+from time import perf_counter
 from typing import Any, TypeVar
 
 from ratifyd import schema
 from ratifyd.formats.v2 import V2Corrupt, V2Store, decode_v2
 from ratifyd.membership import Member, hex_id
+from ratifyd.metrics import Metrics
 from ratifyd.ports import Backend, BackendView, Disk, Done
 from ratifyd.raft.messages import Message, Snapshot
 from ratifyd.server.parts import Image
@@ -83,9 +85,11 @@ class ReceivedFiles:
         live: LmdbBackend,
         worker: ThreadWorker,
         loop: asyncio.AbstractEventLoop,
+        metrics: Metrics,
         *,
         fsync: bool,
     ) -> None:
+        self._metrics = metrics
         self._disk = disk
         self._directory = directory
         self._live = live
@@ -99,13 +103,16 @@ class ReceivedFiles:
         snapshot = message.snapshot
         if snapshot is None:
             raise ValueError("a snapshot message without a snapshot")
+        began = self._loop.time()
         self._count += 1
         path = f"{self._directory}/tmp.{snapshot.meta.index:016x}.{self._count}"
         try:
             size = await self._write(f"{path}.received", body)
-            await self._on_worker(partial(self._convert, path, snapshot))
+            sync_s = await self._on_worker(partial(self._convert, path, snapshot))
         finally:
             await self._on_worker(partial(self._discard, path))
+        self._metrics.snapshot_db_fsync_seconds.observe(sync_s)
+        self._metrics.snapshot_db_save_seconds.observe(self._loop.time() - began)
         fields = {"index": snapshot.meta.index, "size-bytes": size, "from": hex_id(message.sender)}
         log.info("received and saved database snapshot", extra={"fields": fields})
 
@@ -145,8 +152,11 @@ class ReceivedFiles:
             file.close()
         return size
 
-    def _convert(self, path: str, snapshot: Snapshot) -> None:
-        """Make the backend; it gets its name only when it is complete and durable. Runs on the worker."""
+    def _convert(self, path: str, snapshot: Snapshot) -> float:
+        """Make the backend; it gets its name only when it is complete and durable. Runs on the worker.
+
+        Returns the seconds its sync took.
+        """
         converted = f"{path}.backend"
         imported = import_image(f"{path}.received", converted, fsync=False)
         if imported.consistent_index < snapshot.meta.index:
@@ -154,15 +164,18 @@ class ReceivedFiles:
                 f"the image has applied index {imported.consistent_index}, its snapshot is of {snapshot.meta.index}"
             )
         _correct_members(converted, snapshot)
+        began = perf_counter()
         if self._fsync:
             file = self._disk.open(converted)
             try:
                 file.datasync()
             finally:
                 file.close()
+        sync_s = perf_counter() - began
         self._disk.rename(converted, self._path(snapshot.meta.index))
         if self._fsync:
             self._disk.sync_dir(self._directory)
+        return sync_s
 
     def _discard(self, path: str) -> None:
         name = path.rpartition("/")[2]

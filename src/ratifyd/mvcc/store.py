@@ -15,6 +15,7 @@ from ratifyd import errors
 from ratifyd.keys import KeyRange
 from ratifyd.mvcc.buffer import WriteBuffer
 from ratifyd.mvcc.compaction import Compaction
+from ratifyd.mvcc.counts import Counts
 from ratifyd.mvcc.hash import BYTES_PER_SLICE, HashCache, KvHash, hash_buckets, hash_revisions
 from ratifyd.mvcc.index import Index, KeyIndex
 from ratifyd.mvcc.records import decode, row_key
@@ -51,7 +52,18 @@ class RangeResult:
 class Store:
     """The key space of one member, over its write buffer. `restore` must run to its end before anything else."""
 
-    __slots__ = ("_buffer", "_compaction", "_hashes", "_hub", "_index", "_pins", "attachments", "compacted", "revision")
+    __slots__ = (
+        "_buffer",
+        "_compaction",
+        "_hashes",
+        "_hub",
+        "_index",
+        "_pins",
+        "attachments",
+        "compacted",
+        "counts",
+        "revision",
+    )
 
     def __init__(self, buffer: WriteBuffer, hub: WatchHub) -> None:
         self._buffer = buffer
@@ -63,6 +75,7 @@ class Store:
         self.revision = 1
         self.compacted = -1
         self.attachments: list[tuple[bytes, int]] = []
+        self.counts = Counts()
         hub.bind(self)
 
     # ------------------------------------------------------------------ reads

@@ -260,7 +260,7 @@ def request_header(request_id: int, username: str = "", auth_revision: int = 0) 
     """etcdserverpb.RequestHeader."""
     out = b"\x08" + varint(request_id) if request_id else b""
     if username:
-        out += length_prefixed(2, username.encode())
+        out += length_prefixed(2, username.encode("utf-8", "surrogateescape"))
     if auth_revision:
         out += b"\x18" + varint(auth_revision)
     return out
@@ -278,7 +278,7 @@ def split_internal_raft_request(data: bytes) -> tuple[int, bytes, bytes] | None:
     """Field number of the request in a log entry, its bytes, and those of the header; nothing inside them is checked.
 
     None for anything but one request with a number from 3 to 15, then a header below 128 bytes, as `propose` writes
-    hot requests: a full parse may still succeed.
+    hot requests: `message_fields` may still find one.
     """
     try:
         tag = data[0]
@@ -306,3 +306,37 @@ def _long_length(data: bytes) -> tuple[int, int]:
             return length, at + 1
         shift += 7
     return 1 << 35, 7
+
+
+def message_fields(data: bytes) -> dict[int, bytes]:
+    """Messages inside a message, by field number; of one that comes twice, both, which is how protobuf merges them.
+
+    Fields of other kinds are passed over. Raises ValueError when the bytes end early or make no sense.
+    """
+    fields: dict[int, bytes] = {}
+    at = 0
+    try:
+        while at < len(data):
+            tag, at = _read_varint(data, at)
+            value, at = _read_varint(data, at)
+            if tag & 7 == 2:
+                at += value
+                if at > len(data):
+                    raise ValueError("a field goes on beyond the end")
+                fields[tag >> 3] = fields.get(tag >> 3, b"") + data[at - value : at]
+            elif tag & 7:
+                raise ValueError(f"a field of wire type {tag & 7}")
+    except IndexError:
+        raise ValueError("a number goes on beyond the end") from None
+    return fields
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = data[at]
+        number |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return number, at
+        shift += 7

@@ -4,8 +4,10 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
+from ratifyd.metrics import Metrics
 from ratifyd.mvcc.store import Store
 from ratifyd.ports import Clock
+from ratifyd.server.timing import Timing
 
 HOUR_S = 3600.0
 REVISION_PERIOD_S = 300.0
@@ -27,19 +29,31 @@ class CompactionRunner:
         "_began",
         "_clock",
         "_fail",
+        "_metrics",
         "_pause_s",
         "_removed",
         "_running",
         "_stopped",
         "_store",
+        "_timing",
         "_waiters",
     )
 
     def __init__(
-        self, store: Store, clock: Clock, *, batch: int, pause_s: float, fail: Callable[[BaseException], None]
+        self,
+        store: Store,
+        clock: Clock,
+        timing: Timing,
+        metrics: Metrics,
+        *,
+        batch: int,
+        pause_s: float,
+        fail: Callable[[BaseException], None],
     ) -> None:
         self._store = store
         self._clock = clock
+        self._timing = timing
+        self._metrics = metrics
         self._batch = batch
         self._pause_s = pause_s
         self._fail = fail
@@ -53,7 +67,7 @@ class CompactionRunner:
         """Go on with whatever compaction is scheduled."""
         if not self._running:
             self._running = True
-            self._began, self._removed = self._clock.time(), self._store.rows_compacted
+            self._began, self._removed = self._timing.now(), self._store.rows_compacted
             self._clock.call_soon(self._step)
 
     def stop(self) -> None:
@@ -71,13 +85,16 @@ class CompactionRunner:
         if self._stopped:
             return
         revision = self._store.compacting_to
+        began = self._timing.now()
         try:
             more = self._store.compaction_step(self._batch)
         except Exception as error:  # a store that cannot be compacted cannot be trusted: end the member
             self._fail(error)
             return
+        now = self._timing.move_on()
+        self._metrics.compaction_pause_ms.observe((now - began) * 1000)
         if revision not in (-1, self._store.compacting_to):
-            self._finished(revision)
+            self._finished(revision, now)
         if more:
             self._clock.call_later(self._pause_s, self._step)
             return
@@ -86,8 +103,10 @@ class CompactionRunner:
         for waiter in waiters:
             waiter()
 
-    def _finished(self, revision: int) -> None:
-        now, removed = self._clock.time(), self._store.rows_compacted
+    def _finished(self, revision: int, now: float) -> None:
+        self._metrics.compaction_total_ms.observe((now - self._began) * 1000)
+        self._metrics.compaction_last = int(self._clock.wall())
+        removed = self._store.rows_compacted
         fields: dict[str, object] = {
             "compact-revision": revision,
             "took": f"{now - self._began:.6f}s",

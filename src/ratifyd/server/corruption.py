@@ -145,8 +145,10 @@ class CorruptionChecks:
         if not others:
             done(answers)
         body = json.dumps({"revision": revision}).encode()
+        headers = (("X-Etcd-Cluster-ID", hex_id(self._members.cluster_id)),)
         for member in others:
-            self._calls.call(member.peer_urls, "GET", HASH_PATH, body, self._timeout_s, partial(answered, member.id))
+            done_one = partial(answered, member.id)
+            self._calls.call(member.peer_urls, "GET", HASH_PATH, body, self._timeout_s, done_one, headers)
 
     def raise_alarm(self, member: int) -> None:
         """Propose the CORRUPT alarm for a member."""

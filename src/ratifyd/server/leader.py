@@ -3,7 +3,7 @@
 Members that are no leader pass lease renewals and promotions on over the peer port, as raft carries neither.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ratifyd.errors import (
     BadLeaderTransferee,
@@ -25,6 +25,7 @@ ASK_PAUSE_S = 0.05
 """Pause before the leader is asked again (etcd LeaseRenew)."""
 
 Failed = Callable[[EtcdError], None]
+Headers = Sequence[tuple[str, str]]
 
 
 class Leadership:
@@ -60,12 +61,20 @@ class Leadership:
 
     # --- asking the leader -----------------------------------------------------------------------------------------
 
-    def ask(self, path: str, body: bytes, taken: Callable[[int, bytes], bool], failed: Failed) -> None:
+    def ask(
+        self, path: str, body: bytes, taken: Callable[[int, bytes], bool], failed: Failed, headers: Headers = ()
+    ) -> None:
         """POST to the leader until `taken(status, body)` is content; `failed` gets NoLeader or Timeout in the end."""
-        self._ask(path, body, taken, failed, self._clock.time() + self._timeout_s)
+        self._ask(path, body, taken, failed, headers, self._clock.time() + self._timeout_s)
 
     def _ask(
-        self, path: str, body: bytes, taken: Callable[[int, bytes], bool], failed: Failed, deadline: float
+        self,
+        path: str,
+        body: bytes,
+        taken: Callable[[int, bytes], bool],
+        failed: Failed,
+        headers: Headers,
+        deadline: float,
     ) -> None:
         left = deadline - self._clock.time()
         leader = self._members.members.get(self._raft.leader_id)
@@ -74,7 +83,7 @@ class Leadership:
             return
 
         def again() -> None:
-            self._ask(path, body, taken, failed, deadline)
+            self._ask(path, body, taken, failed, headers, deadline)
 
         def answered(status: int, answer: bytes) -> None:
             if not (status and taken(status, answer)):
@@ -83,7 +92,7 @@ class Leadership:
         if leader is None:
             self._clock.call_later(min(ASK_PAUSE_S, left), again)
         else:
-            self._calls.call(leader.peer_urls, "POST", path, body, left, answered)
+            self._calls.call(leader.peer_urls, "POST", path, body, left, answered, headers)
 
     # --- handing over ----------------------------------------------------------------------------------------------
 

@@ -30,6 +30,8 @@ TtlAnswer = Callable[[int, EtcdError | None], None]
 LookupAnswer = Callable[[LeaseTimeToLiveResponse | None, EtcdError | None], None]
 """Gets what is known of a lease, or the error."""
 Ask = Callable[[Callable[[bool], None]], None]
+Check = Callable[[int], None]
+"""Raises EtcdError when whoever asks may not renew a lease."""
 
 
 class LeaseService:
@@ -56,23 +58,28 @@ class LeaseService:
 
     # --- for clients -----------------------------------------------------------------------------------------------
 
-    def renew(self, lease_id: int, answer: TtlAnswer) -> None:
+    def renew(self, lease_id: int, answer: TtlAnswer, check: Check) -> None:
         """Start a lease's time afresh, here or on the leader."""
         if not self._leasing.is_primary:
-            self._forward_renewal(lease_id, answer)
+            self._forward_renewal(lease_id, answer, check)
             return
 
         def renewed(ttl: int | None) -> None:
             if ttl is None:
-                self._forward_renewal(lease_id, answer)  # another member leads by now
+                self._forward_renewal(lease_id, answer, check)  # another member leads by now
             else:
                 answer(ttl, None)
 
         def caught_up(in_time: bool) -> None:
-            if in_time:
-                self._leasing.renew(lease_id, self._clock.time(), renewed)
-            else:
+            if not in_time:
                 answer(0, TimeoutWaitAppliedIndex())
+                return
+            try:
+                check(lease_id)
+            except EtcdError as refused:
+                answer(0, refused)
+            else:
+                self._leasing.renew(lease_id, self._clock.time(), renewed)
 
         def confirmed(leading: bool) -> None:
             if not leading:
@@ -130,7 +137,13 @@ class LeaseService:
 
     # --- asking the leader -----------------------------------------------------------------------------------------
 
-    def _forward_renewal(self, lease_id: int, answer: TtlAnswer) -> None:
+    def _forward_renewal(self, lease_id: int, answer: TtlAnswer, check: Check) -> None:
+        try:
+            check(lease_id)
+        except EtcdError as refused:
+            answer(0, refused)
+            return
+
         def taken(status: int, body: bytes) -> bool:
             if status == 404:
                 answer(0, None)

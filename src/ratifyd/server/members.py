@@ -82,10 +82,10 @@ class MemberChanges:
         change = Change(ChangeKind.UPDATE_NODE, Member(member, tuple(peer_urls), is_learner=learner))
         self._propose(change, done, timeout_s)
 
-    def promote(self, member: int, *, done: Changed, timeout_s: float | None) -> None:
+    def promote(self, member: int, *, done: Changed, timeout_s: float | None, token: str = "") -> None:
         """Turn a learner into a voter, through the leader, who alone knows how far it has come.
 
-        Raises MemberNotFound, LearnerNotReady and MemberNotEnoughStarted.
+        `token` shows the leader who asks. Raises MemberNotFound, LearnerNotReady and MemberNotEnoughStarted.
         """
         if self._raft.role is Role.LEADER:
             self.promote_here(member, done=done, timeout_s=timeout_s)
@@ -104,7 +104,8 @@ class MemberChanges:
                 return False
             return True
 
-        self._leadership.ask(f"/members/promote/{member}", b"", taken, done)
+        headers = [("Authorization", token)] if token else []
+        self._leadership.ask(f"/members/promote/{member}", b"", taken, done, headers)
 
     def promote_here(self, member: int, *, done: Changed, timeout_s: float | None) -> None:
         """Promote as the leader. Raises NotLeader and what `promote` raises."""

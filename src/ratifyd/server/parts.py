@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ratifyd.apply.state import State
-from ratifyd.ports import Backend, BackendView, Clock, Done, PeerCalls, Transport
+from ratifyd.auth.tokens import TokenProvider
+from ratifyd.ports import Backend, BackendView, Clock, Done, PeerCalls, Transport, Worker
 from ratifyd.raft.core import Raft
 from ratifyd.raft.messages import Entry, HardState, Snapshot
 
@@ -67,7 +68,10 @@ class ReceivedBackends(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The state of a member and its ports. `fail` ends the member: its state or its disk can no longer be trusted."""
+    """The state of a member and its ports. `fail` ends the member: its state or its disk can no longer be trusted.
+
+    `entropy(count)` gives bytes nobody can guess.
+    """
 
     clock: Clock
     raft: Raft
@@ -81,4 +85,9 @@ class Parts:
     snapshot_store: SnapshotStore
     snapshot_index: int
     jitter: Callable[[], float]
+    tokens: TokenProvider
+    password_worker: Worker
+    entropy: Callable[[int], bytes]
     fail: Callable[[BaseException], None]
+    stopwatch: Callable[[], float] | None = None
+    """A more precise `clock.time`, for measuring; None where that is precise enough."""

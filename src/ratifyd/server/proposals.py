@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ratifyd.apply.requests import Decoded, Row
+from ratifyd.auth.identity import ANONYMOUS, Identity
 from ratifyd.errors import ContextDeadlineExceeded, EtcdError, RequestTooLarge, RequestTooManyRequests, Stopped
 from ratifyd.proto import fast
 from ratifyd.raft.messages import ConfChange
@@ -74,24 +75,36 @@ class Proposals:
         """A fresh request id, also the source of lease ids."""
         return self._ids.next()
 
-    def add(self, row: Row, body: bytes, answer: Answer, *, gap: int, request: Any = None) -> None:
+    def add(
+        self,
+        row: Row,
+        body: bytes,
+        answer: Answer,
+        *,
+        gap: int,
+        request: Any = None,
+        identity: Identity = ANONYMOUS,
+    ) -> None:
         """Queue a request for the next turn; `request` is `body` decoded, as `row.apply` takes it, if at hand.
 
-        Raises RequestTooLarge, RequestTooManyRequests, Stopped at once.
+        `identity` is whose it is. Raises RequestTooLarge, RequestTooManyRequests, Stopped at once.
         """
         if gap > MAX_GAP:
             raise RequestTooManyRequests
         if self.stopped:
             raise Stopped
         request_id = self._ids.next()
-        data = fast.internal_raft_request(row.tag, body, fast.request_header(request_id))
+        header = (
+            fast.request_header(request_id) if identity is ANONYMOUS else fast.request_header(request_id, *identity)
+        )
+        data = fast.internal_raft_request(row.tag, body, header)
         if len(data) > self._max_bytes:
             raise RequestTooLarge
         self.queued[request_id] = data
         self.waiting[request_id] = answer
         self._deadlines[request_id] = (self.now() + self._timeout_s, data)
         if request is not None:
-            self.decoded[data] = (request_id, row, request)
+            self.decoded[data] = (request_id, row, request, identity)
 
     def add_encoded(self, encode: Callable[[int], bytes], answer: Answer) -> None:
         """Queue an entry that `encode` makes from its request id. Raises Stopped at once."""

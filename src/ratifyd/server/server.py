@@ -8,14 +8,17 @@ from ratifyd import schema
 from ratifyd.apply import requests
 from ratifyd.apply.entries import Outcome
 from ratifyd.apply.requests import Row
+from ratifyd.auth.identity import ANONYMOUS, ROOT, Identity
 from ratifyd.config import Config
+from ratifyd.config.values import show_duration
 from ratifyd.errors import Compacted, EtcdError
 from ratifyd.membership import Change, ChangeKind, hex_id
 from ratifyd.metrics import Metrics
 from ratifyd.proto import fast
-from ratifyd.proto.rpc_pb2 import NOSPACE, AlarmRequest, CompactionRequest
+from ratifyd.proto.rpc_pb2 import NOSPACE, AlarmRequest, CompactionRequest, LeaseGrantResponse
 from ratifyd.raft.messages import Snapshot
 from ratifyd.raft.roles import Role
+from ratifyd.server.authentication import Authentication
 from ratifyd.server.committer import Committer
 from ratifyd.server.compaction import AutoCompactor, CompactionRunner
 from ratifyd.server.corruption import CorruptionChecks
@@ -32,12 +35,18 @@ from ratifyd.server.reads import Read, Reads
 from ratifyd.server.sending import SnapshotSender
 from ratifyd.server.slices import Slices
 from ratifyd.server.snapshots import Snapshots
+from ratifyd.server.timing import Timing
 from ratifyd.server.versions import Publisher, VersionMonitor, minor_of
 
 REQUEST_TIMEOUT_S = 5.0
 """Time a request may take besides two election timeouts (etcd ServerConfig.ReqTimeout)."""
 STALE_TICKS = 3
 """Heartbeats without a turn after which a leader makes sure that it still is one before it touches leases."""
+LATE_TICKS = 2
+"""Heartbeat intervals after which a heartbeat is late (etcd contention.NewTimeoutDetector)."""
+LATE_HEARTBEAT = (
+    "leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk"
+)
 REMOVED_DELAY_S = 1.0
 """Time a removed member has to let others know what it has applied (etcd delayedApplyTimeout)."""
 FIRST_TICKS_PERIOD_S = 0.05
@@ -53,6 +62,8 @@ LEADERLESS_TIMEOUTS = 3
 """Election timeouts without a leader after which streams that want one end (etcd maxNoLeaderCnt)."""
 
 log = logging.getLogger("ratifyd.server")
+requests_log = logging.getLogger("ratifyd.api")
+"""Where calls are logged, at level debug each of them."""
 
 
 class NeedsLeader(Protocol):
@@ -72,6 +83,7 @@ class Server:
         self.clock = parts.clock
         self.state = parts.state
         self.store = parts.state.store
+        self.auth = parts.state.auth
         self.backend = parts.backend
         self.members = parts.state.members
         self.member_id = parts.raft.id
@@ -79,6 +91,8 @@ class Server:
         self.headers = fast.HeaderEncoder(self.cluster_id, self.member_id)
         self.quota = Quota(config.quota_backend_bytes, parts.backend.size)
         self.state.over_quota = self.quota.exceeded_by
+        self.tokens = self.auth.tokens = parts.tokens
+        self.auth.bcrypt_cost = config.bcrypt_cost
         self._tick_s = config.heartbeat_interval_ms / 1000
         election_s = config.election_timeout_ms / 1000
         self.timeout_s = timeout_s = REQUEST_TIMEOUT_S + 2 * election_s
@@ -95,11 +109,14 @@ class Server:
             wake=self._committed,
         )
         self.slices = Slices(parts.clock, parts.fail)
-        self.node = Node(parts, self.proposals, self.reads, has_room=self.committer.has_room)
+        self.timing = Timing(parts.stopwatch or now, config, metrics, self.store, self.header)
+        self.node = Node(parts, self.proposals, self.reads, self.timing, has_room=self.committer.has_room)
         self._connect(parts, election_s)
         self._take_duties(parts, election_s)
         self._cluster_version = self.members.cluster_version
         self._ticked_at = now()
+        self._led = False
+        """Whether this member led at the last tick."""
         self._confirming = False
         self._awaiting_applied: list[tuple[int, float, Callable[[bool], None]]] = []
         self.on_ready: Callable[[], None] = lambda: None
@@ -107,6 +124,7 @@ class Server:
         self.fail = parts.fail
         self.watch_streams = 0
         self.hashes_running = 0
+        self.held_bytes = 0
         self.snapshots_running = 0
         self.images = parts.images
         self.needing_leader: dict[NeedsLeader, None] = {}
@@ -118,7 +136,7 @@ class Server:
         config, timeout_s = self.config, self.timeout_s
         self.transport = parts.transport
         self.leadership = Leadership(parts, timeout_s=timeout_s, election_s=election_s, tick_s=self._tick_s)
-        self.sender = SnapshotSender(parts, self.committer)
+        self.sender = SnapshotSender(parts, self.committer, self.metrics)
         self.installer = SnapshotInstaller(parts, self.committer, self._installed)
         self.node.on_outcome = self._applied
         self.node.on_leader_change = self._leader_changed
@@ -143,13 +161,15 @@ class Server:
         self.compaction = CompactionRunner(
             self.store,
             parts.clock,
+            self.timing,
+            self.metrics,
             batch=config.compaction_batch_limit,
             pause_s=config.compaction_sleep_interval_s,
             fail=parts.fail,
         )
         self.leasing = Leasing(
             self.state.leases,
-            lambda body, answer: self.propose(requests.LEASE_REVOKE, body, answer),
+            lambda body, answer: self.propose(requests.LEASE_REVOKE, body, answer, identity=self._root),
             lambda body, answer: self.propose(requests.LEASE_CHECKPOINT, body, answer),
             extend_s=election_s,
             checkpoints=config.features["LeaseCheckpoint"],
@@ -169,6 +189,7 @@ class Server:
             self._compact,
             now=parts.clock.time(),
         )
+        self.authentication = Authentication(parts, cost=config.bcrypt_cost, read=self.read, propose=self.propose)
         self.publisher = Publisher(self.members, config.name, config.advertise_client_urls, self, self._published)
         self.versions = VersionMonitor(self.members, parts.calls, self)
         self.corruption = CorruptionChecks(
@@ -185,13 +206,15 @@ class Server:
 
     # --- what the API asks for -------------------------------------------------------------------------------------
 
-    def propose(self, row: Row, body: bytes, answer: Answer, request: Any = None) -> None:
+    def propose(
+        self, row: Row, body: bytes, answer: Answer, request: Any = None, identity: Identity = ANONYMOUS
+    ) -> None:
         """Send a request through raft; `answer` is called once, at the latest when its time is up.
 
-        `request` is `body` decoded, as the row applies it, when the caller has it at hand.
+        `request` is `body` decoded, as the row applies it, when the caller has it at hand. `identity` is whose it is.
         """
         try:
-            self.proposals.add(row, body, answer, gap=self.node.gap, request=request)
+            self.proposals.add(row, body, answer, gap=self.node.gap, request=request, identity=identity)
         except EtcdError as error:
             answer(b"", error)
             return
@@ -232,6 +255,11 @@ class Server:
         return self.node.raft.leader_id
 
     @property
+    def _root(self) -> Identity:
+        """Who the member is itself where it must be somebody (semantics 9.35)."""
+        return Identity(ROOT, self.auth.revision) if self.auth.enabled else ANONYMOUS
+
+    @property
     def storage_version(self) -> str:
         """Schema version of the backend, "" before the cluster has decided on one that records it."""
         return (self.state.buffer.get(schema.META, schema.STORAGE_VERSION) or b"").decode()
@@ -245,11 +273,14 @@ class Server:
 
     def when_applied(self, then: Callable[[bool], None]) -> None:
         """Call `then(True)` when everything committed now is applied, `then(False)` if that takes too long."""
-        index = self.node.raft.log.committed
+        self.when_index_applied(self.node.raft.log.committed, then, timeout_s=APPLY_TIMEOUT_S)
+
+    def when_index_applied(self, index: int, then: Callable[[bool], None], *, timeout_s: float) -> None:
+        """Call `then(True)` when this entry is applied, `then(False)` if that takes too long."""
         if self.node.applied >= index:
             then(True)
         else:
-            self._awaiting_applied.append((index, self.clock.time() + APPLY_TIMEOUT_S, then))
+            self._awaiting_applied.append((index, self.clock.time() + timeout_s, then))
 
     def raise_nospace(self) -> None:
         """Propose the NOSPACE alarm for this member (semantics 10.4)."""
@@ -267,6 +298,7 @@ class Server:
 
     def start(self) -> None:
         """Begin to tick."""
+        self.quota.announce()
         if self.store.compacting:
             self.compaction.start()
         for member in self.members.sorted():
@@ -281,6 +313,7 @@ class Server:
     def stop(self) -> None:
         """Answer what still waits and take no further turns."""
         self.compaction.stop()
+        self.authentication.stop()
         self.slices.stop()
         self.proposals.stop()
         self.reads.stop()
@@ -296,8 +329,13 @@ class Server:
             self.fail(error)
 
     def _ticked(self, now: float) -> None:
-        stale = now - self._ticked_at > STALE_TICKS * self._tick_s
+        since = now - self._ticked_at
+        stale = since > STALE_TICKS * self._tick_s
         self._ticked_at = now
+        self.timing.ticked(every_call=requests_log.isEnabledFor(logging.DEBUG))
+        if self.is_leader and self._led and since > LATE_TICKS * self._tick_s:
+            self._heartbeats_late(since)
+        self._led = self.is_leader
         self.node.raft.tick()
         self._watch_leader()
         self.proposals.expire(now, self.leadership.why_timed_out)
@@ -305,6 +343,7 @@ class Server:
         if (context := self.reads.retry(now)) is not None:
             self.node.raft.read_index(context)
         self.committer.tick(now)
+        self.tokens.sweep(now)
         if self._awaiting_applied:
             self._tell_applied(now)
         if self.is_leader:
@@ -318,6 +357,19 @@ class Server:
         if self.leader_id:
             self.publisher.tick(now)
         self.node.wake()
+
+    def _heartbeats_late(self, since: float) -> None:
+        """The other members have waited too long to hear from this leader."""
+        for member in self.members.members:
+            if member != self.member_id:
+                self.metrics.heartbeat_send_failures_total += 1
+                fields = {
+                    "to": hex_id(member),
+                    "heartbeat-interval": show_duration(self._tick_s),
+                    "expected-duration": show_duration(LATE_TICKS * self._tick_s),
+                    "exceeded-duration": show_duration(since - LATE_TICKS * self._tick_s),
+                }
+                log.warning(LATE_HEARTBEAT, extra={"fields": fields})
 
     def _advance_first_ticks(self, until: float) -> None:
         """Once other members are connected, use up most of the first election timeout (semantics 14.2)."""
@@ -383,6 +435,8 @@ class Server:
                 self.raise_nospace()
         elif row is requests.LEASE_GRANT or row is requests.LEASE_REVOKE:
             self.leasing.changed(self.clock.time())
+            if outcome.error is None:
+                self._count_lease(outcome)
             if outcome.raise_nospace:
                 self.raise_nospace()
         elif row is requests.COMPACTION and outcome.error is None:
@@ -391,6 +445,13 @@ class Server:
             self._cluster_version_set()
         elif row is requests.DOWNGRADE_INFO_SET or row is requests.CLUSTER_MEMBER_ATTR_SET:
             self.versions.hurry()
+
+    def _count_lease(self, outcome: Outcome) -> None:
+        if outcome.row is requests.LEASE_GRANT:
+            self.metrics.lease_granted_total += 1
+            self.metrics.lease_ttl_seconds.observe(LeaseGrantResponse.FromString(outcome.body).TTL)
+        else:
+            self.metrics.lease_revoked_total += 1
 
     def _cluster_version_set(self) -> None:
         version, before = self.members.cluster_version, self._cluster_version

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from time import sleep
+from time import perf_counter, sleep
 
 import lmdb
 
@@ -43,7 +43,7 @@ class BackendBroken(Exception):
 class LmdbBackend:
     """`ports.Backend` over an LMDB file. Calls come from the loop; writing jobs run on the worker, in order."""
 
-    __slots__ = ("_closed", "_file", "_fsync", "_map_bytes", "_path", "_reading", "_worker", "_writing")
+    __slots__ = ("_closed", "_file", "_fsync", "_map_bytes", "_path", "_reading", "_worker", "_writing", "on_commit")
 
     def __init__(self, path: str, *, worker: Worker, map_bytes: int = MAP_BYTES, fsync: bool = True) -> None:
         """Open or create the file at `path`, with all buckets. Raises BackendInUse and BackendBroken."""
@@ -52,6 +52,8 @@ class LmdbBackend:
         self._map_bytes = map_bytes
         self._fsync = fsync
         self._closed = False
+        self.on_commit: Callable[[float, float], None] = lambda commit_s, flush_s: None
+        """Called on the loop with the duration of a commit, and of its last phase: writing out and syncing."""
         self._writing = _LmdbFile(path, map_bytes=map_bytes, fsync=fsync)
         self._reading = self._writing.read()
         self._writing.views += 1
@@ -84,7 +86,21 @@ class LmdbBackend:
 
     def commit(self, rows: Rows, done: Done) -> None:
         """Write a sealed batch in one transaction; visible from the moment `done` is called."""
-        self._exchange(lambda: self._writing.write(rows), done)
+        took = 0.0
+
+        def job() -> "_LmdbView":
+            nonlocal took
+            began = perf_counter()
+            view = self._writing.write(rows)
+            took = perf_counter() - began
+            return view
+
+        def committed(error: BaseException | None) -> None:
+            if error is None:
+                self.on_commit(took, self._writing.flush_s)
+            done(error)
+
+        self._exchange(job, committed)
 
     def defragment(self, done: Done) -> None:
         """Rewrite the file without its free pages; reads go on meanwhile, commits wait."""
@@ -101,6 +117,11 @@ class LmdbBackend:
     def size_in_use(self) -> int:
         """Bytes of the pages that hold data (etcd dbSizeInUse)."""
         return self._reading.size_in_use()
+
+    @property
+    def open_views(self) -> int:
+        """Read transactions that keep pages from being used again, the loop's own left out."""
+        return self._writing.views - 1
 
     def close(self) -> None:
         """Close the file. Call when the worker has no more jobs of ours; views must not be used any more."""
@@ -144,7 +165,7 @@ class LmdbBackend:
 class _LmdbFile:
     """One open LMDB environment and its buckets, with an advisory lock on the file."""
 
-    __slots__ = ("_broken", "_buckets", "_env", "_fsync", "_lock_fd", "_path", "views", "wanted")
+    __slots__ = ("_broken", "_buckets", "_env", "_fsync", "_lock_fd", "_path", "flush_s", "views", "wanted")
 
     def __init__(self, path: str, *, map_bytes: int, fsync: bool) -> None:
         self._path = path
@@ -152,6 +173,8 @@ class _LmdbFile:
         self.views = 0
         """Read transactions the loop knows of; the file is closed with the last one once it is not `wanted`."""
         self.wanted = True
+        self.flush_s = 0.0
+        """How long the last commit took to write out and sync what it had gathered."""
         self._broken = False
         self._lock_fd = _lock_file(path)
         try:
@@ -191,6 +214,8 @@ class _LmdbFile:
             for name in sorted(rows):
                 if rows[name]:
                     _write_bucket(txn, self._buckets[name], name, rows[name])
+            began = perf_counter()
+        self.flush_s = perf_counter() - began
         self._broken = False
         return self.read()
 

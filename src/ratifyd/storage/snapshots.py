@@ -6,6 +6,8 @@ the next older one is used. Every call blocks: run it on a worker. Does not know
 
 import logging
 from collections.abc import Collection
+from time import perf_counter
+from typing import NamedTuple
 
 from ratifyd.formats.snap import SnapCorrupt, decode_snap, encode_snap
 from ratifyd.ports import Disk
@@ -26,6 +28,14 @@ def received_name(index: int) -> str:
     return f"{index:016x}.snap.db"
 
 
+class SaveTimes(NamedTuple):
+    """Seconds that saving a snapshot took, as a whole and two parts of it."""
+
+    encode_s: float
+    sync_s: float
+    total_s: float
+
+
 class SnapshotFiles:
     """The .snap files of one directory."""
 
@@ -36,21 +46,27 @@ class SnapshotFiles:
         self._directory = directory
         self._fsync = fsync
 
-    def save(self, snapshot: Snapshot) -> None:
+    def save(self, snapshot: Snapshot) -> SaveTimes:
         """Store a snapshot durably. Record it in the WAL next: until then it does not count."""
+        began = perf_counter()
+        data = encode_snap(encode_snapshot(snapshot))
+        encoded = perf_counter()
         path = f"{self._directory}/{snapshot_name(snapshot.meta)}"
         unfinished = f"{self._directory}/tmp.{snapshot_name(snapshot.meta)}"
         file = self._disk.open(unfinished, create=True)
         try:
             file.truncate(0)
-            file.pwrite(encode_snap(encode_snapshot(snapshot)), 0)
+            file.pwrite(data, 0)
+            written = perf_counter()
             if self._fsync:
                 file.datasync()
+            synced = perf_counter()
         finally:
             file.close()
         self._disk.rename(unfinished, path)
         if self._fsync:
             self._disk.sync_dir(self._directory)
+        return SaveTimes(encoded - began, synced - written, perf_counter() - began)
 
     def load_newest(self, named_by_wal: Collection[SnapshotMeta]) -> Snapshot | None:
         """The newest readable snapshot the log names by index and term; None when there is none."""

@@ -148,9 +148,7 @@ test("a snapshot is a bolt file with its digest", async () => {
   assert.equal(size % 512, 32);
 });
 
-const unbuilt = process.env.KIND === "ratifyd" ? "ratifyd does not serve Auth yet" : false;
-
-test("users and roles", { skip: unbuilt }, async () => {
+test("users and roles", async () => {
   const role = client.role(`${prefix}role`);
   await role.create();
   await role.grant({ permission: "Readwrite", range: client.range({ prefix: "r/" }) });

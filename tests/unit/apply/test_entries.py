@@ -11,6 +11,7 @@ from ratifyd.apply.entries import Outcome, apply_entry
 from ratifyd.apply.requests import ROWS, Row, cost_bound, decode
 from ratifyd.apply.state import State
 from ratifyd.apply.txn import Txn
+from ratifyd.auth.identity import ANONYMOUS
 from ratifyd.errors import Compacted, Corrupt, FutureRev, KeyNotFound, LeaseExist, LeaseNotFound, NoSpace, UnknownMethod
 from ratifyd.membership import Membership
 from ratifyd.proto import fast
@@ -138,7 +139,7 @@ def test_what_no_version_knows_stops_the_member(machine: Machine) -> None:
 
 def test_decoded_requests_are_used_once(machine: Machine) -> None:
     data = machine.entry(requests.PUT, put())
-    memo = {data: (77, requests.PUT, put(b"other"))}
+    memo = {data: (77, requests.PUT, put(b"other"), ANONYMOUS)}
     outcome = apply_entry(machine.state, 1, 1, data, (), memo)
     assert outcome is not None
     assert outcome.request_id == 77

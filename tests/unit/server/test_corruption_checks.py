@@ -62,7 +62,8 @@ class World:
     def fail(self, error: BaseException) -> None:
         raise error
 
-    def call(self, urls: Any, method: str, path: str, body: bytes, timeout_s: float, done: Any) -> None:
+    def call(self, urls: Any, method: str, path: str, body: bytes, timeout_s: float, done: Any, headers: Any) -> None:
+        assert dict(headers) == {"X-Etcd-Cluster-ID": "63"}
         assert (method, path) == ("GET", "/members/hashkv")
         revision = json.loads(body)["revision"]
         self.asked.append((urls[0], revision))

@@ -61,7 +61,7 @@ def take(proposals: Proposals) -> list[bytes]:
 def test_an_entry_is_etcds_request_with_the_waiters_id(proposals: Proposals) -> None:
     add(proposals)
     (data,) = take(proposals)
-    request_id, row, request = decode(data)
+    request_id, row, request, _ = decode(data)
     assert (row, request.key, request.value) == (requests.PUT, b"k", b"v")
     assert list(proposals.waiting) == [request_id]
     assert not proposals.queued
@@ -70,7 +70,7 @@ def test_an_entry_is_etcds_request_with_the_waiters_id(proposals: Proposals) -> 
 
 def test_an_answer_comes_once_and_only_to_its_waiter(proposals: Proposals) -> None:
     first, second = add(proposals), add(proposals)
-    request_id, _, _ = decode(take(proposals)[1])
+    request_id, *_ = decode(take(proposals)[1])
     proposals.resolve(request_id, b"body", None)
     proposals.resolve(request_id, b"again", None)
     proposals.resolve(12345, b"nobody's", None)

@@ -1,0 +1,348 @@
+"""Load that h2load cannot make: keys that differ, streams, watchers. Runs as a process of its own.
+
+`python -m benchmarks.generator ENDPOINT LOAD CONNECTIONS STREAMS SECONDS` prints one JSON object, see `Figures`.
+The client costs about as much processor as a server, so figures understate ratios: both sides bear it alike.
+"""
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import uvloop
+
+from benchmarks.cases import KEYS, VALUE, read_key
+from benchmarks.load import LoadError, Shape, percentile
+from harness.fastgrpc import Answer, Call, FastConnection
+from ratifyd.proto import rpc_pb2
+
+RANGE = "/etcdserverpb.KV/Range"
+PUT = "/etcdserverpb.KV/Put"
+DELETE = "/etcdserverpb.KV/DeleteRange"
+TXN = "/etcdserverpb.KV/Txn"
+GRANT = "/etcdserverpb.Lease/LeaseGrant"
+REVOKE = "/etcdserverpb.Lease/LeaseRevoke"
+KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
+WATCH = "/etcdserverpb.Watch/Watch"
+
+WRITE_SHARE = 0.1
+SWAP_KEYS = 1000
+DELETED_AT_ONCE = 10
+LEASE_TTL_S = 600
+FAN_OUT = 1000
+WATCHED_KEYS = 1000
+WATCHERS_PER_KEY = 10
+PROCESS_TIMEOUT_S = 300.0
+
+Request = tuple[str, bytes]
+Check = Callable[[str, bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a load reached: things done (requests answered, or events delivered), in how long, and each one's time."""
+
+    count: int
+    elapsed_s: float
+    p50_us: float
+    p99_us: float
+
+    @property
+    def rate(self) -> float:
+        """Things done a second."""
+        return self.count / self.elapsed_s
+
+
+def run_generated(endpoint: str, load: str, shape: Shape, seconds: float) -> Figures:
+    """Run a load in a process of its own; LoadError when a request failed."""
+    command = [sys.executable, "-m", "benchmarks.generator", endpoint, load]
+    command += [str(shape.connections), str(shape.streams), str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_TIMEOUT_S)
+    if done.returncode:
+        raise LoadError(f"{load} failed:\n{done.stderr[-2000:]}")
+    return Figures(**json.loads(done.stdout))
+
+
+# --- requests one after the other ----------------------------------------------------------------------------------
+
+
+def _mixed(number: int) -> Iterator[Request]:
+    """One put for nine gets, of keys drawn at random."""
+    draw = random.Random(number)
+    while True:
+        key = read_key(draw.randrange(KEYS))
+        if draw.random() < WRITE_SHARE:
+            yield PUT, rpc_pb2.PutRequest(key=key, value=VALUE).SerializeToString()
+        else:
+            yield RANGE, rpc_pb2.RangeRequest(key=key).SerializeToString()
+
+
+def _puts(number: int) -> Iterator[Request]:
+    """Puts of keys drawn at random."""
+    draw = random.Random(number)
+    while True:
+        yield PUT, rpc_pb2.PutRequest(key=read_key(draw.randrange(KEYS)), value=VALUE).SerializeToString()
+
+
+def _swaps(number: int) -> Iterator[Request]:
+    """Compare and swap: replace a key drawn at random if it exists, else read it."""
+    draw = random.Random(number)
+    compare = rpc_pb2.Compare
+    while True:
+        key = read_key(draw.randrange(SWAP_KEYS))
+        yield (
+            TXN,
+            rpc_pb2.TxnRequest(
+                compare=[compare(target=compare.MOD, result=compare.GREATER, key=key, mod_revision=0)],
+                success=[rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=key, value=VALUE))],
+                failure=[rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=key))],
+            ).SerializeToString(),
+        )
+
+
+def _deletes(number: int) -> Iterator[Request]:
+    """Ten puts, then one deletion of all ten."""
+    prefix = b"deleted/%d/" % number
+    whole = rpc_pb2.DeleteRangeRequest(key=prefix, range_end=prefix[:-1] + b"0").SerializeToString()
+    puts = [
+        rpc_pb2.PutRequest(key=prefix + b"%d" % at, value=VALUE).SerializeToString() for at in range(DELETED_AT_ONCE)
+    ]
+    while True:
+        for put in puts:
+            yield PUT, put
+        yield DELETE, whole
+
+
+def _grants(number: int) -> Iterator[Request]:
+    """Leases granted and revoked in turn, by ids of our own."""
+    lease = (number + 1) << 32
+    while True:
+        lease += 1
+        yield GRANT, rpc_pb2.LeaseGrantRequest(TTL=LEASE_TTL_S, ID=lease).SerializeToString()
+        yield REVOKE, rpc_pb2.LeaseRevokeRequest(ID=lease).SerializeToString()
+
+
+class Repeater:
+    """One stream of requests: the next leaves when the last is answered, until the time is up."""
+
+    def __init__(self, connection: FastConnection, requests: Iterator[Request], until: float) -> None:
+        self._connection = connection
+        self._requests = requests
+        self._until = until
+        self._began = 0.0
+        self.times_us: list[float] = []
+        self.over: asyncio.Future[None] = connection.loop.create_future()
+
+    def start(self) -> None:
+        """Send the first request."""
+        self._send()
+
+    def _send(self) -> None:
+        path, message = next(self._requests)
+        self._began = time.perf_counter()
+        self._connection.unary(path, message).add_done_callback(self._answered)
+
+    def _answered(self, answer: "asyncio.Future[Answer]") -> None:
+        now = time.perf_counter()
+        code, text, _ = answer.result()
+        if code:
+            self.over.set_exception(LoadError(f"a request was answered {code} {text}"))
+            return
+        self.times_us.append((now - self._began) * 1e6)
+        if now >= self._until:
+            self.over.set_result(None)
+        else:
+            self._send()
+
+
+async def _repeat(
+    connections: list[FastConnection], streams: int, seconds: float, requests: Callable[[int], Iterator[Request]]
+) -> Figures:
+    began = time.perf_counter()
+    repeaters = [
+        Repeater(connection, requests(at * streams + stream), began + seconds)
+        for at, connection in enumerate(connections)
+        for stream in range(streams)
+    ]
+    for repeater in repeaters:
+        repeater.start()
+    await asyncio.gather(*(repeater.over for repeater in repeaters))
+    return _figures([each for repeater in repeaters for each in repeater.times_us], time.perf_counter() - began)
+
+
+def _figures(times_us: Sequence[float], elapsed_s: float) -> Figures:
+    return Figures(len(times_us), elapsed_s, percentile(times_us, 50.0), percentile(times_us, 99.0))
+
+
+# --- streams -------------------------------------------------------------------------------------------------------
+
+
+class Exchange:
+    """A stream on which each message is answered by one message, one at a time, until the time is up."""
+
+    def __init__(self, connection: FastConnection, path: str, message: bytes, until: float) -> None:
+        self._message = message
+        self._until = until
+        self._began = 0.0
+        self.times_us: list[float] = []
+        self.over: asyncio.Future[None] = connection.loop.create_future()
+        self._call: Call = connection.open(path, self._answered)
+
+    def start(self) -> None:
+        """Send the first message."""
+        self._began = time.perf_counter()
+        self._call.send(self._message)
+
+    def _answered(self, _: bytes) -> None:
+        now = time.perf_counter()
+        self.times_us.append((now - self._began) * 1e6)
+        if now < self._until:
+            self.start()
+        elif not self.over.done():
+            self.over.set_result(None)
+
+
+async def _keep_alives(connections: list[FastConnection], streams: int, seconds: float) -> Figures:
+    """Keep-alives of one lease for each stream."""
+    exchanges = []
+    began = time.perf_counter()
+    for connection in connections:
+        for _ in range(streams):
+            answer = await connection.unary(GRANT, rpc_pb2.LeaseGrantRequest(TTL=LEASE_TTL_S).SerializeToString())
+            lease = rpc_pb2.LeaseGrantResponse.FromString(answer.message).ID
+            message = rpc_pb2.LeaseKeepAliveRequest(ID=lease).SerializeToString()
+            exchanges.append((connection, message))
+    began = time.perf_counter()
+    running = [Exchange(connection, KEEP_ALIVE, message, began + seconds) for connection, message in exchanges]
+    for exchange in running:
+        exchange.start()
+    await asyncio.gather(*(exchange.over for exchange in running))
+    return _figures([each for exchange in running for each in exchange.times_us], time.perf_counter() - began)
+
+
+class Watchers:
+    """Watchers spread over connections, and when each event of the put under way arrived."""
+
+    def __init__(self, connections: list[FastConnection], keys: Sequence[bytes], per_key: int) -> None:
+        self._created = 0
+        self._wanted = 0
+        self._began = 0.0
+        self._loop = connections[0].loop
+        self._all_in: asyncio.Future[None] = self._loop.create_future()
+        self.times_us: list[float] = []
+        self.total = len(keys) * per_key
+        calls = [connection.open(WATCH, self._received) for connection in connections]
+        numbers = range(self.total)
+        for number in numbers:
+            create = rpc_pb2.WatchCreateRequest(key=keys[number % len(keys)])
+            calls[number % len(calls)].send(rpc_pb2.WatchRequest(create_request=create).SerializeToString())
+
+    def _received(self, message: bytes) -> None:
+        response = rpc_pb2.WatchResponse.FromString(message)
+        if response.created:
+            self._created += 1
+            if self._created == self.total:
+                self._all_in.set_result(None)
+            return
+        now = time.perf_counter()
+        for _ in response.events:
+            self.times_us.append((now - self._began) * 1e6)
+        if len(self.times_us) >= self._wanted and not self._all_in.done():
+            self._all_in.set_result(None)
+
+    async def created(self) -> None:
+        """Wait until all watchers stand."""
+        await self._all_in
+
+    async def put(self, connection: FastConnection, keys: Sequence[bytes], each_seen_by: int) -> None:
+        """Put some keys at once; wait until every watcher of them has its event."""
+        self._all_in = self._loop.create_future()
+        self._wanted = len(self.times_us) + len(keys) * each_seen_by
+        messages = [rpc_pb2.PutRequest(key=key, value=VALUE).SerializeToString() for key in keys]
+        self._began = time.perf_counter()
+        answers = await asyncio.gather(*(connection.unary(PUT, message) for message in messages))
+        if any(answer.code for answer in answers):
+            raise LoadError(f"a put was refused: {answers[0]}")
+        await self._all_in
+
+
+async def _watch(connections: list[FastConnection], seconds: float, keys: int, per_key: int) -> Figures:
+    names = [b"watched/%05d" % number for number in range(keys)]
+    watchers = Watchers(connections, names, per_key)
+    await watchers.created()
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        await watchers.put(connections[0], names, per_key)
+    return _figures(watchers.times_us, time.perf_counter() - began)
+
+
+def _repeating(requests: Callable[[int], Iterator[Request]]) -> "Load":
+    async def load(connections: list[FastConnection], streams: int, seconds: float) -> Figures:
+        return await _repeat(connections, streams, seconds, requests)
+
+    return load
+
+
+async def _one_key(connections: list[FastConnection], streams: int, seconds: float) -> Figures:
+    return await _watch(connections, seconds, 1, FAN_OUT)
+
+
+async def _many_keys(connections: list[FastConnection], streams: int, seconds: float) -> Figures:
+    return await _watch(connections, seconds, WATCHED_KEYS, WATCHERS_PER_KEY)
+
+
+async def _one_watcher(connections: list[FastConnection], streams: int, seconds: float) -> Figures:
+    return await _watch(connections, seconds, 1, 1)
+
+
+Load = Callable[[list[FastConnection], int, float], Awaitable[Figures]]
+LOADS: dict[str, Load] = {
+    "mixed": _repeating(_mixed),
+    "put-random": _repeating(_puts),
+    "txn-swap": _repeating(_swaps),
+    "delete-range": _repeating(_deletes),
+    "lease-grant": _repeating(_grants),
+    "lease-keepalive": _keep_alives,
+    "watch-fan-out": _one_key,
+    "watch-many-keys": _many_keys,
+    "watch-latency": _one_watcher,
+}
+"""Everything this generator can do. Watch loads count events, and time each from the put to the event."""
+
+
+def all_loads() -> list[tuple[str, str, Shape]]:
+    """Title, load and shape of everything worth measuring."""
+    lone, busy, watching = Shape(1, 1), Shape(100, 10), Shape(10, 1)
+    loads = []
+    shapes: tuple[Shape, ...]
+    for load in LOADS:
+        if load.startswith("watch"):
+            shapes = (lone,) if load == "watch-latency" else (watching,)
+        else:
+            shapes = (busy,) if load in ("mixed", "put-random") else (lone, busy)
+        loads += [(f"{load}/{shape}", load, shape) for shape in shapes]
+    return loads
+
+
+async def _main(endpoint: str, load: str, connections: int, streams: int, seconds: float) -> Figures:
+    opened = [await FastConnection.connect(endpoint) for _ in range(connections)]
+    try:
+        return await LOADS[load](opened, streams, seconds)
+    finally:
+        for connection in opened:
+            connection.close()
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run one load and print its figures."""
+    endpoint, load, connections, streams, seconds = argv
+    figures = uvloop.run(_main(endpoint, load, int(connections), int(streams), float(seconds)))
+    sys.stdout.write(json.dumps(asdict(figures)) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
