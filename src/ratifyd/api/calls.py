@@ -1,8 +1,9 @@
 """One unary request (`Call`) and one streaming request (`Stream`) as handlers see them."""
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
-from ratifyd.errors import Code, EtcdError, NoLeader, RequestTooManyRequests
+from ratifyd.errors import Code, ContextDeadlineExceeded, EtcdError, NoLeader, RequestTooManyRequests
 from ratifyd.wire.headers import Head
 
 if TYPE_CHECKING:
@@ -12,12 +13,16 @@ if TYPE_CHECKING:
     from ratifyd.server.timing import Timing
 
 
+T = TypeVar("T")
+
 MAX_QUEUED_BYTES = 2 << 20
 """Bytes that may wait for a slow client before its stream is given no more.
 
 More than a connection holds back without ever saying "resume" and a stream without ever saying "writable" together:
 else neither might come to wake a stream that waits.
 """
+MAX_LOGGED_BYTES = 1 << 20
+"""Answers in parts that are longer are not taken apart for the log of slow calls: that would hold up everybody."""
 MAX_UNREAD_BYTES = 4 << 20
 """Answers a stream may leave unread before further requests on it are counted."""
 MAX_UNREAD_REQUESTS = 1000
@@ -111,6 +116,39 @@ class Call:
             session.late(self, response, None)
         if not session.dirty:
             session.mark_dirty()
+
+    def reply_parts(self, parts: Sequence[bytes]) -> None:
+        """Answer with a response in parts, for one that is too long to be joined."""
+        self.route.rpc.served += 1
+        session = self._session
+        session.connection.reply_parts(self.stream_id, parts)
+        if self.began < session.timing.late_before and sum(map(len, parts)) <= MAX_LOGGED_BYTES:
+            session.late(self, b"".join(parts), None)
+        session.mark_dirty()
+
+    def run(self, steps: Generator[object, None, T], answer: Callable[[T], None]) -> None:
+        """Run sliced work and answer with its result; it is dropped when the client gives up or its time is up."""
+        server, timeout_s = self._session.server, self.head.timeout_s
+        deadline = None if timeout_s is None else server.clock.time() + timeout_s
+
+        def wanted() -> bool:
+            if not self._session.is_open(self.stream_id):
+                self.route.rpc.started += 1
+                self.route.rpc.received += 1
+                self.route.rpc.handled[Code.CANCELLED] += 1
+                return False
+            if deadline is not None and server.clock.time() >= deadline:
+                self.fail(ContextDeadlineExceeded())
+                return False
+            return True
+
+        def done(result: T | None, error: EtcdError | None) -> None:
+            if error is not None:
+                self.fail(error)
+            else:
+                answer(cast(T, result))
+
+        server.slices.run(steps, done, wanted)
 
     def fail(self, error: EtcdError) -> None:
         """Answer with an error."""

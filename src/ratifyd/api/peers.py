@@ -4,8 +4,8 @@ A function from a request to `answer(status, headers, body)`, called at once or 
 """
 
 import json
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -155,7 +155,13 @@ class PeerPages:
         def refused(error: EtcdError) -> None:
             answer(400, ERROR, error.message.removeprefix("etcdserver: ").encode() + b"\n")
 
-        _sliced(server, server.store.hash_kv(revision), hashed, refused)
+        def done(found: KvHash | None, error: EtcdError | None) -> None:
+            if found is not None:
+                hashed(found)
+            elif error is not None:
+                refused(error)
+
+        server.slices.run(server.store.hash_kv(revision), done)
 
     # --- leases ----------------------------------------------------------------------------------------------------
 
@@ -218,24 +224,3 @@ def _revision_of(body: bytes) -> int | None:
         return None
     revision = fields.get("revision", 0) if isinstance(fields, dict) else None
     return revision if type(revision) is int and -1 << 63 <= revision < 1 << 63 else None
-
-
-def _sliced(
-    server: Server,
-    steps: Generator[int, None, Any],
-    done: Callable[[Any], None],
-    refused: Callable[[EtcdError], None],
-) -> None:
-    """Drive sliced work, one slice per callback of the loop."""
-
-    def step() -> None:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            done(stop.value)
-        except EtcdError as error:
-            refused(error)
-        else:
-            server.clock.call_soon(step)
-
-    step()

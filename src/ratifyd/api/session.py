@@ -186,6 +186,10 @@ class Session:
         self.connection.go_away()
         self.mark_dirty()
 
+    def is_open(self, stream_id: int) -> bool:
+        """Whether the client still waits for the answer on a stream."""
+        return not self._gone and self.connection.is_open(stream_id)
+
     @property
     def idle(self) -> bool:
         """Whether no request is running."""

@@ -1,10 +1,7 @@
-"""Range, Put, DeleteRange and Compaction as the state machine executes them.
+"""Put, DeleteRange and Compaction as the state machine executes them.
 
 Answers are response bytes without their header field: the server that has a waiter puts its own header in front.
 """
-
-from collections.abc import Callable
-from typing import Final
 
 from ratifyd.apply.state import State
 from ratifyd.errors import KeyNotFound, LeaseNotFound
@@ -12,17 +9,7 @@ from ratifyd.keys import KeyRange
 from ratifyd.mvcc.store import Store, WriteTxn
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import KeyValue
-from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest
-
-Reader = Store | WriteTxn
-
-_SORT_KEYS: Final[dict[int, Callable[[KeyValue], bytes | int]]] = {
-    RangeRequest.KEY: lambda kv: kv.key,
-    RangeRequest.VERSION: lambda kv: kv.version,
-    RangeRequest.CREATE: lambda kv: kv.create_revision,
-    RangeRequest.MOD: lambda kv: kv.mod_revision,
-    RangeRequest.VALUE: lambda kv: kv.value,
-}
+from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest
 
 
 def put(state: State, request: PutRequest, wanted: bool) -> bytes:
@@ -99,68 +86,3 @@ def compact(state: State, request: CompactionRequest, wanted: bool) -> bytes:
     state.store.compact(request.revision)
     state.store.counts.ranges += 1  # etcd reads a key to learn the revision
     return b""
-
-
-def range_body(reader: Reader, request: RangeRequest) -> bytes:
-    """Answer a Range; the body after the header. Raises Compacted, FutureRev."""
-    keys = KeyRange.parse(request.key, request.range_end)
-    limit = request.limit
-    if request.count_only:
-        return fast.range_body((), False, reader.range(keys, revision=request.revision, count_only=True).count)
-    if is_plain(request):
-        result = reader.range(keys, revision=request.revision, limit=limit + 1 if limit > 0 else 0)
-        kvs, more = result.kvs, False
-        if 0 < limit < len(kvs):
-            kvs, more = kvs[:limit], True
-        return fast.range_body(kvs, more, result.count)
-    return _decoded_range_body(reader, request, keys, limit)
-
-
-def is_plain(request: RangeRequest) -> bool:
-    """Whether stored bytes can be answered as they are: key order, whole values, no filters."""
-    return not (
-        request.sort_order
-        or request.sort_target
-        or request.keys_only
-        or request.min_mod_revision
-        or request.max_mod_revision
-        or request.min_create_revision
-        or request.max_create_revision
-    )
-
-
-def _decoded_range_body(reader: Reader, request: RangeRequest, keys: KeyRange, limit: int) -> bytes:
-    filtered = (
-        request.min_mod_revision
-        or request.max_mod_revision
-        or request.min_create_revision
-        or request.max_create_revision
-    )
-    # With the default order the limit is applied before sorting by another target, as etcd does (semantics 2.11).
-    fetch = limit + 1 if limit > 0 and not request.sort_order and not filtered else 0
-    result = reader.range(keys, revision=request.revision, limit=fetch)
-    kvs = [KeyValue.FromString(data) for data in result.kvs]
-    if filtered:
-        kvs = _filter(kvs, request)
-    if request.sort_order or request.sort_target:
-        kvs.sort(key=_SORT_KEYS[request.sort_target], reverse=request.sort_order == RangeRequest.DESCEND)
-    more = 0 < limit < len(kvs)
-    if more:
-        del kvs[limit:]
-    if request.keys_only:
-        for kv in kvs:
-            kv.ClearField("value")
-    return fast.range_body([kv.SerializeToString() for kv in kvs], more, result.count)
-
-
-def _filter(kvs: list[KeyValue], request: RangeRequest) -> list[KeyValue]:
-    max_mod, min_mod = request.max_mod_revision, request.min_mod_revision
-    max_create, min_create = request.max_create_revision, request.min_create_revision
-    return [
-        kv
-        for kv in kvs
-        if (not max_mod or kv.mod_revision <= max_mod)
-        and (not min_mod or kv.mod_revision >= min_mod)
-        and (not max_create or kv.create_revision <= max_create)
-        and (not min_create or kv.create_revision >= min_create)
-    ]

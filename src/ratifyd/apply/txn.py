@@ -1,8 +1,11 @@
 """Txn: evaluate every compare, check the chosen path, then change: after the first change no error is possible."""
 
+from collections.abc import Generator
+from contextlib import ExitStack, closing
 from typing import Any
 
-from ratifyd.apply.kv import check_present, delete_in, put_in, range_body
+from ratifyd.apply.kv import check_present, delete_in, put_in
+from ratifyd.apply.ranges import is_long, range_body, range_steps
 from ratifyd.apply.state import State
 from ratifyd.errors import Compacted, LeaseNotFound
 from ratifyd.keys import KeyRange
@@ -95,6 +98,13 @@ def txn(state: State, request: Txn, wanted: bool) -> bytes:
 
 def read_txn_body(store: Store, request: Txn) -> bytes:
     """Answer a read-only Txn; the body after the header. Raises Compacted, FutureRev."""
+    path = _read_path(store, request)
+    header = fast.revision_header(store.revision)
+    responses = [fast.length_prefixed(1, header + range_body(store, read)) for _, read in path.ops]
+    return fast.txn_body(path.succeeded, responses)
+
+
+def _read_path(store: Store, request: Txn) -> Path:
     counts = store.counts
     before = counts.operations
     try:
@@ -103,8 +113,31 @@ def read_txn_body(store: Store, request: Txn) -> bytes:
         counts.ranges += len(path.ops)
     finally:
         counts.txns += counts.operations - before > 1
+    return path
+
+
+def is_long_read(store: Store, txn: Txn) -> bool:
+    """Whether a read-only Txn may have to read too much for one go."""
+    return any(is_long(store, read) for branch in (txn.success, txn.failure) for _, read in branch)
+
+
+def read_txn_steps(store: Store, txn: Txn) -> Generator[None, None, bytes]:
+    """As `read_txn_body`, its long ranges in slices, all at the revision of the first step."""
+    path = _read_path(store, txn)
     header = fast.revision_header(store.revision)
-    responses = [fast.length_prefixed(1, header + range_body(store, read)) for _, read in path.ops]
+    responses: list[bytes] = []
+    with ExitStack() as stack:
+        answers: list[bytes | Generator[None, None, list[bytes]]] = []
+        for _, read in path.ops:
+            if is_long(store, read):
+                steps = stack.enter_context(closing(range_steps(store, read)))
+                next(steps)  # begins it, at the revision of this moment
+                answers.append(steps)
+            else:
+                answers.append(range_body(store, read))
+        for answer in answers:
+            parts = [answer] if isinstance(answer, bytes) else (yield from answer)
+            responses.append(fast.length_prefixed(1, b"".join((header, *parts))))
     return fast.txn_body(path.succeeded, responses)
 
 

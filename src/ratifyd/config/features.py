@@ -20,8 +20,8 @@ class Feature(NamedTuple):
 
 FEATURES: Mapping[str, Feature] = {
     "StopGRPCServiceOnDefrag": Feature(False, "alpha", False, "Report NOT_SERVING while defragmenting."),
-    "InitialCorruptCheck": Feature(False, "alpha", False, "Compare data with the other members before serving."),
-    "CompactHashCheck": Feature(False, "alpha", False, "Let the leader compare hashes of compactions."),
+    "InitialCorruptCheck": Feature(False, "alpha", True, "Compare data with the other members before serving."),
+    "CompactHashCheck": Feature(False, "alpha", True, "Let the leader compare hashes of compactions."),
     "TxnModeWriteWithSharedBuffer": Feature(True, "beta", True, "Write transactions read through a shared buffer."),
     "LeaseCheckpoint": Feature(False, "alpha", True, "Replicate the remaining time of leases."),
     "LeaseCheckpointPersist": Feature(False, "alpha", True, "Keep the remaining time of leases over restarts."),

@@ -388,7 +388,6 @@ class Config:
         "How often the leader compares its data with the other members'; 0 never does.",
         DURATION,
         group="checks",
-        available=False,
     )
     compact_hash_check_time_s: float = option(
         60.0,

@@ -210,6 +210,8 @@ class Etcd:
                 }
             },
         )
+        if not recovered.fresh and config.features["InitialCorruptCheck"]:
+            await self._check_for_corruption(server, loop)
         # What was read back lives as long as the process: keep the garbage collector from walking it again and again.
         gc.collect()
         gc.freeze()
@@ -229,6 +231,13 @@ class Etcd:
         if self._failure.done():
             raise StartError(f"the member failed while starting: {self._failure.result()!r}")
         await self._serve(server)
+
+    async def _check_for_corruption(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        """Compare with the other members before anything is served (semantics 10.13). Raises StartError."""
+        checked: asyncio.Future[str] = loop.create_future()
+        server.corruption.check_initially(lambda reason: None if checked.done() else checked.set_result(reason))
+        if reason := await checked:
+            raise StartError(reason)
 
     def _wire(
         self,

@@ -21,6 +21,7 @@ from ratifyd.raft.roles import Role
 from ratifyd.server.authentication import Authentication
 from ratifyd.server.committer import Committer
 from ratifyd.server.compaction import AutoCompactor, CompactionRunner
+from ratifyd.server.corruption import CorruptionChecks
 from ratifyd.server.installing import SnapshotInstaller
 from ratifyd.server.leader import Leadership
 from ratifyd.server.leases import APPLY_TIMEOUT_S, LeaseService
@@ -32,6 +33,7 @@ from ratifyd.server.proposals import Answer, Proposals, RequestIds
 from ratifyd.server.quota import Quota
 from ratifyd.server.reads import Read, Reads
 from ratifyd.server.sending import SnapshotSender
+from ratifyd.server.slices import Slices
 from ratifyd.server.snapshots import Snapshots
 from ratifyd.server.timing import Timing
 from ratifyd.server.versions import Publisher, VersionMonitor, minor_of
@@ -106,6 +108,7 @@ class Server:
             fail=parts.fail,
             wake=self._committed,
         )
+        self.slices = Slices(parts.clock, parts.fail)
         self.timing = Timing(parts.stopwatch or now, config, metrics, self.store, self.header)
         self.node = Node(parts, self.proposals, self.reads, self.timing, has_room=self.committer.has_room)
         self._connect(parts, election_s)
@@ -189,6 +192,17 @@ class Server:
         self.authentication = Authentication(parts, cost=config.bcrypt_cost, read=self.read, propose=self.propose)
         self.publisher = Publisher(self.members, config.name, config.advertise_client_urls, self, self._published)
         self.versions = VersionMonitor(self.members, parts.calls, self)
+        self.corruption = CorruptionChecks(
+            self.store,
+            self.slices,
+            self.members,
+            parts.calls,
+            self,
+            timeout_s=self.timeout_s,
+            period_s=config.corrupt_check_time_s,
+            compact_period_s=config.compact_hash_check_time_s if config.features["CompactHashCheck"] else 0,
+            now=parts.clock.time(),
+        )
 
     # --- what the API asks for -------------------------------------------------------------------------------------
 
@@ -300,6 +314,7 @@ class Server:
         """Answer what still waits and take no further turns."""
         self.compaction.stop()
         self.authentication.stop()
+        self.slices.stop()
         self.proposals.stop()
         self.reads.stop()
         self.node.stop()
@@ -338,6 +353,7 @@ class Server:
                 self.leasing.tick(now)
             self.versions.tick(now)
         self.auto_compactor.tick(now, leading=self.is_leader)
+        self.corruption.tick(now, leading=self.is_leader)
         if self.leader_id:
             self.publisher.tick(now)
         self.node.wake()

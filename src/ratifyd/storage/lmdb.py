@@ -16,7 +16,7 @@ from time import perf_counter, sleep
 import lmdb
 
 from ratifyd import schema
-from ratifyd.ports import BackendView, Done, Rows, Worker
+from ratifyd.ports import BackendView, Done, Row, Rows, Scanned, Worker
 
 MAP_BYTES = 64 << 30
 """Address space set aside for the file, which itself only grows as it fills."""
@@ -66,9 +66,13 @@ class LmdbBackend:
         """Values of keys, in their order."""
         return self._reading.get_many(bucket, keys)
 
-    def range(self, bucket: bytes, start: bytes, end: bytes | None, limit: int = 0) -> list[tuple[bytes, bytes]]:
-        """Rows with start <= key < end in key order, at most `limit` when positive."""
-        return self._reading.range(bucket, start, end, limit)
+    def range(self, bucket: bytes, start: bytes, end: bytes | None) -> list[Row]:
+        """Rows with start <= key < end in key order."""
+        return self._reading.range(bucket, start, end)
+
+    def scan(self, bucket: bytes, start: bytes, end: bytes | None, rows: int, max_bytes: int) -> Scanned:
+        """The first `rows` rows of a range, fewer once their values come to `max_bytes`, and where to go on."""
+        return self._reading.scan(bucket, start, end, rows, max_bytes)
 
     def view(self) -> BackendView:
         """The current read transaction, kept until the view is closed. Costs nothing until a commit replaces it."""
@@ -272,10 +276,10 @@ class _LmdbView:
         get, database = self._get, self._buckets[bucket]
         return [get(key, None, database) for key in keys]
 
-    def range(self, bucket: bytes, start: bytes, end: bytes | None, limit: int = 0) -> list[tuple[bytes, bytes]]:
+    def range(self, bucket: bytes, start: bytes, end: bytes | None) -> list[Row]:
         if bucket in _LONG_KEY_BUCKETS:
-            return self._range_of_names(bucket, start, end, limit)
-        found: list[tuple[bytes, bytes]] = []
+            return self._range_of_names(bucket, start, end)
+        found: list[Row] = []
         with self._txn.cursor(self._buckets[bucket]) as cursor:
             if not cursor.set_range(start):
                 return found
@@ -284,20 +288,36 @@ class _LmdbView:
                 if end is not None and row[0] >= end:
                     break
                 append(row)
-                if len(found) == limit:
-                    break
         return found
 
-    def _range_of_names(self, bucket: bytes, start: bytes, end: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+    def scan(self, bucket: bytes, start: bytes, end: bytes | None, rows: int, max_bytes: int) -> Scanned:
+        if bucket in _LONG_KEY_BUCKETS:
+            return self._range_of_names(bucket, start, end), None
+        found: list[Row] = []
+        with self._txn.cursor(self._buckets[bucket]) as cursor:
+            if not cursor.set_range(start):
+                return found, None
+            append = found.append
+            for row in cursor.iternext():
+                if end is not None and row[0] >= end:
+                    break
+                append(row)
+                rows -= 1
+                max_bytes -= len(row[1])
+                if rows <= 0 or max_bytes <= 0:
+                    return found, row[0] + b"\0"
+        return found, None
+
+    def _range_of_names(self, bucket: bytes, start: bytes, end: bytes | None) -> list[Row]:
         """Names sharing a long prefix lie in the order of their digests: the bucket is small, so sort it."""
-        rows: list[tuple[bytes, bytes]] = []
+        rows: list[Row] = []
         with self._txn.cursor(self._buckets[bucket]) as cursor:
             for key, value in cursor:
                 row = (key, value) if len(key) <= _PREFIX_BYTES else _decode_long(value)
                 if start <= row[0] and (end is None or row[0] < end):
                     rows.append(row)
         rows.sort()
-        return rows[:limit] if limit > 0 else rows
+        return rows
 
     def size_in_use(self) -> int:
         if not self._in_use:
@@ -310,13 +330,14 @@ class _LmdbView:
 class _PinnedView:
     """A caller's share of a read transaction."""
 
-    __slots__ = ("_shared", "get", "get_many", "range")
+    __slots__ = ("_shared", "get", "get_many", "range", "scan")
 
     def __init__(self, shared: _LmdbView) -> None:
         self._shared: _LmdbView | None = shared
         self.get = shared.get
         self.get_many = shared.get_many
         self.range = shared.range
+        self.scan = shared.scan
 
     def close(self) -> None:
         if self._shared is not None:

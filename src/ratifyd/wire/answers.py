@@ -3,7 +3,7 @@
 Calls on streams that no longer exist are ignored: the client gave them up meanwhile.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from struct import Struct
 
 from ratifyd.wire import frames
@@ -66,6 +66,18 @@ class AnsweringConnection(Http2Connection):
             self._out.append(message)
         else:
             self._send_payload(stream, frames.MESSAGE_PREFIX.pack(0, size - 5) + message)
+
+    def reply_parts(self, stream_id: int, parts: Sequence[bytes]) -> None:
+        """As `reply` with the parts joined, which they are not."""
+        stream = self._sendable(stream_id)
+        if stream is None:
+            return
+        if not stream.headers_sent:
+            self._send_headers(stream)
+        self._send_payload(stream, frames.MESSAGE_PREFIX.pack(0, sum(map(len, parts))))
+        for part in parts:
+            self._send_payload(stream, part)
+        self.finish(stream_id)
 
     def finish(self, stream_id: int) -> None:
         """End a call with status OK, after what is queued."""

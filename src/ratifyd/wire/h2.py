@@ -173,6 +173,10 @@ class Http2Connection:
             self._out.append(frames.rst_stream_frame(stream_id, code))
             self._remember_reset(stream_id)
 
+    def is_open(self, stream_id: int) -> bool:
+        """Whether a stream has not been answered to its end, nor reset."""
+        return stream_id in self._streams
+
     def queued_bytes(self, stream_id: int) -> int:
         """Bytes of a stream not yet sent for lack of window."""
         stream = self._streams.get(stream_id)
