@@ -24,8 +24,8 @@ from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import WalContents
 from ratifyd.storage.worker import SoonWorker
-from tests.support_clock import SimClock
-from tests.support_disk import SimDisk, StepWorker
+from simulation.clock import SimClock
+from simulation.disk import SimDisk, StepWorker
 
 DIR = DataDir("d")
 SEGMENT_BYTES = 1 << 10

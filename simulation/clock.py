@@ -1,9 +1,16 @@
-"""`ports.Clock` under a test's control: callbacks run and time passes when told to, the same way every time."""
+"""Virtual time: one clock for the whole world, and each member's own view of it.
+
+`SimClock` runs callbacks in order and lets time pass when told to. A `MemberClock` hands a member's callbacks to it,
+may run fast or slow, has its own idea of the date, and is where a process is paused, counted and killed.
+"""
 
 from collections import deque
+from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
+
+from simulation.disk import Crashed
 
 MAX_CALLBACKS = 1_000_000
 
@@ -95,3 +102,88 @@ class SimClock:
             return False
         self.now = max(self.now, self._timers[0][0])
         return True
+
+
+class MemberClock:
+    """`ports.Clock` of one process. Ends with it: what was scheduled never runs once it is dead."""
+
+    __slots__ = (
+        "_after",
+        "_base",
+        "_crashed",
+        "_epoch",
+        "_failed",
+        "_held",
+        "_rate",
+        "_world",
+        "callbacks",
+        "crash_at",
+        "dead",
+        "paused",
+        "wall_offset",
+    )
+
+    def __init__(
+        self,
+        world: SimClock,
+        *,
+        rate: float = 1.0,
+        base: float = 1000.0,
+        wall_offset: float = 0.0,
+        crashed: Callable[[], object] = lambda: None,
+        failed: Callable[[Exception], object] = lambda error: None,
+        after: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`rate`: own seconds per second. `crashed` and `failed` hear how a callback ended, `after` when it is done."""
+        self._world = world
+        self._rate = rate
+        self._base = base
+        self._epoch = world.now
+        self._crashed = crashed
+        self._failed = failed
+        self._after = after
+        self._held: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        self.wall_offset = wall_offset
+        self.callbacks = 0
+        self.crash_at = -1
+        self.dead = False
+        self.paused = False
+
+    def time(self) -> float:
+        return self._base + (self._world.now - self._epoch) * self._rate
+
+    def wall(self) -> float:
+        return self._world.wall() + self.wall_offset
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> SimTimer:
+        return self._world.call_soon(self.run, callback, *args)
+
+    def call_later(self, delay_s: float, callback: Callable[..., object], *args: Any) -> SimTimer:
+        return self._world.call_later(delay_s / self._rate, self.run, callback, *args)
+
+    def run(self, callback: Callable[..., object], *args: Any) -> None:
+        """Run something in this process now, or when it is resumed, or never."""
+        if self.dead:
+            return
+        if self.paused:
+            self._held.append((callback, args))
+            return
+        self.callbacks += 1
+        if self.callbacks == self.crash_at:
+            self._crashed()
+            return
+        try:
+            callback(*args)
+        except Crashed:
+            self._crashed()
+        except Exception as error:  # a bug, or a checker's verdict: the world decides
+            self._failed(error)
+        else:
+            self._after()
+
+    def resume(self) -> None:
+        """Go on after a pause with everything that came meanwhile, in order."""
+        self.paused = False
+        held, self._held = self._held, []
+        for callback, args in held:
+            self._world.call_soon(self.run, callback, *args)
