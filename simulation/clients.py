@@ -151,13 +151,15 @@ class Writer(Client):
         number = random.random()
         key = self.key()
         if number < 0.4:
-            value = self.unique() + b"." * random.choice((0, 0, 10, 300))
+            value = self.unique() + b"." * random.choice((0, 0, 10, 300, 1500))
             return "put", pb.PutRequest(key=key, value=value, prev_kv=random.random() < 0.3)
         if number < 0.7:
             return "range", self.draw_range(key)
         if number < 0.78:
             end = b"" if random.random() < 0.7 else b"k%d\xff" % random.randrange(self.world.options.keys)
             return "delete_range", pb.DeleteRangeRequest(key=key, range_end=end, prev_kv=random.random() < 0.3)
+        if self.world.options.short_history:
+            return "range", pb.RangeRequest(key=key)  # the search knows no transactions
         return "txn", self.draw_txn(key)
 
     def draw_range(self, key: bytes) -> pb.RangeRequest:
@@ -280,7 +282,7 @@ class Keeper(Client):
         if response.TTL > 0:
             renewal = Renewal(response.ID, response.TTL, sent, self.world.clock.now)
             self.world.history.renewals.append(renewal)
-        elif response.ID == self.lease:
+        elif self.lease == response.ID:
             self.lease = 0
 
     def lost(self) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from simulation.machine import SimMember
 
 LATENCY_S = 0.001
+HIGH_WATER = 65536
 _LIMITS = Limits()
 
 Ended = Callable[[int, str], None]
@@ -98,6 +99,8 @@ class Connection:
         self._session: Session | None = None
         self._to_server = self._to_client = 0.0
         self.unread = 0
+        self._high = False
+        self._high_water = (member.options.watch_queue_bytes or 2 * HIGH_WATER) // 2
         self._stalled: list[bytes] | None = None
         self.over = False
         self.write(opening())
@@ -150,6 +153,7 @@ class Connection:
     def written(self, data: bytes) -> None:
         """The server has written."""
         self.unread += len(data)
+        self._high = self._high or self.unread > self._high_water
         self._to_client = self._later(self._to_client)
         self._clock.call_later(self._to_client - self._clock.now, self._answered, data)
 
@@ -163,8 +167,6 @@ class Connection:
         stalled, self._stalled = self._stalled, None
         for data in stalled or ():
             self._answered(data)
-        if stalled and not self.over and self._session is not None:
-            self.member.clock.run(self._session.resume_writing)
 
     def _answered(self, data: bytes) -> None:
         if self.over:
@@ -173,10 +175,17 @@ class Connection:
             self._stalled.append(data)
             return
         self.unread -= len(data)
+        if self._high and not self.unread and self._session is not None:
+            self._high = False
+            self.member.clock.call_soon(self._resume)
         for kind, flags, stream_id, payload in self._reader.feed(data):
             stream = self._streams.get(stream_id)
             if stream is not None:
                 self._take(stream, kind, flags, payload)
+
+    def _resume(self) -> None:
+        if self._session is not None:
+            self._session.resume_writing()
 
     def _take(self, stream: Stream, kind: int, flags: int, payload: bytes) -> None:
         answered = stream.answered

@@ -90,13 +90,21 @@ class Nemesis:
     def power_loss(self) -> bool:
         member = self._member()
         if member is not None:
-            self.world.crash(member.machine, power=True)
+            self._unplug(member)
         return member is not None
 
     def blackout(self) -> None:
-        """All machines lose power at once."""
+        """All machines lose power at once, or nearly so."""
         for member in self.world.living():
+            self._unplug(member)
+
+    def _unplug(self, member: SimMember) -> None:
+        """Now, or in the middle of what the disk does next."""
+        if self.random.random() < 0.5:
             self.world.crash(member.machine, power=True)
+        else:
+            disk = member.machine.disk
+            disk.crash_at = disk.steps + self.random.randint(1, 4)
 
     def rolling_restart(self) -> None:
         for number, machine in enumerate(self.world.machines):

@@ -172,9 +172,7 @@ class SimTransport:
                 for data in datas:
                     if not network.send(local, receiver, [data], twice=twice):
                         self._lost(receiver)
-            elif not network.send(local, receiver, datas, twice=twice):
-                self._lost(receiver)
-            elif network.machines[receiver].member is None:
+            elif not network.send(local, receiver, datas, twice=twice) or network.machines[receiver].member is None:
                 self._lost(receiver)
 
     def _lost(self, receiver: int) -> None:

@@ -78,7 +78,12 @@ class Options:
     compaction_batch: int = 20
     quota_bytes: int = 0
     progress_interval_s: float = 3.0
-    auto_compact_s: float = 0.0
+    apply_budget: int = 1000
+    release_s: float = 30.0
+    catch_up_watchers: int = 512
+    catch_up_revisions: int = 1000
+    watch_queue_bytes: int = 0
+    """0: the server's own."""
     short_history: bool = False
     """Few requests, so that a search for a linearization is affordable, too."""
 
@@ -154,7 +159,8 @@ def draw(seed: int) -> Options:
         in_place=random.choice((0.0, 0.5, 1.0)),
         clock_drift=maybe(0.3, random.uniform(0.0, 0.05), 0.0),
         heartbeat_ms=random.choice((50, 100, 100)),
-        pre_vote=random.random() < 0.85,
+        election_ticks=random.choice((3, 10, 10)),
+        pre_vote=random.random() < 0.7,
         snapshot_count=random.choice((10, 30, 100, 10_000)),
         catchup_entries=random.choice((2, 5, 20)),
         segment_bytes=random.choice((2048, 8192, 32768)),
@@ -165,6 +171,10 @@ def draw(seed: int) -> Options:
         compaction_batch=random.choice((2, 10, 1000)),
         quota_bytes=maybe(0.08, random.randint(15_000, 60_000), 0),
         progress_interval_s=random.choice((0.5, 3.0)),
-        auto_compact_s=0.0,
+        apply_budget=random.choice((1, 3, 1000)),
+        release_s=random.choice((0.0, 0.5, 5.0)),
+        catch_up_watchers=random.choice((1, 512)),
+        catch_up_revisions=random.choice((1, 4, 1000)),
+        watch_queue_bytes=random.choice((0, 300, 2000)),
         short_history=short,
     )

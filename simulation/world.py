@@ -27,6 +27,7 @@ from simulation.connection import Connection
 from simulation.disk import Crashed
 from simulation.faults import Nemesis
 from simulation.history import History, Operation
+from simulation.knobs import turned
 from simulation.machine import Machine, SimMember
 from simulation.model import Model
 from simulation.network import SimNetwork
@@ -78,9 +79,10 @@ class World:
     def run(self) -> Violation | None:
         """Run it all; what was broken, if anything was."""
         try:
-            self.begin()
-            self.pass_time(self.options.duration_s)
-            self.finish()
+            with turned(self.options):
+                self.begin()
+                self.pass_time(self.options.duration_s)
+                self.finish()
         except Violation as violation:
             self.violation = self.violation or violation
         return self.violation
@@ -206,7 +208,8 @@ class World:
         else:
             machine.disk.abandon()
         self.trace(f"m{machine.number} {'loses power' if power else 'is killed'}")
-        self.clock.call_later(member.random.uniform(0.05, 4.0 if not self.healing else 0.5), self.boot, machine)
+        down_s = 0.5 if self.healing else member.random.choice((0.1, 0.5, 4.0))
+        self.clock.call_later(member.random.uniform(0.05, down_s), self.boot, machine)
 
     def _bury(self, machine: Machine, member: SimMember) -> None:
         member.clock.dead = True
