@@ -179,14 +179,14 @@ class SimReceived:
         self._directory = directory
         self._live = live
         self._worker = worker
-        self._count = 0
+        self.count = 0
 
     def save(self, message: Message, image: bytes, done: Callable[[None, BaseException | None], object]) -> None:
         """Verify an image and make a durable backend of it."""
         assert message.snapshot is not None
         snapshot = message.snapshot
-        self._count += 1
-        path = f"{self._directory}/tmp.{snapshot.meta.index:016x}.{self._count}.backend"
+        self.count += 1
+        path = f"{self._directory}/tmp.{snapshot.meta.index:016x}.{self.count}.backend"
         self._worker.submit(lambda: self._convert(path, snapshot, image), done)
 
     def open(self, index: int) -> Backend:

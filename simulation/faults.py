@@ -126,6 +126,27 @@ class Nemesis:
             disk.crash_at = disk.steps + self.random.randint(1, 80)
         return member is not None
 
+    def crash_in_election(self) -> bool:
+        """Take the leader away, and strike voters while a new one is being elected; all are back at once."""
+        leader = self._leader()
+        if leader is None:
+            return False
+        if self.random.random() < 0.3:
+            self.isolate_leader()
+        else:
+            self.world.crash(leader.machine, power=True, down_s=0.01)
+        self._stalk(self.world.clock.now + 4 * self.world.options.election_s)
+        return True
+
+    def _stalk(self, until: float) -> None:
+        """Strike those that have just voted and do not know yet for whom it was good."""
+        for member in self.world.living():
+            raft = member.raft
+            if raft.vote not in (0, raft.id) and not raft.leader_id and self.random.random() < 0.3:
+                self.world.crash(member.machine, power=True, down_s=self.random.uniform(0.001, 0.02))
+        if self.world.clock.now < until:
+            self.world.clock.call_later(0.005, self._unless_stopped, self._stalk, until)
+
     def pause(self) -> bool:
         """Stop a process for a while, the leader more often than not."""
         member = self._leader() if self.random.random() < 0.5 else self._member()
@@ -133,6 +154,8 @@ class Nemesis:
             return False
         self.world.trace(f"m{member.machine.number} is paused")
         member.clock.paused = True
+        if self.random.random() < 0.4:
+            self._isolate(member)
         self._later(self._resume, member)
         return True
 
@@ -183,13 +206,17 @@ class Nemesis:
         leader = self._leader()
         if leader is None:
             return False
-        number = leader.machine.number
+        self._isolate(leader)
+        return True
+
+    def _isolate(self, member: SimMember) -> None:
+        """Keep others from hearing a member, and mostly it from hearing them."""
+        number = member.machine.number
         others = [machine.number for machine in self.world.machines if machine.number != number]
         links = [(number, other) for other in others]
         if self.random.random() < 0.7:
             links += [(other, number) for other in others]
         self._block(links)
-        return True
 
     def swizzle(self) -> None:
         """Cut a random set of machines off one by one, and connect them again in another order."""
@@ -248,6 +275,8 @@ class Nemesis:
         self._flipped.add(machine.number)
         self.world.trace(f"a bit of {path} of m{machine.number} flips")
         machine.disk.flip(path, self.random.randrange(machine.disk.size_of(path)), self.random.randrange(8))
+        if self.random.random() < 0.7:
+            self.world.crash(machine, power=False)  # so that it is read before it is purged
         return True
 
     # --- clients ---------------------------------------------------------------------------------------------------

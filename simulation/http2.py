@@ -45,7 +45,7 @@ def request_block(path: str) -> bytes:
 
 @lru_cache(maxsize=1000)
 def _decode(block: bytes) -> dict[str, str]:
-    return dict(hpack.Decoder().decode(block))
+    return {str(name): str(value) for name, value in hpack.Decoder().decode(block)}
 
 
 class FrameReader:

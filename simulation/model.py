@@ -70,7 +70,8 @@ class Change(NamedTuple):
 class Applied(NamedTuple):
     """What a committed entry came to."""
 
-    index: int
+    at: int
+    """Its index in the log."""
     kind: str
     request: Any
     response: Any
@@ -124,7 +125,7 @@ class Model:
                 error = str(refused)
         applied = Applied(index, kind, request, response, error, self.revision, self.compacted, len(self.leases))
         self.applied.append(applied)
-        if kind:
+        if kind and request is not None:
             self.proposed.setdefault((kind, request.SerializeToString(deterministic=True)), []).append(applied)
             if self.revision != before:
                 self.writes[self.revision] = applied
@@ -171,7 +172,7 @@ class Model:
             raise Refused(NO_LEASE)
         del self.leases[request.ID]
         keys = sorted(key for key, lease in self.attached.items() if lease == request.ID)
-        self._in_revision(lambda: [self._remove(key) for key in keys])
+        self._in_revision(lambda: list(map(self._remove, keys)))
 
     def _alarm(self, request: AlarmRequest) -> None:
         raised = (request.memberID, request.alarm)
@@ -256,6 +257,7 @@ class Model:
 
     def _holds(self, compare: Any, revision: int) -> bool:
         found = self.get(compare.key, revision)
+        actual: Any
         if compare.target == Compare.VALUE:
             if found is None:
                 return False

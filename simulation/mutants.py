@@ -254,7 +254,7 @@ def apply_twice(patch: Patch) -> None:
 
     def apply(state: Any, index: int, term: int, data: bytes, waiting: Any = (), decoded: Any = None) -> Any:
         outcome = apply_entry(state, index, term, data, waiting, decoded)
-        if not index % 50 and data and not outcome.error:
+        if not index % 50 and data and outcome is not None and not outcome.error:
             state.consistent_index = index - 1
             apply_entry(state, index, term, data, waiting, None)
         return outcome
@@ -263,22 +263,15 @@ def apply_twice(patch: Patch) -> None:
 
 
 @mutant
-def snapshot_keeps_buffer(patch: Patch) -> None:
-    """What was not yet committed survives the replacement of the backend."""
-
-    def take_over(self: Any, other: Any) -> None:
-        kept = {bucket: dict(table) for bucket, table in self.buffer._active.tables.items()}
-        original(self, other)
-        for bucket, table in kept.items():
-            self.buffer._active.tables[bucket].update(table)
-
-    original = State.take_over
-    patch(State, "take_over", take_over)
+def snapshot_keeps_leases(patch: Patch) -> None:
+    """A snapshot from the leader replaces everything but the leases."""
+    patch(LeaseBook, "take_over", lambda self, other: None)
 
 
 @mutant
 def revision_lost_by_compaction(patch: Patch) -> None:
-    """After a restart the revision is that of the last row, which a compaction may have removed (etcd issue 17780)."""
+    """The revision is that of the last row, and a compaction removes it if it is a deletion (etcd issue 17780)."""
+    compaction_forgets_tombstones(patch)
 
     def restore(self: Any) -> None:
         revision = self.revision

@@ -14,6 +14,7 @@ FAULTS = (
     "blackout",
     "crash_in_callback",
     "crash_in_disk_job",
+    "crash_in_election",
     "pause",
     "partition",
     "one_way",

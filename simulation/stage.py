@@ -41,7 +41,7 @@ class Stage(World):
     def up(self) -> None:
         """Start everything and wait until it serves."""
         self.begin()
-        self.until(lambda: self._agreed())
+        self.until(lambda: self.agreed())
 
     def member(self, number: int) -> SimMember:
         """The member that runs on a machine."""

@@ -102,14 +102,7 @@ class World:
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass; raises the first violation."""
-        clock = self.clock
-        end = clock.now + seconds
-        while self.violation is None:
-            if clock.run_one():
-                continue
-            if not clock.skip_to(end):
-                clock.now = end
-                break
+        self.clock.run_to(self.clock.now + seconds, lambda: self.violation is not None)
         if self.violation is not None:
             raise self.violation
 
@@ -197,7 +190,7 @@ class World:
         self.trace(f"m{machine.number} refuses its damaged disk: {error}")
         machine.lost = True
 
-    def crash(self, machine: Machine, *, power: bool) -> None:
+    def crash(self, machine: Machine, *, power: bool, down_s: float | None = None) -> None:
         """End the process of a machine, with or without what it had not synced."""
         member = machine.member
         if member is None:
@@ -208,8 +201,9 @@ class World:
         else:
             machine.disk.abandon()
         self.trace(f"m{machine.number} {'loses power' if power else 'is killed'}")
-        down_s = 0.5 if self.healing else member.random.choice((0.1, 0.5, 4.0))
-        self.clock.call_later(member.random.uniform(0.05, down_s), self.boot, machine)
+        if down_s is None:
+            down_s = member.random.uniform(0.05, 0.5 if self.healing else member.random.choice((0.1, 0.5, 4.0)))
+        self.clock.call_later(down_s, self.boot, machine)
 
     def _bury(self, machine: Machine, member: SimMember) -> None:
         member.clock.dead = True
@@ -322,12 +316,13 @@ class World:
     def _require_agreement(self) -> None:
         """All members that live come to agree, with a leader, in time."""
         deadline = self.clock.now + HEAL_S
-        while not self._agreed():
+        while not self.agreed():
             if self.clock.now >= deadline:
                 raise Violation("liveness", f"no agreement {HEAL_S} s after healing: {self._situation()}")
             self.pass_time(0.25)
 
-    def _agreed(self) -> bool:
+    def agreed(self) -> bool:
+        """Whether all members serve, know the same leader and have applied as much."""
         members = self.voting()
         if not members or not all(member.ready or member.server.is_learner for member in members):
             return False

@@ -30,7 +30,7 @@ class LeaseChecker:
         revoked: dict[int, float] = {}
         for applied in world.model.applied:
             if applied.kind == "lease_revoke" and not applied.error:
-                entry = raft.committed[applied.index - 1]
+                entry = raft.committed[applied.at - 1]
                 revoked[applied.request.ID] = raft.appeared[entry.index, entry.term]
         drift = 1 + 2 * world.options.clock_drift
         # Two members may believe to lead for as long as it takes the older one to miss its quorum.

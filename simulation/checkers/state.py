@@ -1,4 +1,4 @@
-"""Every member's state is that after some prefix of the one log, at all times, after a restart too; queues are short."""
+"""Every member's state is that after some prefix of the one log, after a restart too; queues are short."""
 
 from __future__ import annotations
 

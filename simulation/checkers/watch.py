@@ -16,7 +16,7 @@ NAME = "watch"
 
 
 class WatchChecker:
-    """Compares what each watcher saw with the events of its keys, from its first revision to the last it was told of."""
+    """Compares what each watcher saw with the events of its keys, from its first revision on."""
 
     def __init__(self, model: Model) -> None:
         self._model = model

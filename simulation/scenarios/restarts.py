@@ -1,9 +1,17 @@
 """Crashes at the worst moment. At each restart a checker compares the whole state with the log."""
 
+from typing import Any
+
 from ratifyd.proto import rpc_pb2 as pb
 from simulation.stage import Stage, play
 
-TINY = {"commit_limit": 5, "commit_interval_s": 0.02, "snapshot_count": 10, "catchup_entries": 2, "release_s": 0.0}
+TINY: dict[str, Any] = {
+    "commit_limit": 5,
+    "commit_interval_s": 0.02,
+    "snapshot_count": 10,
+    "catchup_entries": 2,
+    "release_s": 0.0,
+}
 CRASH_POINTS = range(1, 40, 3)
 
 
@@ -84,15 +92,15 @@ def two_snapshots() -> None:
     def script(stage: Stage) -> None:
         follower = stage.follower()
         connect = stage.isolate(follower)
-        _fill(stage, 30)
+        fill(stage, 30)
         connect()
-        stage.until(lambda: bool(follower.received._count))
+        stage.until(lambda: bool(follower.received.count))
         follower.machine.slowness = 20.0
         stage.until(lambda: follower.server.node.installing)
         connect = stage.isolate(follower)
-        _fill(stage, 60)
+        fill(stage, 60)
         connect()
-        stage.until(lambda: follower.received._count > 1)
+        stage.until(lambda: follower.received.count > 1)
         assert follower.server.node.installing, "the first one was through"
         stage.pass_time(0.5)
         follower.machine.slowness = 1.0
@@ -105,28 +113,30 @@ def crash_while_receiving() -> None:
     """The power of a member goes at each step of taking in a snapshot."""
 
     def script(stage: Stage) -> None:
-        received = 0
         for steps in range(12):
-            number = stage.follower().machine.number
-            follower = stage.member(number)
-            connect = stage.isolate(follower)
-            _fill(stage, 20)
-            stage.until(lambda: stage.leader().raft.log.first_index > follower.raft.log.last_index + 1)
-            disk = stage.machines[number].disk
-            connect()
-            stage.until(lambda: bool(follower.received._count))
-            received += 1
-            disk.crash_at = disk.steps + steps
-            stage.pass_time(0.3)
-            stage.crash(stage.machines[number], power=True)
-            stage.restarted(number)
-            stage.until(lambda: stage.member(number).server.node.applied == stage.leader().server.node.applied)
-        assert received == 12
+            _crash_at_step(stage, steps)
 
     play(script, 3, in_place=0.0, **TINY)
 
 
-def _fill(stage: Stage, count: int) -> None:
+def _crash_at_step(stage: Stage, steps: int) -> None:
+    follower = stage.follower()
+    number = follower.machine.number
+    connect = stage.isolate(follower)
+    fill(stage, 20)
+    stage.until(lambda: stage.leader().raft.log.first_index > follower.raft.log.last_index + 1)
+    connect()
+    stage.until(lambda: bool(follower.received.count))
+    disk = stage.machines[number].disk
+    disk.crash_at = disk.steps + steps
+    stage.pass_time(0.3)
+    stage.crash(stage.machines[number], power=True)
+    stage.restarted(number)
+    stage.until(lambda: stage.member(number).server.node.applied == stage.leader().server.node.applied)
+
+
+def fill(stage: Stage, count: int) -> None:
+    """Write through the leader."""
     leader = stage.leader()
     done: list[object] = []
     for number in range(count):

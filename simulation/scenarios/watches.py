@@ -1,7 +1,7 @@
 """Watchers at the edge. Whatever they are told is compared with the log at the end of each script."""
 
 from ratifyd.proto import rpc_pb2 as pb
-from simulation.scenarios.restarts import TINY, _fill
+from simulation.scenarios.restarts import TINY, fill
 from simulation.stage import Stage, play
 
 
@@ -33,12 +33,12 @@ def partition_and_snapshot() -> None:
         follower = stage.follower()
         _, record = stage.watch(follower, key=b"k", range_end=b"l")
         _, later = stage.watch(follower, key=b"k", range_end=b"l", start_revision=40)
-        _fill(stage, 10)
+        fill(stage, 10)
         connect = stage.isolate(follower)
-        _fill(stage, 60)
+        fill(stage, 60)
         connect()
         stage.until(lambda: stage.told(record) == 70)
-        assert follower.received._count, "no snapshot was sent"
+        assert follower.received.count, "no snapshot was sent"
         assert stage.told(later) == 70 - (40 - 2)
 
     play(script, 3, **TINY)
@@ -77,7 +77,7 @@ def starved_stream() -> None:
         stage.until(lambda: all(record.created >= 0 for record in client.records.values()))
         assert client.connection is not None
         client.connection.stall()
-        _fill(stage, 60)
+        fill(stage, 60)
         client.connection.go_on()
         stage.until(lambda: all(stage.told(record) == 60 for record in client.records.values()))
         assert stage.told(first) == 60
@@ -86,21 +86,24 @@ def starved_stream() -> None:
 
 
 def compaction_at_a_deletion() -> None:
-    """A watcher reads history while a compaction at a deletion goes over it."""
+    """A slow watcher has yet to be told of a deletion when a compaction at its revision goes over it."""
 
     def script(stage: Stage) -> None:
         member = stage.member(0)
-        for _ in range(5):
-            stage.put(member, b"k")
+        client, record = stage.watch(member, key=b"k")
+        assert client.connection is not None
+        for number in range(1, 6):
+            client.connection.stall()
+            stage.put(member, b"k", b"." * 400)
             revision = stage.delete(member, b"k")
-            client, record = stage.watch(member, key=b"k", start_revision=revision)
-            assert client.connection is not None
-            stage.command(member, "compact", revision=revision)
+            stage.put(member, b"kk")
+            stage.command(member, "compact", revision=revision, physical=True)
             stage.pass_time(0.3)
-            stage.until(lambda: stage.told(record) == 1)
-            client.close()
+            client.connection.go_on()
+            stage.pass_time(0.3)
+            assert stage.told(record) == 2 * number, f"{stage.told(record)} events told of {2 * number}"
 
-    play(script, compaction_batch=1, commit_interval_s=0.01)
+    play(script, compaction_batch=1, commit_interval_s=0.01, watch_queue_bytes=300)
 
 
 def watch_from_the_compaction() -> None:
@@ -127,9 +130,9 @@ def future_revision() -> None:
 
     def script(stage: Stage) -> None:
         follower = stage.follower()
-        _fill(stage, 5)
+        fill(stage, 5)
         connect = stage.isolate(follower)
-        _fill(stage, 10)
+        fill(stage, 10)
         client, record = stage.watch(follower, key=b"k", range_end=b"l", start_revision=14, progress_notify=True)
         assert client.stream is not None
         client.stream.send(pb.WatchRequest(progress_request={}).SerializeToString())
