@@ -147,6 +147,16 @@ class Nemesis:
         if self.world.clock.now < until:
             self.world.clock.call_later(0.005, self._unless_stopped, self._stalk, until)
 
+    def contend(self) -> None:
+        """All election timers are about to run out, and two or more do at once, as if everybody had stood still."""
+        members = self.world.living()
+        candidates = self.random.sample(members, min(len(members), self.random.randint(2, 3)))
+        for member in members:
+            raft = member.raft
+            if not member.server.is_leader:
+                late = raft.randomized_timeout if member in candidates else raft.election_ticks
+                raft.election_elapsed = max(raft.election_elapsed, late)
+
     def pause(self) -> bool:
         """Stop a process for a while, the leader more often than not."""
         member = self._leader() if self.random.random() < 0.5 else self._member()

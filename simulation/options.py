@@ -15,6 +15,7 @@ FAULTS = (
     "crash_in_callback",
     "crash_in_disk_job",
     "crash_in_election",
+    "contend",
     "pause",
     "partition",
     "one_way",
