@@ -6,6 +6,7 @@ the witness were wrong. Each operation is (kind, keys and values); answers that 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from simulation.checkers import Violation
@@ -26,7 +27,7 @@ class SearchChecker:
     """Looks for an order of the operations on plain keys that explains all answers."""
 
     def __init__(self, operations: list[Operation]) -> None:
-        self._operations = [each for each in operations if _is_simple(each)][:MAX_OPERATIONS]
+        self._operations = _beginning([each for each in operations if _is_simple(each)])
         self.steps = 0
 
     def finish(self, world: World) -> None:
@@ -69,6 +70,21 @@ class SearchChecker:
             if after is not None:
                 found.append((number, after))
         return found
+
+
+def _beginning(operations: list[Operation]) -> list[Operation]:
+    """The first operations; those that overlap with what is left out no longer say how they ended."""
+    if len(operations) <= MAX_OPERATIONS:
+        return operations
+    operations = sorted(operations, key=lambda each: each.start)
+    horizon = operations[MAX_OPERATIONS].start
+    kept: list[Operation] = []
+    for operation in operations[:MAX_OPERATIONS]:
+        if operation.end < horizon:
+            kept.append(operation)
+        elif operation.kind != "range":
+            kept.append(replace(operation, end=float("inf"), status=None))
+    return kept
 
 
 def _is_simple(operation: Operation) -> bool:

@@ -9,7 +9,7 @@ from ratifyd.proto.kv_pb2 import Event, KeyValue
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
 from simulation.checkers import Violation
 from simulation.checkers.linearizability import LinearizabilityChecker
-from simulation.checkers.search import SearchChecker
+from simulation.checkers.search import MAX_OPERATIONS, SearchChecker
 from simulation.checkers.watch import WatchChecker
 from simulation.history import Operation, WatchRecord
 from simulation.model import Model
@@ -75,6 +75,16 @@ def test_wrong_histories_fail_both_ways(name: str) -> None:
         LinearizabilityChecker(model(ONE, TWO), WRONG[name]).check()
     with pytest.raises(Violation):
         SearchChecker(WRONG[name]).check()
+
+
+def test_a_long_history_is_searched_from_its_beginning() -> None:
+    writes = [
+        wrote(put(b"k", b"%d" % number), number, number + 0.5, number + 2) for number in range(MAX_OPERATIONS - 1)
+    ]
+    last = float(MAX_OPERATIONS)
+    late = wrote(put(b"k", b"late"), last + 0.1, last + 0.2, MAX_OPERATIONS + 2)
+    overlapping = read(b"k", last, last + 1, MAX_OPERATIONS + 2, kv(b"k", b"late", MAX_OPERATIONS + 2, 2, 1))
+    assert SearchChecker([*writes, overlapping, late]).check()
 
 
 def test_a_write_stands_in_the_log_once() -> None:
