@@ -62,6 +62,8 @@ class Stream:
 class _Link:
     """The server's end (`api.session.Link`)."""
 
+    peer = "10.0.0.1:1"
+
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ratifyd.api.peers import PeerPages
 from ratifyd.api.routes import build_routes
 from ratifyd.apply.state import State
+from ratifyd.auth.tokens import SimpleTokens
 from ratifyd.config import Config
 from ratifyd.embed.bootstrap import NewCluster
 from ratifyd.embed.images import BackendImages
@@ -146,6 +147,9 @@ class SimMember:
             ),
             snapshot_index=recovered.snapshot.meta.index,
             jitter=random.random,
+            tokens=SimpleTokens(ttl_s=config.auth_token_ttl_s, now=clock.time, entropy=random.randbytes),
+            password_worker=self._worker(options.sync_s),
+            entropy=random.randbytes,
             fail=self._fail,
         )
         self.server = Server(config, parts, self.metrics)

@@ -275,10 +275,10 @@ class SimTransport:
 class SimRequest:
     """A request to the peer port's pages."""
 
-    def __init__(self, method: str, path: str, body: bytes) -> None:
+    def __init__(self, method: str, path: str, body: bytes, headers: Sequence[tuple[str, str]]) -> None:
         self.method = method
         self.path = path
-        self.headers: dict[str, str] = {}
+        self.headers = {name.lower(): value for name, value in headers}
         self.body = body
 
 
@@ -297,6 +297,7 @@ class SimCalls:
         body: bytes,
         timeout_s: float,
         done: Callable[[int, bytes], None],
+        headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Ask the first URL that leads somewhere."""
         network, local, member = self._network, self._machine.number, self._machine.member
@@ -316,14 +317,14 @@ class SimCalls:
             return
         remote = target.number
 
-        def answer(status: int, headers: Any, answered: bytes) -> None:
+        def answer(status: int, _headers: Any, answered: bytes) -> None:
             if not network.drops(remote, local):
                 network.clock.call_later(network.delay(remote, local, 0), clock.run, ended, status, answered)
 
         def arrive() -> None:
             other = target.member
             if other is not None and not network.is_blocked(local, remote):
-                other.clock.run(other.pages.handle, SimRequest(method, path, body), answer)
+                other.clock.run(other.pages.handle, SimRequest(method, path, body, headers), answer)
 
         clock.call_later(timeout_s, ended, 0, b"")
         if not network.drops(local, remote):
