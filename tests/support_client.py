@@ -10,25 +10,22 @@ from ratifyd.api.front import ClientFront
 from ratifyd.api.routes import build_routes
 from ratifyd.api.session import Session
 from ratifyd.wire.limits import Limits
+from simulation.http2 import (
+    DATA,
+    END_STREAM,
+    HEADERS,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+    wrap,
+)
 from tests.support_member import Member
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE = range(9)
-END_STREAM = 1
-ACK = 1
 KV = "/etcdserverpb.KV/"
 WATCH = "/etcdserverpb.Watch/Watch"
 KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
-
-
-def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">IBI", len(payload) << 8 | kind, flags, stream_id) + payload
-
-
-def wrap(message: Any) -> bytes:
-    """A gRPC message: prefix and bytes."""
-    data = message if isinstance(message, bytes) else message.SerializeToString()
-    return struct.pack(">BI", 0, len(data)) + data
 
 
 class FakeLink:

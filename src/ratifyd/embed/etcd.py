@@ -40,18 +40,18 @@ from ratifyd.net.listener import Listener, ListenError
 from ratifyd.peer.client import PeerClient
 from ratifyd.peer.endpoints import PEER_HTTP_LIMITS, PeerEndpoints, wants_body_stream
 from ratifyd.peer.transport import PeerTransport
-from ratifyd.ports import Done, File
+from ratifyd.ports import File
 from ratifyd.proto.etcdserver_pb2 import Metadata
 from ratifyd.raft.core import Raft
 from ratifyd.raft.log import RaftLog
-from ratifyd.raft.messages import Snapshot, SnapshotMeta
+from ratifyd.raft.messages import SnapshotMeta
 from ratifyd.server import readings
 from ratifyd.server.parts import Parts
 from ratifyd.server.server import MemberRemoved, Server
 from ratifyd.storage.disk import OsDisk
 from ratifyd.storage.lmdb import BackendBroken, BackendInUse, LmdbBackend
 from ratifyd.storage.recover import DataDir, DataDirInUse, Recovered, RecoveryRefused, lock_data_dir, recover
-from ratifyd.storage.snapshots import SaveTimes, SnapshotFiles
+from ratifyd.storage.snapshots import SaveTimes, SnapshotFiles, SnapshotStore
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import WalContents, WalCorrupt
 from ratifyd.storage.walsegments import SegmentLocked
@@ -90,48 +90,6 @@ class StartError(Exception):
 class _NoTracer:
     def mark(self, name: str, **fields: object) -> None:
         """Marks are for tests."""
-
-
-class _SnapshotStore:
-    """Saves snapshots off the loop: the file first, then its record in the log."""
-
-    def __init__(
-        self, files: SnapshotFiles, wal: Wal, worker: ThreadWorker, config: Config, metrics: metrics_table.Metrics
-    ) -> None:
-        self._metrics = metrics
-        self._files = files
-        self._wal = wal
-        self._worker = worker
-        self._keep_files = config.max_snapshots
-        self._keep_segments = config.max_wals
-
-    def save(self, snapshot: Snapshot, done: Done) -> None:
-        """Make a snapshot durable."""
-
-        def saved(times: SaveTimes | None, error: BaseException | None) -> None:
-            if times is not None:
-                self._metrics.snapshot_marshal_seconds.observe(times.encode_s)
-                self._metrics.snapshot_fsync_seconds.observe(times.sync_s)
-                self._metrics.snapshot_save_seconds.observe(times.total_s)
-            if error is not None:
-                done(error)
-            elif self._wal.save_snapshot(snapshot.meta, done):
-                done(None)
-
-        self._worker.submit(lambda: self._files.save(snapshot), saved)
-
-    def release(self, index: int) -> None:
-        """Delete what no restart and no follower will ask for again."""
-        self._wal.release_to(index)
-        if self._keep_segments:
-            self._wal.purge(self._keep_segments)
-        if self._keep_files:
-            self._worker.submit(lambda: self._files.purge(self._keep_files), _purged)
-
-
-def _purged(_result: None, error: BaseException | None) -> None:
-    if error is not None:
-        log.warning("failed to purge snapshot files", extra={"fields": {"error": str(error)}})
 
 
 class Etcd:
@@ -274,7 +232,14 @@ class Etcd:
             calls=self._calls,
             images=BackendImages(backend, image_worker),
             received=received,
-            snapshot_store=_SnapshotStore(files, self._wal, self._worker(loop, "snapshot"), config, self.metrics),
+            snapshot_store=SnapshotStore(
+                files,
+                self._wal,
+                self._worker(loop, "snapshot"),
+                keep_files=config.max_snapshots,
+                keep_segments=config.max_wals,
+                saved=self._snapshot_saved,
+            ),
             snapshot_index=recovered.snapshot.meta.index,
             jitter=random.random,
             tokens=make_tokens(config, clock),
@@ -286,6 +251,11 @@ class Etcd:
         server = host.server = Server(config, parts, self.metrics)
         readings.connect(self.metrics, server)
         return server
+
+    def _snapshot_saved(self, times: SaveTimes) -> None:
+        self.metrics.snapshot_marshal_seconds.observe(times.encode_s)
+        self.metrics.snapshot_fsync_seconds.observe(times.sync_s)
+        self.metrics.snapshot_save_seconds.observe(times.total_s)
 
     def _committed(self, commit_s: float, flush_s: float) -> None:
         self.metrics.backend_commit_seconds.observe(commit_s)

@@ -6,16 +6,16 @@ snap/<index>.snap.db         a complete backend, durable, waiting for raft to wa
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ratifyd import schema
 from ratifyd.formats.v2 import V2Corrupt, V2Store, decode_v2
 from ratifyd.membership import Member, hex_id
 from ratifyd.metrics import Metrics
-from ratifyd.ports import Backend, BackendView, Disk, Done
+from ratifyd.ports import Backend, BackendView, Disk, Done, Worker
 from ratifyd.raft.messages import Message, Snapshot
 from ratifyd.server.parts import Image
 from ratifyd.storage.exchange import Export, export_image, import_image
@@ -34,7 +34,7 @@ log = logging.getLogger("ratifyd.embed")
 class _Image:
     """A laid out image over a view of its own."""
 
-    def __init__(self, view: BackendView, export: Export, worker: ThreadWorker) -> None:
+    def __init__(self, view: BackendView, export: Export, worker: Worker) -> None:
         self.view = view
         self._worker = worker
         self.size = export.size
@@ -53,10 +53,16 @@ class _Image:
         self.view.close()
 
 
+class Pinnable(Protocol):
+    """A backend whose last commit can be pinned for another thread."""
+
+    def own_view(self) -> BackendView: ...
+
+
 class BackendImages:
     """`server.parts.Images` over the live backend."""
 
-    def __init__(self, backend: LmdbBackend, worker: ThreadWorker) -> None:
+    def __init__(self, backend: Pinnable, worker: Worker) -> None:
         self._backend = backend
         self._worker = worker
 
@@ -206,7 +212,7 @@ def _correct_members(path: str, snapshot: Snapshot) -> None:
         return  # etcd 3.8 sends none, and keeps its rows up to date
     backend = LmdbBackend(path, worker=SoonWorker(_at_once), fsync=False)
     try:
-        rows = _member_rows(backend, store)
+        rows = member_rows((key for key, _ in backend.range(schema.MEMBERS, b"", None)), store)
         failed: list[BaseException] = []
         backend.commit(rows, lambda error: failed.append(error) if error is not None else None)
         if failed:
@@ -215,8 +221,9 @@ def _correct_members(path: str, snapshot: Snapshot) -> None:
         backend.close()
 
 
-def _member_rows(backend: LmdbBackend, store: V2Store) -> dict[bytes, dict[bytes, bytes | None]]:
-    members: dict[bytes, bytes | None] = {key: None for key, _ in backend.range(schema.MEMBERS, b"", None)}
+def member_rows(present: Iterable[bytes], store: V2Store) -> dict[bytes, dict[bytes, bytes | None]]:
+    """The rows that bring the membership buckets, which hold members `present`, to what a snapshot's v2 data say."""
+    members: dict[bytes, bytes | None] = dict.fromkeys(present)
     for member in store.members:
         record = Member(member.id, member.peer_urls, member.name, member.client_urls, member.is_learner)
         members[hex_id(member.id).encode()] = record.to_json()

@@ -4,7 +4,7 @@ Rows change only when a commit is acknowledged on the loop, so what a crash leav
 Pinned views stay cheap: a commit saves the old rows it changes into each open view.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from operator import itemgetter
 
 from sortedcontainers import SortedDict
@@ -55,7 +55,7 @@ class MemoryBackend:
 
     def view(self) -> BackendView:
         """A view of the rows as they are now, until it is closed."""
-        view = _MemoryView(self, self._views.remove)
+        view = _MemoryView(self)
         self._views.append(view)
         return view
 
@@ -64,7 +64,7 @@ class MemoryBackend:
 
         def applied(_: None, error: BaseException | None) -> None:
             if error is None:
-                self._apply(rows)
+                self.write(rows)
             done(error)
 
         self._worker.submit(_nothing, applied)
@@ -84,7 +84,18 @@ class MemoryBackend:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _apply(self, batch: Rows) -> None:
+    def take(self, other: "MemoryBackend") -> None:
+        """Hold what another backend holds; views that are open stay as they are."""
+        old = MemoryBackend(self._worker)
+        old._buckets = self._buckets
+        for view in self._views:
+            view.move(old)
+        self._views = []
+        self._buckets = {name: SortedDict(rows) for name, rows in other._buckets.items()}
+        self._size = other._size
+
+    def write(self, batch: Rows) -> None:
+        """Apply rows at once."""
         for bucket, changes in batch.items():
             rows = self._buckets[bucket]
             for view in self._views:
@@ -105,10 +116,15 @@ class _MemoryView:
 
     __slots__ = ("_backend", "_closed", "_kept")
 
-    def __init__(self, backend: MemoryBackend, closed: "Callable[[_MemoryView], object]") -> None:
+    def __init__(self, backend: MemoryBackend) -> None:
         self._backend = backend
-        self._closed: Callable[[_MemoryView], object] | None = closed
+        self._closed = False
         self._kept: dict[bytes, dict[bytes, bytes | None]] = {}
+
+    def move(self, backend: MemoryBackend) -> None:
+        """Look at another backend, which holds the same rows."""
+        self._backend = backend
+        backend._views.append(self)
 
     def keep(self, bucket: bytes, rows: SortedDict, keys: Iterable[bytes]) -> None:
         """Remember what `keys` were before a commit, unless an earlier one changed them already."""
@@ -143,9 +159,9 @@ class _MemoryView:
         return _cut(self.range(bucket, start, end), rows, max_bytes)
 
     def close(self) -> None:
-        if self._closed is not None:
-            self._closed(self)
-            self._closed = None
+        if not self._closed:
+            self._closed = True
+            self._backend._views.remove(self)
 
 
 def _cut(found: Iterable[Row], rows: int, max_bytes: int) -> Scanned:

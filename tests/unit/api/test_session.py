@@ -18,19 +18,8 @@ from ratifyd.proto.rpc_pb2 import (
     WatchRequest,
     WatchResponse,
 )
-from tests.support_client import (
-    ACK,
-    DATA,
-    END_STREAM,
-    GOAWAY,
-    KEEP_ALIVE,
-    KV,
-    PING,
-    WATCH,
-    Client,
-    frame,
-    wrap,
-)
+from simulation.http2 import ACK, DATA, END_STREAM, GOAWAY, PING, frame, wrap
+from tests.support_client import KEEP_ALIVE, KV, WATCH, Client
 from tests.support_member import Member
 
 CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 1, 2, 4, 11, 12, 13, 14

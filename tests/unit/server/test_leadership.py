@@ -20,7 +20,7 @@ from ratifyd.errors import (
 from ratifyd.membership import Member
 from ratifyd.raft.roles import Role
 from ratifyd.server.leader import Leadership
-from tests.support_clock import SimClock
+from simulation.clock import SimClock
 
 ELECTION_S = 1.0
 

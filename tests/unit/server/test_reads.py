@@ -7,7 +7,7 @@ import pytest
 from ratifyd.errors import EtcdError, LeaderChanged, Stopped, Timeout
 from ratifyd.schema import decode_u64
 from ratifyd.server.reads import RETRY_S, Reads
-from tests.support_clock import SimClock
+from simulation.clock import SimClock
 
 
 class Log:

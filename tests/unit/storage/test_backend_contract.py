@@ -9,7 +9,7 @@ from ratifyd import schema
 from ratifyd.ports import Backend
 from ratifyd.storage.lmdb import LmdbBackend
 from ratifyd.storage.memory import MemoryBackend
-from tests.support_disk import StepWorker
+from simulation.disk import StepWorker
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal, WalFailed
 from ratifyd.storage.walread import WalContents, WalCorrupt, WalSnapshotMissing, valid_snapshots
 from ratifyd.storage.walsegments import SegmentLocked
-from tests.support_disk import SimDisk, StepWorker
+from simulation.disk import SimDisk, StepWorker
 from tests.support_wal import entries_of, read_records
 
 METADATA = b"\x08\x01\x10\x02"
