@@ -6,7 +6,7 @@ have the fields of etcd 3.5 besides, which clients read. Streams are lines, {"re
 """
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 from google.protobuf.message import DecodeError
@@ -233,6 +233,15 @@ class UnaryExchange(_Exchange):
             return
         self._over()
         self._write(self._target.response.to_json_in_slices(message, SLICE_BYTES))
+
+    def reply_parts(self, stream_id: int, parts: Sequence[bytes]) -> None:
+        """Answer with a response in parts."""
+        if not self._done:
+            self.reply(stream_id, b"".join(parts))
+
+    def is_open(self, stream_id: int) -> bool:
+        """Whether the client still waits for the answer."""
+        return not self._done
 
     def fail(self, stream_id: int, code: int, message: str) -> None:
         """Answer with an error."""

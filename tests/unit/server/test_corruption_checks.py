@@ -16,7 +16,7 @@ from ratifyd.server.corruption import CorruptionChecks, read_peer_hash
 from ratifyd.server.slices import Slices
 from ratifyd.storage.memory import MemoryBackend
 from ratifyd.storage.worker import SoonWorker
-from tests.support_clock import SimClock
+from simulation.clock import SimClock
 
 LOCAL, SECOND, THIRD = 1, 2, 3
 Answer = tuple[int, bytes]
