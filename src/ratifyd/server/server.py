@@ -92,7 +92,6 @@ class Server:
         self.quota = Quota(config.quota_backend_bytes, parts.backend.size)
         self.state.over_quota = self.quota.exceeded_by
         self.tokens = self.auth.tokens = parts.tokens
-        self.auth.bcrypt_cost = config.bcrypt_cost
         self._tick_s = config.heartbeat_interval_ms / 1000
         election_s = config.election_timeout_ms / 1000
         self.timeout_s = timeout_s = REQUEST_TIMEOUT_S + 2 * election_s
