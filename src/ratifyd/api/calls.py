@@ -124,7 +124,7 @@ class Call:
     def reply_parts(self, parts: Sequence[bytes]) -> None:
         """Answer with a response in parts, for one that is too long to be joined."""
         self.route.rpc.served += 1
-        session = self._session
+        session = self.session
         session.connection.reply_parts(self.stream_id, parts)
         if self.began < session.timing.late_before and sum(map(len, parts)) <= MAX_LOGGED_BYTES:
             session.late(self, b"".join(parts), None)
@@ -132,11 +132,11 @@ class Call:
 
     def run(self, steps: Generator[object, None, T], answer: Callable[[T], None]) -> None:
         """Run sliced work and answer with its result; it is dropped when the client gives up or its time is up."""
-        server, timeout_s = self._session.server, self.head.timeout_s
+        server, timeout_s = self.session.server, self.head.timeout_s
         deadline = None if timeout_s is None else server.clock.time() + timeout_s
 
         def wanted() -> bool:
-            if not self._session.is_open(self.stream_id):
+            if not self.session.is_open(self.stream_id):
                 self.route.rpc.started += 1
                 self.route.rpc.received += 1
                 self.route.rpc.handled[Code.CANCELLED] += 1
@@ -168,8 +168,8 @@ class Call:
 
     def refuse(self, error: EtcdError) -> None:
         """Answer a malformed request, which as in etcd is not counted."""
-        self._session.connection.fail(self.stream_id, error.code, error.message)
-        self._session.mark_dirty()
+        self.session.connection.fail(self.stream_id, error.code, error.message)
+        self.session.mark_dirty()
 
     def answer(self, body: bytes, error: EtcdError | None) -> None:
         """Take the outcome of a proposal: a response body that lacks its header, or the error."""
