@@ -93,14 +93,14 @@ class StreamEdge(Edge, Protocol):
 class Call:
     """A whole request message, waiting for its one answer. Answering a request the client has given up is harmless."""
 
-    __slots__ = ("_session", "began", "head", "message", "route", "stream_id")
+    __slots__ = ("began", "head", "message", "route", "session", "stream_id")
 
     def __init__(
         self, session: CallEdge, stream_id: int, head: Head, message: bytes, route: "Route", began: float
     ) -> None:
         """`began` is when the message came."""
         self.began = began
-        self._session = session
+        self.session = session
         self.stream_id = stream_id
         self.head = head
         self.message = message
@@ -109,12 +109,12 @@ class Call:
     @property
     def server(self) -> "Server":
         """The member that serves this request."""
-        return self._session.server
+        return self.session.server
 
     def reply(self, response: bytes) -> None:
         """Answer with an encoded response."""
         self.route.rpc.served += 1
-        session = self._session
+        session = self.session
         session.connection.reply(self.stream_id, response)
         if self.began < session.timing.late_before:
             session.late(self, response, None)
@@ -160,7 +160,7 @@ class Call:
         rpc.started += 1
         rpc.received += 1
         rpc.handled[error.code] += 1
-        session = self._session
+        session = self.session
         session.connection.fail(self.stream_id, error.code, error.message)
         if self.began < session.timing.late_before:
             session.late(self, b"", error)
@@ -174,7 +174,7 @@ class Call:
     def answer(self, body: bytes, error: EtcdError | None) -> None:
         """Take the outcome of a proposal: a response body that lacks its header, or the error."""
         if error is None:
-            self.reply(self._session.server.header() + body)
+            self.reply(self.session.server.header() + body)
         else:
             self.fail(error)
 
