@@ -76,7 +76,7 @@ def _answer_range(argument: tuple[Call, RangeRequest], error: EtcdError | None) 
     if error is not None:
         call.fail(error)
         return
-    server = call.server
+    server = call.session.server
     store, timing = server.store, server.timing
     identity = ANONYMOUS
     if server.auth.enabled:
