@@ -1,6 +1,9 @@
 """One unary request (`Call`) and one streaming request (`Stream`) as handlers see them."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
+
+from google.protobuf.message import Message
 
 from ratifyd.errors import Code, EtcdError, NoLeader, RequestTooManyRequests
 from ratifyd.wire.headers import Head
@@ -22,6 +25,9 @@ MAX_UNREAD_BYTES = 4 << 20
 """Answers a stream may leave unread before further requests on it are counted."""
 MAX_UNREAD_REQUESTS = 1000
 """Requests on a stream whose answers are not read before it is ended: what nobody reads must not pile up."""
+
+Answered = Callable[[bytes, EtcdError | None], None]
+"""Gets the encoded response, or the error."""
 
 
 class Call:
@@ -65,6 +71,46 @@ class Call:
             self.reply(self._session.server.header() + body)
         else:
             self.fail(error)
+
+    def hold(self, gone: Callable[[], None]) -> None:
+        """Have `gone` called if the client goes or takes the request back. To be released before it is answered."""
+        self._session.held[self._stream_id] = gone
+
+    def release(self) -> None:
+        """Look out for the client no longer."""
+        self._session.held.pop(self._stream_id, None)
+
+
+class InnerCall(Call):
+    """A request that a handler makes of another one, for the client that `head` came from: with its identity.
+
+    The answer, or the error, goes to `done`.
+    """
+
+    __slots__ = ("_done", "_server")
+
+    def __init__(self, server: "Server", head: Head, message: bytes, done: "Answered") -> None:
+        self._server = server
+        self._done = done
+        self.head = head
+        self.message = message
+
+    @property
+    def server(self) -> "Server":
+        """The member that serves this request."""
+        return self._server
+
+    def reply(self, response: bytes) -> None:
+        """Hand the encoded response back."""
+        self._done(response, None)
+
+    def fail(self, error: EtcdError) -> None:
+        """Hand an error back."""
+        self._done(b"", error)
+
+    def answer(self, body: bytes, error: EtcdError | None) -> None:
+        """Hand the outcome of a proposal back."""
+        self._done(self._server.header() + body if error is None else b"", error)
 
 
 class Stream:
@@ -161,3 +207,12 @@ class Handler(Protocol):
     """A unary handler: answers the call at once or later, exactly once. May raise EtcdError instead."""
 
     def __call__(self, server: "Server", call: Call) -> None: ...
+
+
+def ask(handler: Handler, server: "Server", head: Head, request: Message, done: Answered) -> None:
+    """Make a request of a handler for the client that `head` came from; `done` gets its outcome, at once or later."""
+    call = InnerCall(server, head, request.SerializeToString(), done)
+    try:
+        handler(server, call)
+    except EtcdError as error:
+        call.fail(error)

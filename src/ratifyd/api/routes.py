@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from ratifyd.api import auth, cluster, health, kv, lease, maintenance
+from ratifyd.api import auth, cluster, election, health, kv, lease, lock, maintenance
 from ratifyd.api.calls import Handler, Stream
 from ratifyd.api.lease import KeepAliveStream
 from ratifyd.api.snapshot import SnapshotStream
@@ -33,6 +33,12 @@ _UNARY: dict[str, Handler] = {
     "/etcdserverpb.Maintenance/Hash": maintenance.hash_,
     "/etcdserverpb.Maintenance/HashKV": maintenance.hash_kv,
     **auth.HANDLERS,
+    "/v3lockpb.Lock/Lock": lock.lock,
+    "/v3lockpb.Lock/Unlock": lock.unlock,
+    "/v3electionpb.Election/Campaign": election.campaign,
+    "/v3electionpb.Election/Proclaim": election.proclaim,
+    "/v3electionpb.Election/Leader": election.leader,
+    "/v3electionpb.Election/Resign": election.resign,
     "/grpc.health.v1.Health/Check": health.check,
     "/grpc.health.v1.Health/List": health.list_,
 }
@@ -42,6 +48,7 @@ _STREAMING: dict[str, Callable[..., Stream]] = {
     "/etcdserverpb.Lease/LeaseKeepAlive": KeepAliveStream,
     "/etcdserverpb.Maintenance/Snapshot": SnapshotStream,
     "/etcdserverpb.KV/RangeStream": kv.RangeStream,
+    "/v3electionpb.Election/Observe": election.ObserveStream,
     "/grpc.health.v1.Health/Watch": health.HealthStream,
 }
 

@@ -4,6 +4,7 @@ Also keeps the connection honest: pings a silent client and hangs up on a dead o
 takes its leave in two steps.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
@@ -86,6 +87,7 @@ class Session:
         "_unary",
         "connection",
         "dirty",
+        "held",
         "link",
         "server",
     )
@@ -98,6 +100,8 @@ class Session:
         self._routes = routes
         self._streams: dict[int, Stream] = {}
         self._unary: dict[int, _Waiting] = {}
+        self.held: dict[int, Callable[[], None]] = {}
+        """Unary requests that may wait for long, and what to call if their client does not."""
         self._gone = False
         self._leaving: Timer | None = None
         self._read_at = server.clock.time()
@@ -158,6 +162,9 @@ class Session:
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.lost(Code.CANCELLED)
+        held, self.held = self.held, {}
+        for gone in held.values():
+            gone()
 
     def go_away(self) -> None:
         """Ask the client to move on, then refuse new calls; streams that run may finish."""
@@ -244,6 +251,8 @@ class Session:
             self._take_waiting(event.stream_id)
             if (stream := self._streams.pop(event.stream_id, None)) is not None:
                 stream.lost(Code.CANCELLED)
+            if (gone := self.held.pop(event.stream_id, None)) is not None:
+                gone()
         elif isinstance(event, Writable):
             if (stream := self._streams.get(event.stream_id)) is not None:
                 stream.writable()
