@@ -88,8 +88,10 @@ def defragment(server: Server, call: Call) -> None:
     require_admin(server, call.head)
     before, began = server.backend.size(), server.clock.time()
     log.info("starting defragment", extra={"fields": {"db-size-bytes": before}})
+    server.health.defrag_started()
 
     def finished(error: BaseException | None) -> None:
+        server.health.defrag_finished()
         if error is not None:
             server.fail(error)
             return

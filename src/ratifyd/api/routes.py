@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from ratifyd.api import auth, cluster, election, health, kv, lease, lock, maintenance
 from ratifyd.api.calls import Handler, Stream
 from ratifyd.api.lease import KeepAliveStream
+from ratifyd.api.reflection import ReflectionStream
 from ratifyd.api.snapshot import SnapshotStream
 from ratifyd.api.watch import WatchStream
 from ratifyd.metrics import Rpc
-from ratifyd.proto.services import METHODS
+from ratifyd.proto.services import SERVICES
 
 _UNARY: dict[str, Handler] = {
     "/etcdserverpb.KV/Range": kv.range_,
@@ -50,6 +51,8 @@ _STREAMING: dict[str, Callable[..., Stream]] = {
     "/etcdserverpb.KV/RangeStream": kv.RangeStream,
     "/v3electionpb.Election/Observe": election.ObserveStream,
     "/grpc.health.v1.Health/Watch": health.HealthStream,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": ReflectionStream,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ReflectionStream,
 }
 
 
@@ -70,10 +73,6 @@ def build_routes(rpcs: Mapping[bytes, Rpc]) -> dict[bytes, Route]:
     for path, stream in _STREAMING.items():
         routes[path.encode()] = Route(rpcs[path.encode()], None, stream)
     return routes
-
-
-SERVICES = frozenset(method.service for method in METHODS.values())
-"""Services that exist, even where not every method is served yet."""
 
 
 def unimplemented(path: bytes) -> str:
