@@ -106,9 +106,7 @@ class Session:
         self._leaving: Timer | None = None
         self._read_at = server.clock.time()
         self._pinged = False
-        self._keepalive: Timer | None = None
-        if (interval_s := server.config.grpc_keepalive_interval_s) > 0:
-            self._keepalive = server.clock.call_later(interval_s, self._check_alive)
+        self._keepalive: Timer = server.clock.call_later(server.config.keepalive_s[0], self._check_alive)
 
     # --- from the connection ---------------------------------------------------------------------------------------
 
@@ -154,9 +152,9 @@ class Session:
     def closed(self) -> None:
         """The connection is gone: end everything that runs on it."""
         self._gone = True
-        for timer in (self._keepalive, self._leaving):
-            if timer is not None:
-                timer.cancel()
+        self._keepalive.cancel()
+        if self._leaving is not None:
+            self._leaving.cancel()
         for stream_id in list(self._unary):
             self._take_waiting(stream_id)
         streams, self._streams = self._streams, {}
@@ -205,21 +203,21 @@ class Session:
 
     def _check_alive(self) -> None:
         """Ping a client that has been silent for the keepalive interval; hang up when it does not even answer that."""
-        config = self.server.config
+        interval_s, timeout_s = self.server.config.keepalive_s
         idle_s = self.server.clock.time() - self._read_at
-        wait_s = config.grpc_keepalive_interval_s - idle_s
+        wait_s = interval_s - idle_s
         if wait_s > 0:
             self._pinged = False
         elif not self._pinged:
             self._pinged = True
             self.connection.ping()
             self.mark_dirty()
-            wait_s = config.grpc_keepalive_timeout_s
-        elif idle_s >= config.grpc_keepalive_interval_s + config.grpc_keepalive_timeout_s:
+            wait_s = timeout_s
+        elif idle_s >= interval_s + timeout_s:
             self.link.abort()
             return
         else:
-            wait_s += config.grpc_keepalive_timeout_s
+            wait_s += timeout_s
         self._keepalive = self.server.clock.call_later(wait_s, self._check_alive)
 
     # --- the less common events ------------------------------------------------------------------------------------

@@ -392,7 +392,7 @@ class Etcd:
         limits = Limits(
             max_concurrent_streams=config.max_concurrent_streams,
             max_message_bytes=config.max_request_bytes + GRPC_OVERHEAD_BYTES,
-            min_ping_interval_s=config.grpc_keepalive_min_time_s,
+            min_ping_interval_s=config.min_ping_interval_s,
         )
         routes = build_routes(self.metrics.rpcs)
         render = partial(metrics_table.render, self.metrics)
