@@ -117,6 +117,7 @@ def write(client: Client, times: int, size: int) -> int:
     return int(revision)
 
 
+@pytest.mark.slow
 def test_a_waiter_leaves_while_there_is_no_leader(start_cluster: StartCluster, connect: Connect) -> None:
     """Its key cannot go at once, but it goes with the lease; the member itself keeps nothing."""
     cluster = start_cluster()

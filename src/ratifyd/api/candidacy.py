@@ -37,11 +37,18 @@ def relay(call: Call, handler: Handler, request: Request, done: Callable[[bytes]
 
     def answered(body: bytes, error: EtcdError | None) -> None:
         if error is not None:
-            call.fail(Relayed(error.message))
+            call.fail(_relayed(error))
         else:
             done(body)
 
     ask(handler, call.server, call.head, request, answered)
+
+
+def _relayed(error: EtcdError) -> EtcdError:
+    """An error as it leaves the client inside: those of its context alone keep their code."""
+    if isinstance(error, ContextCanceled | ContextDeadlineExceeded):
+        return error
+    return Relayed(error.message)
 
 
 def with_session(call: Call, lease_id: int, begin: Callable[[int], None]) -> None:
@@ -234,7 +241,7 @@ class Candidacy:
         if error is None:
             self._won(self)
         else:
-            self.call.fail(Relayed(error.message))
+            self.call.fail(_relayed(error))
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
