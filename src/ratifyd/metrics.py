@@ -53,7 +53,12 @@ GRPC_CODES: Final = (
 )
 """Values of label grpc_code, by code."""
 
-_LAZY_SERVICES: Final = ("v3lockpb.Lock", "v3electionpb.Election")
+_LAZY_SERVICES: Final = (
+    "v3lockpb.Lock",
+    "v3electionpb.Election",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+)
 """Their rows appear with the first call; those of all other services are there from the start."""
 
 

@@ -107,7 +107,6 @@ class Turn:
             sort_order=RangeRequest.DESCEND,
             sort_target=RangeRequest.CREATE,
             max_create_revision=revision - 1,
-            keys_only=True,
             serializable=True,
         )
         self._look()

@@ -94,6 +94,11 @@ def range_body(reader: Reader, request: RangeRequest) -> bytes:
         if 0 < limit < len(kvs):
             kvs, more = kvs[:limit], True
         return fast.range_body(kvs, more, result.count)
+    if _is_edge(request):
+        kvs, candidates, count = reader.created(
+            keys, newest=request.sort_order == RangeRequest.DESCEND, up_to=request.max_create_revision
+        )
+        return fast.range_body(kvs, candidates > 1, count)
     return _decoded_range_body(reader, request, keys, limit)
 
 
@@ -107,6 +112,23 @@ def is_plain(request: RangeRequest) -> bool:
         or request.max_mod_revision
         or request.min_create_revision
         or request.max_create_revision
+    )
+
+
+def _is_edge(request: RangeRequest) -> bool:
+    """Whether the first or the last key by creation is asked for, as locks and elections do: the index knows it."""
+    return (
+        request.sort_target == RangeRequest.CREATE
+        and request.sort_order != RangeRequest.NONE
+        and request.limit == 1
+        and request.max_create_revision >= 0
+        and not (
+            request.revision
+            or request.keys_only
+            or request.min_mod_revision
+            or request.max_mod_revision
+            or request.min_create_revision
+        )
     )
 
 
