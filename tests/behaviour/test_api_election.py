@@ -278,18 +278,17 @@ def test_observers_go_on_to_the_next_leader(
     assert next_.result(WAIT_S)
 
 
-def test_observers_survive_a_compaction(
-    client: Client, name: bytes, leases: Callable[[int], list[int]], observe: Callable[[bytes], Observer]
-) -> None:
-    (lease,) = leases(1)
-    proof = campaign(client, name, lease, b"one").leader
-    observer = observe(name)
+def test_observers_survive_a_compaction(fresh: Client) -> None:
+    fresh.lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(ID=1, TTL=600))
+    proof = campaign(fresh, b"e", 1, b"one").leader
+    observer = Observer(fresh, b"e")
     assert observer.take()[1] == b"one"
     for _ in range(3):
-        revision = put(client, name).header.revision
-    client.kv.Compact(rpc_pb2.CompactionRequest(revision=revision, physical=True))
-    proclaim(client, proof, b"two")
+        revision = put(fresh, b"k").header.revision
+    fresh.kv.Compact(rpc_pb2.CompactionRequest(revision=revision, physical=True))
+    proclaim(fresh, proof, b"two")
     assert observer.take()[1] == b"two"
+    observer.stop()
 
 
 def test_any_key_below_the_name_is_a_candidate(

@@ -152,16 +152,17 @@ def test_a_waiter_whose_lease_ended_learns_it_at_its_turn(
 
 
 @pytest.mark.only("ratifyd")
-def test_waiting_survives_a_compaction(client: Client, name: bytes, leases: Callable[[int], list[int]]) -> None:
+def test_waiting_survives_a_compaction(fresh: Client) -> None:
     """In etcd only if the watcher inside has had the time to settle."""
-    granted = leases(2)
-    holder = lock(client, name, granted[0]).key
-    second = waiting(client, name, granted[1], 2)
+    for lease in (1, 2):
+        fresh.lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(ID=lease, TTL=600))
+    holder = lock(fresh, b"l", 1).key
+    second = waiting(fresh, b"l", 2, 2)
     for _ in range(3):
-        revision = put(client, name).header.revision
-    client.kv.Compact(rpc_pb2.CompactionRequest(revision=revision, physical=True))
-    unlock(client, holder)
-    assert second.result(WAIT_S).key == name + b"/%x" % granted[1]
+        revision = put(fresh, b"k").header.revision
+    fresh.kv.Compact(rpc_pb2.CompactionRequest(revision=revision, physical=True))
+    unlock(fresh, holder)
+    assert second.result(WAIT_S).key == b"l/2"
 
 
 def test_a_key_put_back_in_one_breath_is_a_new_one(
