@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from google.protobuf.message import Message
+from google.protobuf.message import Message as ProtoMessage
 
-from ratifyd.errors import Code, EtcdError, NoLeader, RequestTooManyRequests
+from ratifyd.api.identity import TokenAhead, hold
+from ratifyd.errors import Code, EtcdError, InvalidAuthToken, NoLeader, RequestTooManyRequests
 from ratifyd.wire.headers import Head
 
 if TYPE_CHECKING:
@@ -72,13 +73,13 @@ class Call:
         else:
             self.fail(error)
 
-    def hold(self, gone: Callable[[], None]) -> None:
-        """Have `gone` called if the client goes or takes the request back. To be released before it is answered."""
-        self._session.held[self._stream_id] = gone
+    def when_gone(self, gone: Callable[[], None]) -> None:
+        """Have `gone` called if the client goes or takes the request back before `settled`."""
+        self._session.when_gone[self._stream_id] = gone
 
-    def release(self) -> None:
-        """Look out for the client no longer."""
-        self._session.held.pop(self._stream_id, None)
+    def settled(self) -> None:
+        """Look out for the client no longer: the answer is ready."""
+        self._session.when_gone.pop(self._stream_id, None)
 
 
 class InnerCall(Call):
@@ -209,10 +210,21 @@ class Handler(Protocol):
     def __call__(self, server: "Server", call: Call) -> None: ...
 
 
-def ask(handler: Handler, server: "Server", head: Head, request: Message, done: Answered) -> None:
+def ask(handler: Handler, server: "Server", head: Head, request: ProtoMessage, done: Answered) -> None:
     """Make a request of a handler for the client that `head` came from; `done` gets its outcome, at once or later."""
-    call = InnerCall(server, head, request.SerializeToString(), done)
+    _attempt(handler, server, InnerCall(server, head, request.SerializeToString(), done))
+
+
+def _attempt(handler: Handler, server: "Server", call: InnerCall) -> None:
+    def settled(in_time: bool) -> None:
+        if in_time:
+            _attempt(handler, server, call)
+        else:
+            call.fail(InvalidAuthToken())
+
     try:
         handler(server, call)
     except EtcdError as error:
         call.fail(error)
+    except TokenAhead as ahead:
+        hold(server, ahead.index, len(call.message), settled)

@@ -189,7 +189,7 @@ class Candidacy:
         if client.head.timeout_s is not None:
             late = ContextDeadlineExceeded()
             self._deadline = client.server.clock.call_later(client.head.timeout_s, self._give_up, late)
-        client.hold(self._gone)
+        client.when_gone(self._gone)
         with_session(self.call, lease_id, self._enter)
 
     def _enter(self, lease_id: int) -> None:
@@ -248,7 +248,7 @@ class Candidacy:
         if self._over:
             return
         self._over = True
-        self._client.release()
+        self._client.settled()
         if self._deadline is not None:
             self._deadline.cancel()
         if error is None:

@@ -87,9 +87,9 @@ class Session:
         "_unary",
         "connection",
         "dirty",
-        "held",
         "link",
         "server",
+        "when_gone",
     )
 
     def __init__(self, server: Server, routes: dict[bytes, Route], limits: Limits, link: Link) -> None:
@@ -100,7 +100,7 @@ class Session:
         self._routes = routes
         self._streams: dict[int, Stream] = {}
         self._unary: dict[int, _Waiting] = {}
-        self.held: dict[int, Callable[[], None]] = {}
+        self.when_gone: dict[int, Callable[[], None]] = {}
         """Unary requests that may wait for long, and what to call if their client does not."""
         self._gone = False
         self._leaving: Timer | None = None
@@ -160,8 +160,8 @@ class Session:
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.lost(Code.CANCELLED)
-        held, self.held = self.held, {}
-        for gone in held.values():
+        departures, self.when_gone = self.when_gone, {}
+        for gone in departures.values():
             gone()
 
     def go_away(self) -> None:
@@ -249,7 +249,7 @@ class Session:
             self._take_waiting(event.stream_id)
             if (stream := self._streams.pop(event.stream_id, None)) is not None:
                 stream.lost(Code.CANCELLED)
-            if (gone := self.held.pop(event.stream_id, None)) is not None:
+            if (gone := self.when_gone.pop(event.stream_id, None)) is not None:
                 gone()
         elif isinstance(event, Writable):
             if (stream := self._streams.get(event.stream_id)) is not None:

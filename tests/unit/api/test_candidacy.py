@@ -54,7 +54,7 @@ def delete(member: Member, key: bytes) -> None:
 
 def nothing_is_left(client: Client) -> None:
     client.member.settle()
-    assert client.session.held == {}
+    assert client.session.when_gone == {}
     assert client.member.state.hub.watcher_count == 0
 
 
