@@ -1,15 +1,17 @@
 """Queues of candidates: what becomes of a key when its client leaves, at each moment it can; nothing stays behind."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from ratifyd.api.calls import MAX_QUEUED_BYTES
+from ratifyd.api.calls import MAX_QUEUED_BYTES, ask
+from ratifyd.api.identity import TokenAhead
 from ratifyd.apply import requests
+from ratifyd.errors import InvalidAuthToken
 from ratifyd.proto.election_pb2 import CampaignRequest, CampaignResponse, LeaderRequest, LeaderResponse
 from ratifyd.proto.lock_pb2 import LockRequest, LockResponse
-from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest
+from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest
 from tests.support_client import Client
 from tests.support_member import Member
 
@@ -197,6 +199,26 @@ def test_waiting_goes_on_after_a_snapshot(member: Member, client: Client) -> Non
 def watchers(member: Member) -> list[Any]:
     """The synced watchers of single keys."""
     return [watcher for group in member.state.hub._synced.points.values() for watcher in group]
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_a_request_in_a_clients_name_waits_for_its_token(member: Member, in_time: bool) -> None:
+    index, outcomes = member.server.node.applied + 1, []
+
+    def handler(server: Any, call: Any) -> None:
+        if server.node.applied < index:
+            raise TokenAhead(index)
+        call.reply(b"done")
+
+    ask(handler, member.server, cast(Any, None), RangeRequest(), lambda body, error: outcomes.append((body, error)))
+    assert outcomes == []
+    if in_time:
+        member.do(requests.PUT, PutRequest(key=b"k"))
+        assert outcomes == [(b"done", None)]
+    else:
+        member.clock.advance(10)
+        assert [type(error) for _, error in outcomes] == [InvalidAuthToken]
+    assert member.server.held_bytes == 0
 
 
 # --- observers
