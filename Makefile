@@ -2,7 +2,7 @@
 
 PYTHON ?= .venv/bin/python
 
-.PHONY: install check lint test proto docs bench differential
+.PHONY: install check lint test proto docs bench differential simulation
 
 install:
 	python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]'
@@ -25,6 +25,9 @@ docs:
 
 bench:
 	$(PYTHON) -m benchmarks
+
+simulation:
+	$(PYTHON) -m simulation --seeds 1..200 --processes 2 --shrink
 
 differential:
 	$(PYTHON) -m differential

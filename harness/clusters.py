@@ -14,6 +14,7 @@ import grpc
 
 from harness import stubs
 from harness.etcdctl import Output, etcdctl
+from harness.network import Network
 from harness.servers import EtcdCluster, EtcdServer, StartFailed
 from ratifyd.proto import rpc_pb2
 
@@ -58,9 +59,15 @@ class Cluster(EtcdCluster):
     """A cluster whose members may be etcd or ratifyd, in any mixture; `own_flags` are for ratifyd members only."""
 
     def __init__(
-        self, kinds: Sequence[str], flags: Sequence[str] = (), *, own_flags: Sequence[str] = (), start: bool = True
+        self,
+        kinds: Sequence[str],
+        flags: Sequence[str] = (),
+        *,
+        own_flags: Sequence[str] = (),
+        network: Network | None = None,
+        start: bool = True,
     ) -> None:
-        super().__init__(kinds, flags, start=False)
+        super().__init__(kinds, flags, network=network, start=False)
         self._own_flags = list(own_flags)
         self._started = len(self.members)
         for member in self.members:
@@ -186,7 +193,9 @@ class Cluster(EtcdCluster):
         name = next(f"m{number}" for number in range(1, 100) if f"m{number}" not in names and number > self._started)
         self._started = int(name[1:])
         flags = [*self._flags, *self._flags_of(kind), *flags, "--initial-cluster-state=existing"]
-        member = EtcdServer(kind, flags, name=name, start=False)
+        taken = {each.host for each in self.members}
+        host = next(each for each in self.network.hosts if each not in taken) if self.network else None
+        member = EtcdServer(kind, flags, name=name, host=host, start=False)
         urls = [f"--peer-urls={member.peer_url}", *(["--learner"] if learner else [])]
 
         def add() -> Output | None:

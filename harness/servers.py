@@ -24,12 +24,15 @@ from types import TracebackType
 from typing import Self
 
 from harness.binaries import server_command
+from harness.network import Host, Network
 
 KINDS = ("etcd", "ratifyd")
 
 _READY = "ready to serve client requests"
 _PORT_TAKEN = "address already in use"
 _POLL_S = 0.01
+_SOCKET = "client:1"
+"""Socket file in the server's directory; etcd 3.5.1 takes a Unix socket's name only in the form of host:port."""
 _START_ATTEMPTS = 5
 # Below Linux's ephemeral range (32768..60999), so that no outgoing connection takes a port while a server restarts.
 _PORTS = range(20_000, 32_000)
@@ -75,11 +78,13 @@ def free_port() -> int:
 
 
 class EtcdServer:
-    """A server process. `kind` is "etcd" (3.5.1) or "ratifyd"; `flags` are command line flags in etcd's spelling.
+    """A server process. `kind` is "etcd" (3.5.1), "ratifyd" or "other-etcd" (see harness.binaries); `flags` are command
+    line flags in etcd's spelling.
 
     `data_dir` outlives the server when given; otherwise it lies in a temporary directory removed by `stop`/`__exit__`.
     `advertise_peer_url` replaces the advertised (not the listened) peer URL: two one-member clusters with the same
     name, token and advertised URL get the same cluster and member ids. `initial_cluster` joins several members.
+    On a `host` of a test network the process lives in that host's namespace; clients reach it by a Unix socket.
     """
 
     def __init__(
@@ -94,10 +99,12 @@ class EtcdServer:
         peer_port: int | None = None,
         initial_cluster: str | None = None,
         env: Mapping[str, str] | None = None,
+        host: Host | None = None,
         start_timeout_s: float = 30.0,
         start: bool = True,
     ) -> None:
         self.kind = kind
+        self.host = host
         self.flags = list(flags)
         self.name = name
         self.initial_cluster = initial_cluster
@@ -116,8 +123,15 @@ class EtcdServer:
             self.start()
 
     @property
+    def address(self) -> str:
+        """The IP address this server listens on."""
+        return self.host.address if self.host else "127.0.0.1"
+
+    @property
     def client_endpoint(self) -> str:
-        """host:port for clients."""
+        """host:port for clients, or the Unix socket that reaches into another namespace."""
+        if self.host:
+            return f"unix://{self._directory / _SOCKET}"
         return f"127.0.0.1:{self.client_port}"
 
     @property
@@ -127,7 +141,7 @@ class EtcdServer:
     @property
     def peer_endpoint(self) -> str:
         """host:port for other members."""
-        return f"127.0.0.1:{self.peer_port}"
+        return f"{self.address}:{self.peer_port}"
 
     @property
     def peer_url(self) -> str:
@@ -146,12 +160,14 @@ class EtcdServer:
 
     def command(self) -> list[str]:
         """The whole command line; flags given by the caller come last and so win."""
+        client_url = f"http://{self.address}:{self.client_port}"
         return [
+            *(self.host.enter if self.host else ()),
             *server_command(self.kind),
             f"--name={self.name}",
             f"--data-dir={self.data_dir}",
-            f"--listen-client-urls=http://{self.client_endpoint}",
-            f"--advertise-client-urls=http://{self.client_endpoint}",
+            f"--listen-client-urls={client_url}{f',unix://{_SOCKET}' if self.host else ''}",
+            f"--advertise-client-urls={client_url}",
             f"--listen-peer-urls=http://{self.peer_endpoint}",
             f"--initial-advertise-peer-urls={self.peer_url}",
             f"--initial-cluster={self.initial_cluster or f'{self.name}={self.peer_url}'}",
@@ -301,10 +317,19 @@ def metric(server: EtcdServer, name: str) -> float:
 
 
 class EtcdCluster:
-    """Several members, started together; `kinds` may mix "etcd" and "ratifyd". Members are m1, m2, ..."""
+    """Several members, started together; `kinds` may mix "etcd" and "ratifyd". Members are m1, m2, ...
 
-    def __init__(self, kinds: Sequence[str], flags: Sequence[str] = (), *, start: bool = True) -> None:
-        self.members = [EtcdServer(kind, flags, name=f"m{n}", start=False) for n, kind in enumerate(kinds, 1)]
+    With `network` each lives on a host of its own.
+    """
+
+    def __init__(
+        self, kinds: Sequence[str], flags: Sequence[str] = (), *, network: Network | None = None, start: bool = True
+    ) -> None:
+        self.network = network
+        self.members = [
+            EtcdServer(kind, flags, name=f"m{number}", host=network.hosts[number - 1] if network else None, start=False)
+            for number, kind in enumerate(kinds, 1)
+        ]
         self._flags = list(flags)
         initial_cluster = ",".join(f"{member.name}={member.peer_url}" for member in self.members)
         for member in self.members:

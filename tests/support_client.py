@@ -6,28 +6,26 @@ from typing import Any
 
 import hpack
 
+from ratifyd.api.front import ClientFront
 from ratifyd.api.routes import build_routes
 from ratifyd.api.session import Session
 from ratifyd.wire.limits import Limits
+from simulation.http2 import (
+    DATA,
+    END_STREAM,
+    HEADERS,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+    wrap,
+)
 from tests.support_member import Member
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE = range(9)
-END_STREAM = 1
-ACK = 1
 KV = "/etcdserverpb.KV/"
 WATCH = "/etcdserverpb.Watch/Watch"
 KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
-
-
-def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">IBI", len(payload) << 8 | kind, flags, stream_id) + payload
-
-
-def wrap(message: Any) -> bytes:
-    """A gRPC message: prefix and bytes."""
-    data = message if isinstance(message, bytes) else message.SerializeToString()
-    return struct.pack(">BI", 0, len(data)) + data
 
 
 class FakeLink:
@@ -39,6 +37,7 @@ class FakeLink:
         self.reading = True
         self.closed = False
         self.aborted = False
+        self.peer = "127.0.0.1:40000"
 
     def write(self, data: bytes) -> None:
         assert not self.closed and not self.aborted, "written to a closed link"
@@ -95,10 +94,18 @@ class Answered:
 class Client:
     """One connection to a member."""
 
-    def __init__(self, member: Member, *, window: int | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        member: Member,
+        *,
+        window: int | None = None,
+        limits: Limits | None = None,
+        front: ClientFront | None = None,
+    ) -> None:
         self.member = member
         self.link = FakeLink()
-        self.session = Session(member.server, build_routes(member.metrics.rpcs), limits or Limits(), self.link)
+        routes = build_routes(member.metrics.rpcs)
+        self.session = Session(member.server, routes, limits or Limits(), self.link, front)
         self.encoder = hpack.Encoder()
         self.decoder = hpack.Decoder()
         self.streams: defaultdict[int, Answered] = defaultdict(Answered)
@@ -118,6 +125,18 @@ class Client:
         fields += [(name.replace("_", "-"), value) for name, value in metadata.items()]
         flags = 5 if end else 4
         return stream_id, frame(HEADERS, flags, stream_id, self.encoder.encode(fields))
+
+    def http(self, method: str, path: str, body: bytes = b"", **headers: str) -> int:
+        """Send a whole request that is not gRPC's; its stream."""
+        stream_id = self.next_id
+        self.next_id += 2
+        fields = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "etcd:2379")]
+        block = self.encoder.encode([*fields, *headers.items()])
+        if body:
+            self.send(frame(HEADERS, 4, stream_id, block) + frame(DATA, END_STREAM, stream_id, body))
+        else:
+            self.send(frame(HEADERS, 5, stream_id, block))
+        return stream_id
 
     def begin(self, path: str, message: Any = b"", **metadata: str) -> int:
         """Send a whole unary request; its stream."""

@@ -19,13 +19,13 @@ from ratifyd.server.parts import Parts
 from ratifyd.server.server import Server
 from ratifyd.storage.memory import MemoryBackend
 from ratifyd.storage.recover import DataDir, Recovered, lock_data_dir, recover
-from ratifyd.storage.snapshots import SnapshotFiles
+from ratifyd.storage.snapshots import SnapshotFiles, SnapshotStore
 from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import WalContents
 from ratifyd.storage.worker import SoonWorker
-from tests.support_clock import SimClock
-from tests.support_disk import SimDisk, StepWorker
+from simulation.clock import SimClock
+from simulation.disk import SimDisk, StepWorker
 
 DIR = DataDir("d")
 SEGMENT_BYTES = 1 << 10
@@ -80,32 +80,25 @@ class Machine:
         self.disk.crash(random)
 
 
-class Snapshotter:
-    """As the real one: the file first, then its record in the log."""
+class Snapshotter(SnapshotStore):
+    """The real one, remembering what it was told; without slots, so that a test may replace its methods."""
 
     def __init__(self, files: SnapshotFiles, wal: Wal, worker: Any) -> None:
-        self.files = files
-        self.wal = wal
-        self.worker = worker
+        super().__init__(files, wal, worker, keep_files=1, keep_segments=1)
         self.saved: list[SnapshotMeta] = []
         self.released = 0
 
     def save(self, snapshot: Snapshot, done: Any) -> None:
-        def saved(_result: None, error: BaseException | None) -> None:
-            if error is not None:
-                done(error)
-                return
-            self.saved.append(snapshot.meta)
-            if self.wal.save_snapshot(snapshot.meta, done):
-                done(None)
+        def saved(error: BaseException | None) -> None:
+            if error is None:
+                self.saved.append(snapshot.meta)
+            done(error)
 
-        self.worker.submit(lambda: self.files.save(snapshot), saved)
+        super().save(snapshot, saved)
 
     def release(self, index: int) -> None:
         self.released = index
-        self.wal.release_to(index)
-        self.wal.purge(1)
-        self.worker.submit(lambda: self.files.purge(1), lambda _, error: None)
+        super().release(index)
 
 
 class Member:

@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from math import floor, log10
 from typing import Any
 
 PANIC = 45
@@ -31,6 +32,7 @@ LEVELS = {
     "fatal": logging.CRITICAL,
 }
 _ROOT = "ratifyd"
+_BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 _encode_spaced = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
@@ -38,6 +40,15 @@ _encode_spaced = json.JSONEncoder(ensure_ascii=False, default=str).encode
 def fields(**values: object) -> dict[str, dict[str, object]]:
     """The `extra` argument of a log call; underscores in names become the dashes etcd writes."""
     return {"fields": {name.replace("_", "-"): value for name, value in values.items()}}
+
+
+def show_bytes(size: int) -> str:
+    """A number of bytes as etcd writes it beside the exact one: 20 kB, 2.1 GB."""
+    if size < 10:
+        return f"{size} B"
+    power = min(int(log10(size)) // 3, len(_BYTE_UNITS) - 1)
+    value = floor(size / 1000**power * 10 + 0.5) / 10
+    return f"{value:.1f} {_BYTE_UNITS[power]}" if value < 10 else f"{value:.0f} {_BYTE_UNITS[power]}"
 
 
 def level_name(number: int) -> str:

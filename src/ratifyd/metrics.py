@@ -11,13 +11,14 @@ Deliberately knows nothing of who counts what, or who asks.
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from itertools import accumulate
+from resource import RLIM_INFINITY, RLIMIT_AS, getrlimit
 from typing import Any, Final, Literal
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -59,6 +60,11 @@ _LAZY_SERVICES: Final = (
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 )
+UNKNOWN_VERSION: Final = "unknown"
+"""Value of label client_api_version for clients that do not name theirs."""
+OTHER_VERSION: Final = "other"
+MAX_VERSIONS: Final = 100
+MAX_VERSION_LENGTH: Final = 64
 """Their rows appear with the first call; those of all other services are there from the start."""
 
 
@@ -77,6 +83,16 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
+    def observe_many(self, count: int, value: float) -> None:
+        """Count several observations of the same value."""
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.sum += count * value
+
+    def observe_quick(self, count: int, total: float) -> None:
+        """Count observations known to be within the lowest bound, by their sum."""
+        self.counts[0] += count
+        self.sum += total
+
     @property
     def count(self) -> int:
         """Number of observations."""
@@ -87,17 +103,40 @@ Histograms = defaultdict[Labels, Histogram]
 
 
 class Rpc:
-    """Counters of one RPC method. `served` stands for a whole unary call that ended well: one of each kind."""
+    """Counters of one RPC method, and apart from it of clients that name their API version.
 
-    __slots__ = ("handled", "labels", "received", "sent", "served", "started")
+    `served` stands for a whole unary call that ended well: one of each kind.
+    """
+
+    __slots__ = ("_method", "early", "handled", "labels", "received", "sent", "served", "started", "versions")
 
     def __init__(self, method: Method) -> None:
+        self._method = method
         self.labels = {"grpc_type": method.grpc_type, "grpc_service": method.service, "grpc_method": method.name}
         self.served = 0
         self.started = 0
         self.received = 0
         self.sent = 0
+        self.early = 0
+        """Calls that were refused before anybody looked at the client's version."""
         self.handled = [0] * len(GRPC_CODES)  # by code
+        self.versions: dict[str, Rpc] = {}
+
+    def of_version(self, version: str) -> "Rpc":
+        """The counters for clients of one API version; all versions share one when clients make up too many."""
+        if version not in self.versions and (len(self.versions) >= MAX_VERSIONS or len(version) > MAX_VERSION_LENGTH):
+            version = OTHER_VERSION
+        return self.versions.setdefault(version, Rpc(self._method))
+
+    @property
+    def all(self) -> "list[Rpc]":
+        """These counters, and those by version."""
+        return [self, *self.versions.values()]
+
+    @property
+    def label_text(self) -> str:
+        """The labels as the text format has them, sorted by name. Names in a service definition need no escapes."""
+        return ",".join(f'{name}="{value}"' for name, value in sorted(self.labels.items()))
 
     @property
     def key(self) -> Labels:
@@ -149,14 +188,20 @@ def gauges(name: str, text: str, *labels: str) -> Numbers:
     return field(default_factory=partial(defaultdict, int), metadata=_row("gauge", name, text, labels))
 
 
+def nothing(kind: Kind, name: str, text: str, bounds: tuple[float, ...] = ()) -> object:
+    """Declare what cannot happen here: a zero, or no observations, for dashboards that ask for the name."""
+    empty = partial(Histogram, bounds) if kind == "histogram" else int
+    return field(default_factory=empty, metadata=_row(kind, name, text))
+
+
 def reading(name: str, text: str, kind: Kind = "gauge") -> Reading:
     """Declare a number that is asked for at a scrape."""
     return field(default=_zero, metadata=_row(kind, name, text))
 
 
-def readings(name: str, text: str, *labels: str) -> Readings:
+def readings(name: str, text: str, *labels: str, kind: Kind = "gauge") -> Readings:
     """Declare numbers by label values that are asked for at a scrape."""
-    return field(default=_nothing, metadata=_row("gauge", name, text, labels))
+    return field(default=_nothing, metadata=_row(kind, name, text, labels))
 
 
 def histogram(name: str, text: str, bounds: tuple[float, ...]) -> Histogram:
@@ -215,6 +260,9 @@ class Metrics:
     server_version: Numbers = gauges(
         "etcd_server_version", "1; the label is the version of the server.", "server_version"
     )
+    runtime_version: Numbers = gauges(
+        "etcd_server_go_version", "1; the label is the version of the language's runtime.", "server_go_version"
+    )
     cluster_version: Readings = readings(
         "etcd_cluster_version", "1; the label is the version the cluster has agreed on.", "cluster_version"
     )
@@ -240,19 +288,24 @@ class Metrics:
     range_seconds: Histograms = histograms(
         "etcd_server_range_duration_seconds", "Time to read a range from the store.", _APPLY, "success"
     )
-    slow_read_indexes_total: int = counter(
-        "etcd_server_slow_read_indexes_total", "ReadIndex requests that were answered late or had to be repeated."
+    slow_read_indexes_total: Reading = reading(
+        "etcd_server_slow_read_indexes_total",
+        "ReadIndex requests that were answered too late or never.",
+        kind="counter",
     )
-    read_indexes_failed_total: int = counter(
-        "etcd_server_read_indexes_failed_total", "ReadIndex requests without an answer."
+    read_indexes_failed_total: Reading = reading(
+        "etcd_server_read_indexes_failed_total", "ReadIndex requests whose leader was lost.", kind="counter"
     )
 
     # Store
-    range_total: int = counter("etcd_mvcc_range_total", "Ranges read.")
-    put_total: int = counter("etcd_mvcc_put_total", "Keys put.")
-    delete_total: int = counter("etcd_mvcc_delete_total", "Ranges deleted.")
-    txn_total: int = counter("etcd_mvcc_txn_total", "Transactions with more than one operation.")
-    put_bytes: int = gauge("etcd_debugging_mvcc_total_put_size_in_bytes", "Bytes of keys and values put.")
+    range_total: Reading = reading("etcd_mvcc_range_total", "Ranges read.", kind="counter")
+    old_range_total: Reading = reading(
+        "etcd_debugging_mvcc_range_total", "Ranges read, by a name of etcd 3.5.", kind="counter"
+    )
+    put_total: Reading = reading("etcd_mvcc_put_total", "Keys put.", kind="counter")
+    delete_total: Reading = reading("etcd_mvcc_delete_total", "Ranges deleted.", kind="counter")
+    txn_total: Reading = reading("etcd_mvcc_txn_total", "Transactions with more than one operation.", kind="counter")
+    put_bytes: Reading = reading("etcd_debugging_mvcc_total_put_size_in_bytes", "Bytes of keys and values put.")
     keys: Reading = reading("etcd_debugging_mvcc_keys_total", "Keys in the index.")
     revision: Reading = reading("etcd_debugging_mvcc_current_revision", "Revision of the store.")
     compact_revision: Reading = reading("etcd_debugging_mvcc_compact_revision", "Revision of the last compaction.")
@@ -275,7 +328,9 @@ class Metrics:
     compaction_last: float = gauge(
         "etcd_debugging_mvcc_db_compaction_last", "Unix time at which the last compaction ended."
     )
-    compaction_keys_total: int = counter("etcd_debugging_mvcc_db_compaction_keys_total", "Rows removed by compactions.")
+    compaction_keys_total: Reading = reading(
+        "etcd_debugging_mvcc_db_compaction_keys_total", "Rows removed by compactions.", kind="counter"
+    )
     hash_seconds: Histogram = histogram(
         "etcd_mvcc_hash_duration_seconds", "Time to hash the backend.", exponential(0.01, 15)
     )
@@ -293,8 +348,12 @@ class Metrics:
     # Lease
     lease_granted_total: int = counter("etcd_debugging_lease_granted_total", "Leases granted.")
     lease_revoked_total: int = counter("etcd_debugging_lease_revoked_total", "Leases revoked.")
-    lease_renewed_total: int = counter("etcd_debugging_lease_renewed_total", "Leases renewed by this leader.")
-    lease_expired_total: int = counter("etcd_debugging_server_lease_expired_total", "Leases expired by this leader.")
+    lease_renewed_total: Reading = reading(
+        "etcd_debugging_lease_renewed_total", "Leases renewed by this leader.", kind="counter"
+    )
+    lease_expired_total: Reading = reading(
+        "etcd_debugging_server_lease_expired_total", "Leases expired by this leader.", kind="counter"
+    )
     lease_ttl_seconds: Histogram = histogram(
         "etcd_debugging_lease_ttl_total", "Time to live of granted leases, in seconds.", exponential(1, 24)
     )
@@ -307,6 +366,21 @@ class Metrics:
     wal_write_bytes: int = gauge("etcd_disk_wal_write_bytes_total", "Bytes written to the WAL.")
     backend_commit_seconds: Histogram = histogram(
         "etcd_disk_backend_commit_duration_seconds", "Time to commit a batch to the backend.", _DISK
+    )
+    backend_write_seconds: Histogram = histogram(
+        "etcd_debugging_disk_backend_commit_write_duration_seconds", "Time to write and sync a batch of changes.", _DISK
+    )
+    backend_rebalance_seconds: object = nothing(
+        "histogram",
+        "etcd_debugging_disk_backend_commit_rebalance_duration_seconds",
+        "No observations: LMDB keeps its tree balanced as it goes.",
+        _DISK,
+    )
+    backend_spill_seconds: object = nothing(
+        "histogram",
+        "etcd_debugging_disk_backend_commit_spill_duration_seconds",
+        "No observations: LMDB has no such phase.",
+        _DISK,
     )
     backend_snapshot_seconds: Histogram = histogram(
         "etcd_disk_backend_snapshot_duration_seconds", "Time to send the backend as a file.", exponential(0.01, 17)
@@ -337,7 +411,7 @@ class Metrics:
     snapshot_db_save_seconds: Histogram = histogram(
         "etcd_snap_db_save_total_duration_seconds", "Time to receive and save a backend.", _TRANSFER
     )
-    snapshot_apply_in_progress: int = gauge(
+    snapshot_apply_in_progress: Reading = reading(
         "etcd_server_snapshot_apply_in_progress_total", "1 while a received snapshot is being installed."
     )
 
@@ -390,8 +464,12 @@ class Metrics:
     client_sent_bytes_total: int = counter(
         "etcd_network_client_grpc_sent_bytes_total", "Bytes of messages sent to clients."
     )
-    client_requests_total: Numbers = counters(
-        "etcd_server_client_requests_total", "Requests by the API version of the client.", "type", "client_api_version"
+    client_requests_total: Readings = readings(
+        "etcd_server_client_requests_total",
+        "Requests by the API version of the client.",
+        "type",
+        "client_api_version",
+        kind="counter",
     )
     stream_failures_total: Numbers = counters(
         "etcd_network_server_stream_failures_total", "Streams that ended by an error.", "Type", "API"
@@ -408,15 +486,52 @@ class Metrics:
         "etcd_server_healthchecks_total", "Results of checks.", "type", "name", "status"
     )
 
+    scrapes: int = gauge("promhttp_metric_handler_requests_in_flight", "Scrapes being answered.")
+    scrapes_total: Numbers = counters("promhttp_metric_handler_requests_total", "Scrapes by HTTP status.", "code")
+
+    # What etcd has and this server has not
+    v2_expires: object = nothing("counter", "etcd_debugging_store_expires_total", "0: there is no v2 store.")
+    v2_reads: Numbers = counters("etcd_debugging_store_reads_total", "0: there is no v2 store.", "action")
+    v2_writes: Numbers = counters("etcd_debugging_store_writes_total", "0: there is no v2 store.", "action")
+    v2_watch_requests: object = nothing(
+        "counter", "etcd_debugging_store_watch_requests_total", "0: there is no v2 store."
+    )
+    v2_watchers: object = nothing("gauge", "etcd_debugging_store_watchers", "0: there is no v2 store.")
+    proxy_cache_hits: object = nothing("gauge", "etcd_grpc_proxy_cache_hits_total", "0: this is no proxy.")
+    proxy_cache_keys: object = nothing("gauge", "etcd_grpc_proxy_cache_keys_total", "0: this is no proxy.")
+    proxy_cache_misses: object = nothing("gauge", "etcd_grpc_proxy_cache_misses_total", "0: this is no proxy.")
+    proxy_events: object = nothing("counter", "etcd_grpc_proxy_events_coalescing_total", "0: this is no proxy.")
+    proxy_watchers: object = nothing("gauge", "etcd_grpc_proxy_watchers_coalescing_total", "0: this is no proxy.")
+
     rpcs: dict[bytes, Rpc] = field(default_factory=_rpcs)
     """By path: the grpc_server_*_total counters."""
+
+    def __post_init__(self) -> None:
+        self.client_requests_total = self._client_requests
+        self.scrapes_total.update({(code,): 0 for code in ("200", "500", "503")})
+        self.v2_reads["getRecursive",] = 0
+        self.v2_writes.update({("create",): 0, ("set",): 0})
+
+    def time_calls(self) -> None:
+        """Show the durations of calls from the start (--metrics=extensive)."""
+        for rpc in self.rpcs.values():
+            if rpc.labels["grpc_service"] not in _LAZY_SERVICES:
+                self.rpc_handling_seconds[rpc.key]
+
+    def _client_requests(self) -> dict[Labels, float]:
+        counts: Numbers = defaultdict(int)
+        for rpc in self.rpcs.values():
+            kind = "unary" if rpc.labels["grpc_type"] == "unary" else "stream"
+            for version, own in ((UNKNOWN_VERSION, rpc), *rpc.versions.items()):
+                counts[kind, version] += own.started + own.served - own.early
+        return {labels: count for labels, count in counts.items() if count}
 
 
 # ---- Exposition
 
 
 class MetricsCollector(Collector):
-    """The families of one member, and those of its process, in prometheus_client's terms."""
+    """The families of one member but those by RPC, and those of its process, in prometheus_client's terms."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -429,7 +544,6 @@ class MetricsCollector(Collector):
                 family = _family(declared, getattr(metrics, declared.name))
                 if family.samples:
                     yield family
-        yield from _rpc_families(list(metrics.rpcs.values()))
         yield from _process_families()
 
 
@@ -443,7 +557,7 @@ def render(metrics: Metrics) -> bytes:
         plain = name.encode()
         text = text.replace(b"# HELP %b_total " % plain, b"# HELP %b " % plain)
         text = text.replace(b"# TYPE %b_total " % plain, b"# TYPE %b " % plain)
-    return text
+    return text + "".join(_rpc_lines(metrics.rpcs.values())).encode()
 
 
 def _family(declared: Field[Any], value: Any) -> Metric:
@@ -475,23 +589,28 @@ def _add_histogram(family: Metric, name: str, labels: dict[str, str], value: His
     family.add_sample(f"{name}_count", labels, total)
 
 
-def _rpc_families(rpcs: list[Rpc]) -> Iterator[Metric]:
-    shown = [rpc for rpc in rpcs if rpc.served or rpc.started or rpc.labels["grpc_service"] not in _LAZY_SERVICES]
+def _rpc_lines(rpcs: Iterable[Rpc]) -> Iterator[str]:
+    """The text of the families by RPC: four fifths of all samples, so they skip the library's way through objects."""
+    shown = [
+        (rpc.label_text, rpc.all)
+        for rpc in rpcs
+        if rpc.labels["grpc_service"] not in _LAZY_SERVICES or any(own.served or own.started for own in rpc.all)
+    ]
     for name, text, attribute in (
         ("grpc_server_started_total", "Calls that began.", "started"),
         ("grpc_server_msg_received_total", "Messages received in calls.", "received"),
         ("grpc_server_msg_sent_total", "Messages sent in calls.", "sent"),
     ):
-        family = _metric("counter", name, text)
-        for rpc in shown:
-            family.add_sample(name, rpc.labels, getattr(rpc, attribute) + rpc.served)
-        yield family
+        yield f"# HELP {name} {text}\n# TYPE {name} counter\n"
+        for labels, counters in shown:
+            yield f"{name}{{{labels}}} {sum(getattr(own, attribute) + own.served for own in counters)}\n"
     name = "grpc_server_handled_total"
-    family = _metric("counter", name, "Calls that ended, by code.")
-    for rpc in shown:
-        for code, count in zip(GRPC_CODES, (rpc.handled[0] + rpc.served, *rpc.handled[1:])):
-            family.add_sample(name, rpc.labels | {"grpc_code": code}, count)
-    yield family
+    yield f"# HELP {name} Calls that ended, by code.\n# TYPE {name} counter\n"
+    for labels, counters in shown:
+        counts = [sum(handled) for handled in zip(*(own.handled for own in counters))]
+        counts[0] += sum(own.served for own in counters)
+        for code, count in zip(GRPC_CODES, counts):
+            yield f'{name}{{grpc_code="{code}",{labels}}} {count}\n'
 
 
 def _process_families() -> Iterator[Metric]:
@@ -504,9 +623,18 @@ def _process_families() -> Iterator[Metric]:
         ("os_fd_limit", "File descriptors that may be open.", "process_max_fds"),
     ):
         if source in values:
-            family = _metric("gauge", name, text)
-            family.add_sample(name, {}, values[source])
-            yield family
+            yield _single(name, text, values[source])
+    limit, _ = getrlimit(RLIMIT_AS)
+    name, text = "process_virtual_memory_max_bytes", "Virtual memory the process may have."
+    yield _single(name, text, float(limit) if limit != RLIM_INFINITY else 2.0**64)
+    yield from PlatformCollector(registry=None).collect()
+    yield from GCCollector(registry=CollectorRegistry()).collect()
+
+
+def _single(name: str, text: str, value: float) -> Metric:
+    family = _metric("gauge", name, text)
+    family.add_sample(name, {}, value)
+    return family
 
 
 ROWS: Final[tuple[Row, ...]] = tuple(

@@ -11,6 +11,10 @@ T = TypeVar("T")
 Done = Callable[[BaseException | None], None]
 """Completion callback of a background job; called on the loop with None, or with what went wrong."""
 
+Row = tuple[bytes, bytes]
+Scanned = tuple[list[Row], bytes | None]
+"""A slice of a range, and the key the next slice begins at; None at the end of the range."""
+
 Rows = Mapping[bytes, Mapping[bytes, bytes | None]]
 """A sealed batch of the write buffer: bucket -> key -> value, None for a deletion."""
 
@@ -104,8 +108,12 @@ class BackendView(Protocol):
 
     def get_many(self, bucket: bytes, keys: Iterable[bytes]) -> list[bytes | None]: ...
 
-    def range(self, bucket: bytes, start: bytes, end: bytes | None, limit: int = 0) -> list[tuple[bytes, bytes]]:
-        """Rows with start <= key < end in key order, at most `limit` when positive."""
+    def range(self, bucket: bytes, start: bytes, end: bytes | None) -> list[Row]:
+        """Rows with start <= key < end in key order."""
+        ...
+
+    def scan(self, bucket: bytes, start: bytes, end: bytes | None, rows: int, max_bytes: int) -> Scanned:
+        """The first `rows` rows of a range, fewer once their values come to `max_bytes`, and where to go on."""
         ...
 
     def close(self) -> None: ...
@@ -118,7 +126,9 @@ class Backend(Protocol):
 
     def get_many(self, bucket: bytes, keys: Iterable[bytes]) -> list[bytes | None]: ...
 
-    def range(self, bucket: bytes, start: bytes, end: bytes | None, limit: int = 0) -> list[tuple[bytes, bytes]]: ...
+    def range(self, bucket: bytes, start: bytes, end: bytes | None) -> list[Row]: ...
+
+    def scan(self, bucket: bytes, start: bytes, end: bytes | None, rows: int, max_bytes: int) -> Scanned: ...
 
     def view(self) -> BackendView: ...
 

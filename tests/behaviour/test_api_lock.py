@@ -1,6 +1,9 @@
 """The Lock service: queues of keys on leases, fair by the order of their creation."""
 
+import base64
 import itertools
+import json
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -308,3 +311,22 @@ def test_a_queue_gone_at_once(client: Client, name: bytes, leases: Callable[[int
         with pytest.raises(grpc.RpcError) as failed:
             waiter.result(WAIT_S)
         assert status_of(failed.value) == ("UNKNOWN", "mutex: session is expired")
+
+
+def test_a_waiter_through_the_gateway_that_hangs_up(
+    server: EtcdServer, client: Client, name: bytes, leases: Callable[[int], list[int]]
+) -> None:
+    granted = leases(2)
+    holder = lock(client, name, granted[0]).key
+    body = json.dumps({"name": base64.b64encode(name).decode(), "lease": granted[1]}).encode()
+    head = b"POST /v3/lock/lock HTTP/1.1\r\nHost: gateway\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", server.client_port), timeout=WAIT_S) as waiter:
+        waiter.sendall(head + body)
+        wait_queue(client, name, 2)
+    wait_queue(client, name, 1)
+    assert queue(client, name) == [holder]
+    with socket.create_connection(("127.0.0.1", server.client_port), timeout=WAIT_S) as waiter:
+        waiter.sendall(head + body)
+        wait_queue(client, name, 2)
+        unlock(client, holder)
+        assert waiter.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")

@@ -62,6 +62,46 @@ def test_status_since_3_6(client: Client) -> None:
     assert status.HasField("downgradeInfo") and not status.downgradeInfo.enabled
 
 
+@pytest.mark.only("ratifyd")
+def test_a_quota_that_is_off_is_shown_as_given(start_server: Callable[..., Any]) -> None:
+    _, client = start_server("--quota-backend-bytes=-1")
+    assert client.maintenance.Status(rpc_pb2.StatusRequest()).dbSizeQuota == -1
+
+
+@pytest.mark.only("ratifyd")
+def test_downgrade(fresh: Client) -> None:
+    """As from 3.6 on: down one version at a time, one job at a time, and nothing to cancel is no error."""
+    validate, enable, cancel = (getattr(rpc_pb2.DowngradeRequest, name) for name in ("VALIDATE", "ENABLE", "CANCEL"))
+
+    def ask(action: Any, version: str = "") -> str:
+        answer = fresh.maintenance.Downgrade(rpc_pb2.DowngradeRequest(action=action, version=version))
+        assert answer.header.member_id
+        return str(answer.version)
+
+    def refused(action: Any, version: str) -> tuple[str, str]:
+        return failure(fresh.maintenance.Downgrade, rpc_pb2.DowngradeRequest(action=action, version=version))
+
+    assert ask(cancel) == "3.6"
+    assert refused(validate, "x") == ("INVALID_ARGUMENT", "etcdserver: wrong downgrade target version format")
+    for version in ("3.4", "3.6", "4.5"):
+        assert refused(enable, version) == ("INVALID_ARGUMENT", "etcdserver: invalid downgrade target version")
+    assert ask(validate, "3.5") == ask(validate, "3.5.0") == "3.6"
+    ask(enable, "3.5")
+    status = fresh.maintenance.Status(rpc_pb2.StatusRequest())
+    assert status.downgradeInfo.enabled and status.downgradeInfo.targetVersion == "3.5.0"
+    ask(cancel)
+    assert not fresh.maintenance.Status(rpc_pb2.StatusRequest()).downgradeInfo.enabled
+    unknown = ("UNKNOWN", "etcdserver: unknown method")
+    assert refused(7, "3.5") == unknown
+
+
+@pytest.mark.only("ratifyd")
+def test_an_unknown_alarm_action(fresh: Client) -> None:
+    """etcd applies it and dies answering."""
+    assert failure(fresh.maintenance.Alarm, _Alarm(action=9)) == ("UNKNOWN", "etcdserver: unknown method")
+    assert put(fresh, b"k").header.revision
+
+
 def test_hash_kv_depends_on_the_content_only(fresh: Client, start_server: Callable[..., Any]) -> None:
     empty = _hash_kv(fresh)
     assert empty.compact_revision == -1
@@ -146,7 +186,8 @@ def test_member_list(server: EtcdServer, client: Client) -> None:
 
 def test_moving_the_leader_of_one(client: Client) -> None:
     leader = client.maintenance.Status(rpc_pb2.StatusRequest()).leader
-    client.maintenance.MoveLeader(rpc_pb2.MoveLeaderRequest(targetID=leader))
+    moved = client.maintenance.MoveLeader(rpc_pb2.MoveLeaderRequest(targetID=leader))
+    assert moved == rpc_pb2.MoveLeaderResponse()
     expected = ("FAILED_PRECONDITION", "etcdserver: bad leader transferee")
     assert failure(client.maintenance.MoveLeader, rpc_pb2.MoveLeaderRequest(targetID=1)) == expected
 

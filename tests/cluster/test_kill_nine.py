@@ -9,12 +9,14 @@ import random
 import pytest
 
 from harness.servers import EtcdServer
+from ratifyd.proto import rpc_pb2
 from tests.cluster.conftest import StartServer
 from tests.cluster.workload import Client, Workload
 
 # With the first pair nothing reaches the backend on its own, so a restart replays the log alone (a crash between log
 # and backend); with the second each entry is committed before the next, far from any snapshot (a crash between backend
 # and snapshot); with the third snapshots are taken all the time.
+FINISHED = "finished scheduled compaction"
 CONFIGURATIONS = {
     "defaults": (),
     "log-ahead-of-backend": ("--backend-batch-interval=1h", "--backend-batch-limit=100000000"),
@@ -66,6 +68,33 @@ def test_compaction_under_load_survives(start_server: StartServer, kills: int) -
         server.restart()
         with Client(server.client_endpoint) as client:
             workload.check(client)
+
+
+def test_a_compaction_killed_in_the_middle_goes_on(start_server: StartServer) -> None:
+    """Ten rows and a pause at a time take long enough to be interrupted again and again, and end all the same."""
+    server = start_server("--experimental-compaction-batch-limit=10", "--backend-batch-interval=10ms")
+    with Client(server.client_endpoint) as client:
+        for version in range(30):
+            puts = [rpc_pb2.PutRequest(key=b"k%d" % number, value=b"%d" % version) for number in range(50)]
+            client.txn(rpc_pb2.TxnRequest(success=[rpc_pb2.RequestOp(request_put=put) for put in puts]))
+        revision = client.revision()
+        client.compact(revision - 1)
+    interrupted = 0
+    while FINISHED not in server.log_text() and interrupted < 2:
+        server.kill()
+        interrupted += FINISHED not in server.log_text()
+        server.restart()
+        with Client(server.client_endpoint) as client:
+            assert client.revision() == revision
+            assert client.get(b"k7") == b"29"
+    assert interrupted, "killed too late"
+    server.wait_log(FINISHED, 30)
+    with Client(server.client_endpoint) as client:
+        hash_kv = client.hash_kv(revision)
+    server.restart(hard=True)
+    assert FINISHED not in server.log_text(), "it was finished before"
+    with Client(server.client_endpoint) as client:
+        assert client.hash_kv(revision) == hash_kv
 
 
 def test_quiet_store_hashes_equal_after_a_crash(start_server: StartServer) -> None:

@@ -7,7 +7,7 @@ touch three keys at once, which shows torn transactions.
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -20,38 +20,56 @@ from ratifyd.keys import prefix_end
 from ratifyd.proto import rpc_pb2
 
 CALL_TIMEOUT_S = 10.0
+RETRY_S = 0.05
 PAGE = 1000
+
+
+ENDED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+"""What a call comes to when its server is killed."""
+UNMAPPED = frozenset({"raft proposal dropped", "raft: stopped", "context deadline exceeded"})
+"""Errors of etcd's members that have no row in its table of codes."""
+
+
+def explained(error: grpc.RpcError) -> bool:
+    """Whether members that die, hang, lose each other or hand over leadership explain this; the outcome is unknown."""
+    if error.code() is grpc.StatusCode.UNKNOWN:
+        return error.details() in UNMAPPED
+    return error.code() in ENDED or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Client:
     """The few calls the crash tests need, over one grpcio channel; errors are grpc.RpcError."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
         self._stubs = stubs.Client(endpoint)
         self._kv, self._lease, self._maintenance = self._stubs.kv, self._stubs.lease, self._stubs.maintenance
 
     def put(self, key: bytes, value: bytes, lease: int = 0) -> int:
         """The revision of the write."""
-        reply = self._kv.Put(rpc_pb2.PutRequest(key=key, value=value, lease=lease), timeout=CALL_TIMEOUT_S)
+        reply = self._kv.Put(rpc_pb2.PutRequest(key=key, value=value, lease=lease), timeout=self._timeout_s)
         return int(reply.header.revision)
 
     def txn(self, request: rpc_pb2.TxnRequest) -> rpc_pb2.TxnResponse:
-        return self._kv.Txn(request, timeout=CALL_TIMEOUT_S)
+        return self._kv.Txn(request, timeout=self._timeout_s)
+
+    def range(self, request: rpc_pb2.RangeRequest) -> rpc_pb2.RangeResponse:
+        return self._kv.Range(request, timeout=self._timeout_s)
 
     def get(self, key: bytes) -> bytes | None:
-        kvs = self._kv.Range(rpc_pb2.RangeRequest(key=key), timeout=CALL_TIMEOUT_S).kvs
+        kvs = self.range(rpc_pb2.RangeRequest(key=key)).kvs
         return bytes(kvs[0].value) if kvs else None
 
     def revision(self) -> int:
         """The store's revision, by a linearizable read."""
-        return int(self._kv.Range(rpc_pb2.RangeRequest(key=b"\0"), timeout=CALL_TIMEOUT_S).header.revision)
+        return int(self._kv.Range(rpc_pb2.RangeRequest(key=b"\0"), timeout=self._timeout_s).header.revision)
 
     def rows(self, prefix: bytes = b"") -> Iterator[Any]:
         """KeyValues with a prefix, all at one revision, read in pages."""
         key, end, revision = prefix or b"\0", prefix_end(prefix) if prefix else b"\0", 0
         while True:
             request = rpc_pb2.RangeRequest(key=key, range_end=end, revision=revision, limit=PAGE)
-            reply = self._kv.Range(request, timeout=CALL_TIMEOUT_S)
+            reply = self._kv.Range(request, timeout=self._timeout_s)
             yield from reply.kvs
             if not reply.more:
                 return
@@ -59,13 +77,16 @@ class Client:
             key = bytes(reply.kvs[-1].key) + b"\0"
 
     def hash_kv(self, revision: int) -> int:
-        return int(self._maintenance.HashKV(rpc_pb2.HashKVRequest(revision=revision), timeout=CALL_TIMEOUT_S).hash)
+        return int(self._maintenance.HashKV(rpc_pb2.HashKVRequest(revision=revision), timeout=self._timeout_s).hash)
 
     def compact(self, revision: int, *, physical: bool = False) -> None:
-        self._kv.Compact(rpc_pb2.CompactionRequest(revision=revision, physical=physical), timeout=CALL_TIMEOUT_S)
+        self._kv.Compact(rpc_pb2.CompactionRequest(revision=revision, physical=physical), timeout=self._timeout_s)
 
     def grant(self, ttl_s: int) -> int:
-        return int(self._lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(TTL=ttl_s), timeout=CALL_TIMEOUT_S).ID)
+        return int(self._lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(TTL=ttl_s), timeout=self._timeout_s).ID)
+
+    def revoke(self, lease: int) -> None:
+        self._lease.LeaseRevoke(rpc_pb2.LeaseRevokeRequest(ID=lease), timeout=self._timeout_s)
 
     def close(self) -> None:
         self._stubs.close()
@@ -103,15 +124,27 @@ class Worker:
 class Workload:
     """Writers that go on until `stop` or until their server is gone; the history outlives the server."""
 
-    def __init__(self, workers: int = 16, value_bytes: int = 64, *, persistent: bool = False) -> None:
-        """`persistent` writers go on after errors that a change of leader explains; others end with their server."""
+    def __init__(
+        self,
+        workers: int = 16,
+        value_bytes: int = 64,
+        *,
+        persistent: bool = False,
+        timeout_s: float = CALL_TIMEOUT_S,
+        pause_s: float = 0,
+    ) -> None:
+        """`persistent` writers go on after errors that a change of leader explains, with the next of the servers they
+        were given; others end with their server. `pause_s` lies between two writes of one writer."""
         self._persistent = persistent
+        self._timeout_s, self._pause_s = timeout_s, pause_s
         self._workers = [Worker(number) for number in range(workers)]
         self._numbers = itertools.count()
         self._filler = b"." * value_bytes
         self._stop = threading.Event()
         self._progress = threading.Condition()
         self._acknowledged = 0
+        self.latest = Written(b"", b"", 0)
+        """The acknowledged write with the highest revision."""
         self.unexpected: list[str] = []
 
     @property
@@ -120,10 +153,10 @@ class Workload:
         return self._acknowledged
 
     @contextmanager
-    def running(self, endpoint: str) -> Iterator[None]:
+    def running(self, *endpoints: str) -> Iterator[None]:
         """Write in the background; leaving stops the writers and waits for them."""
         self._stop.clear()
-        threads = [threading.Thread(target=self._write, args=(worker, endpoint)) for worker in self._workers]
+        threads = [threading.Thread(target=self._write, args=(worker, endpoints)) for worker in self._workers]
         for thread in threads:
             thread.start()
         try:
@@ -140,23 +173,31 @@ class Workload:
             if not self._progress.wait_for(lambda: self._acknowledged >= target, timeout_s):
                 raise TimeoutError(f"only {self._acknowledged} of {target} writes in time; {self.unexpected[:3]}")
 
-    def _write(self, worker: Worker, endpoint: str) -> None:
-        with Client(endpoint) as client:
-            while not self._stop.is_set():
-                step = self._put_one if next(self._numbers) % 3 else self._swap_one
-                try:
-                    step(worker, client)
-                except grpc.RpcError as error:
-                    if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
-                        self.unexpected.append(f"{error.code()} {error.details()}")
-                    worker.uncertain = True
-                    if not self._persistent:
-                        return
+    def _write(self, worker: Worker, endpoints: Sequence[str]) -> None:
+        for endpoint in itertools.islice(itertools.cycle(endpoints), worker.number, None):
+            with Client(endpoint, self._timeout_s) as client:
+                if self._write_to(worker, client) or not self._persistent or self._stop.wait(RETRY_S):
+                    return
+
+    def _write_to(self, worker: Worker, client: Client) -> bool:
+        """Write until told to stop (true) or until a write fails."""
+        while not self._stop.wait(self._pause_s) if self._pause_s else not self._stop.is_set():
+            step = self._put_one if next(self._numbers) % 3 else self._swap_one
+            try:
+                step(worker, client)
+            except grpc.RpcError as error:
+                if not (explained(error) if self._persistent else error.code() in ENDED):
+                    self.unexpected.append(f"{error.code()} {error.details()}")
+                worker.uncertain = True
+                return self._stop.is_set()
+        return True
 
     def _record(self, write: Written, revision: int) -> None:
         write.revision = revision
         with self._progress:
             self._acknowledged += 1
+            if revision > self.latest.revision:
+                self.latest = write
             self._progress.notify_all()
 
     def _put_one(self, worker: Worker, client: Client) -> None:

@@ -23,7 +23,7 @@ from ratifyd.proto.rpc_pb2 import (
     RequestOp,
     TxnRequest,
 )
-from tests.support_disk import Crashed, StepWorker
+from simulation.disk import Crashed, StepWorker
 from tests.support_member import Machine, Member, Waiter
 
 OPTIONS: dict[str, Any] = {

@@ -79,8 +79,6 @@ def test_unknown_paths(http_connection: _Http, path: str) -> None:
 
 
 def test_live_and_ready(http_connection: _Http, kind: str) -> None:
-    if kind == "ratifyd":
-        pytest.skip("ratifyd does not serve /livez and /readyz yet")
     for path in ("/livez", "/readyz"):
         status, _, body = http_connection.request("GET", path)
         assert (status, body) == ((200, "ok\n") if kind == "ratifyd" else (404, "404 page not found\n"))

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratifyd.apply.kv import _decoded_range_body, _is_edge, range_body
+from ratifyd.apply.ranges import _decoded_range_body, _is_edge, range_body
 from ratifyd.apply.state import State
 from ratifyd.keys import KeyRange
 from ratifyd.membership import Membership
@@ -38,6 +38,6 @@ def test_edges(writes: list[list[tuple[bytes, bool]]], wanted: tuple[bytes, byte
                     txn.put(key, b"v")
                 else:
                     txn.delete_range(KeyRange.parse(key, b""))
-            assert range_body(txn, request) == _decoded_range_body(txn, request, keys, 1)
-        assert range_body(store, request) == _decoded_range_body(store, request, keys, 1)
-    assert range_body(store, request) == _decoded_range_body(store, request, keys, 1)
+            assert range_body(txn, request) == _decoded_range_body(txn, request, keys)
+        assert range_body(store, request) == _decoded_range_body(store, request, keys)
+    assert range_body(store, request) == _decoded_range_body(store, request, keys)

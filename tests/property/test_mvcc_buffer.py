@@ -37,11 +37,27 @@ class HandWorker:
             done(job(), None)
 
 
+def scanned(reader, bucket, start, end, count, max_bytes):
+    """A range, put together from slices within their limits."""
+    found, cursor = [], start
+    while cursor is not None:
+        rows, following = reader.scan(bucket, cursor, end, count, max_bytes)
+        assert all(key >= cursor for key, _ in rows)
+        assert len(rows) <= 2 * count + 1, "more than a slice"
+        assert sum(len(value) for _, value in rows[:-1]) < max_bytes or len(rows) == 1
+        assert following is None or following > cursor
+        found += rows
+        cursor = following
+    return found
+
+
 def check_reads(reader, model, start, end, limit):
     for bucket in (KEY, LEASE):
         rows = model[bucket]
         inside = [row for row in sorted(rows.items()) if row[0] >= start and (end is None or row[0] < end)]
-        assert reader.range(bucket, start, end, limit) == (inside[:limit] if limit else inside)
+        assert reader.range(bucket, start, end) == inside
+        for max_bytes in (1, 2, 100):
+            assert scanned(reader, bucket, start, end, limit + 1, max_bytes) == inside
         asked = [*NAMES, start, b"absent"]
         assert reader.get_many(bucket, asked) == [rows.get(key) for key in asked]
         assert [reader.get(bucket, key) for key in asked] == [rows.get(key) for key in asked]

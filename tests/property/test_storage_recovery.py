@@ -13,7 +13,7 @@ from ratifyd.storage.recover import DataDir, Recovered, lock_data_dir, recover
 from ratifyd.storage.snapshots import SnapshotFiles
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import WalContents
-from tests.support_disk import Crashed, SimDisk, StepWorker
+from simulation.disk import Crashed, SimDisk, StepWorker
 
 METADATA = b"\x08\x01\x10\x02"
 CONF = ConfState(voters=(1,))

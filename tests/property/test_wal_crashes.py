@@ -8,7 +8,7 @@ from ratifyd.raft.messages import ConfState, Entry, HardState, SnapshotMeta
 from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal, wal_exists
 from ratifyd.storage.walread import WalContents, valid_snapshots
-from tests.support_disk import Crashed, SimDisk, StepWorker
+from simulation.disk import Crashed, SimDisk, StepWorker
 
 METADATA = b"\x08\x01\x10\x02"
 SEGMENT = 2048

@@ -9,7 +9,7 @@ from ratifyd.raft.messages import ConfState, Entry, EntryKind, HardState, Snapsh
 from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import WalContents, WalCorrupt, WalSnapshotMissing
-from tests.support_disk import SimDisk, StepWorker
+from simulation.disk import SimDisk, StepWorker
 from tests.support_wal import entries_of, read_records
 
 METADATA = b"\x08\x01\x10\x02"

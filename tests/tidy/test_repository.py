@@ -114,7 +114,7 @@ def test_links_of_documents_lead_somewhere(path: Path) -> None:
 
 def test_documents_name_files_that_exist() -> None:
     """`src/...`, `tests/...` and the like in backquotes are paths of this repository."""
-    pattern = re.compile(r"`((?:src|tests|docs|tools|benchmarks|harness|differential|proto)/[\w./-]+)`")
+    pattern = re.compile(r"`((?:src|tests|docs|tools|benchmarks|harness|differential|simulation|proto)/[\w./-]+)`")
     missing = [
         f"{path.name}: {name}"
         for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]

@@ -7,12 +7,25 @@ from dataclasses import fields
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ratifyd.metrics import GRPC_CODES, ROWS, Histogram, Metrics, exponential, render
+from ratifyd.metrics import (
+    GRPC_CODES,
+    MAX_VERSION_LENGTH,
+    MAX_VERSIONS,
+    OTHER_VERSION,
+    ROWS,
+    Histogram,
+    Metrics,
+    exponential,
+    render,
+)
 
 # name, type, labels, buckets (count:first:last), as etcd 3.6 exports them.
 ETCD = """
 etcd_cluster_version gauge cluster_version -
 etcd_debugging_auth_revision gauge - -
+etcd_debugging_disk_backend_commit_rebalance_duration_seconds histogram - 14:0.001:8.192
+etcd_debugging_disk_backend_commit_spill_duration_seconds histogram - 14:0.001:8.192
+etcd_debugging_disk_backend_commit_write_duration_seconds histogram - 14:0.001:8.192
 etcd_debugging_lease_granted_total counter - -
 etcd_debugging_lease_renewed_total counter - -
 etcd_debugging_lease_revoked_total counter - -
@@ -27,6 +40,7 @@ etcd_debugging_mvcc_events_total counter - -
 etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds histogram - 14:0.5:4096
 etcd_debugging_mvcc_keys_total gauge - -
 etcd_debugging_mvcc_pending_events_total gauge - -
+etcd_debugging_mvcc_range_total counter - -
 etcd_debugging_mvcc_slow_watcher_total gauge - -
 etcd_debugging_mvcc_total_put_size_in_bytes gauge - -
 etcd_debugging_mvcc_watch_stream_total gauge - -
@@ -35,6 +49,11 @@ etcd_debugging_server_alarms gauge server_id,alarm_type -
 etcd_debugging_server_lease_expired_total counter - -
 etcd_debugging_snap_save_marshalling_duration_seconds histogram - 14:0.001:8.192
 etcd_debugging_snap_save_total_duration_seconds histogram - 14:0.001:8.192
+etcd_debugging_store_expires_total counter - -
+etcd_debugging_store_reads_total counter action -
+etcd_debugging_store_watch_requests_total counter - -
+etcd_debugging_store_watchers gauge - -
+etcd_debugging_store_writes_total counter action -
 etcd_disk_backend_commit_duration_seconds histogram - 14:0.001:8.192
 etcd_disk_backend_defrag_duration_seconds histogram - 13:0.1:409.6
 etcd_disk_backend_snapshot_duration_seconds histogram - 17:0.01:655.36
@@ -42,6 +61,11 @@ etcd_disk_defrag_inflight gauge - -
 etcd_disk_wal_fsync_duration_seconds histogram - 14:0.001:8.192
 etcd_disk_wal_write_bytes_total gauge - -
 etcd_disk_wal_write_duration_seconds histogram - 14:0.001:8.192
+etcd_grpc_proxy_cache_hits_total gauge - -
+etcd_grpc_proxy_cache_keys_total gauge - -
+etcd_grpc_proxy_cache_misses_total gauge - -
+etcd_grpc_proxy_events_coalescing_total counter - -
+etcd_grpc_proxy_watchers_coalescing_total gauge - -
 etcd_mvcc_db_open_read_transactions gauge - -
 etcd_mvcc_db_total_size_in_bytes gauge - -
 etcd_mvcc_db_total_size_in_use_in_bytes gauge - -
@@ -73,6 +97,7 @@ etcd_network_snapshot_send_total_duration_seconds histogram To 10:0.1:51.2
 etcd_server_apply_duration_seconds histogram version,op,success 20:0.0001:52.4288
 etcd_server_client_requests_total counter type,client_api_version -
 etcd_server_feature_enabled gauge name,stage -
+etcd_server_go_version gauge server_go_version -
 etcd_server_has_leader gauge - -
 etcd_server_health_failures counter - -
 etcd_server_health_success counter - -
@@ -106,6 +131,8 @@ grpc_server_msg_sent_total counter grpc_type,grpc_service,grpc_method -
 grpc_server_started_total counter grpc_type,grpc_service,grpc_method -
 os_fd_limit gauge - -
 os_fd_used gauge - -
+promhttp_metric_handler_requests_in_flight gauge - -
+promhttp_metric_handler_requests_total counter code -
 """
 
 SAMPLE = re.compile(r"^([a-zA-Z_:]+)(?:\{(.*)\})? (\S+)$")
@@ -181,7 +208,7 @@ def test_family_equals_etcds(page: Page, line: str) -> None:
 
 def test_there_are_no_other_families(page: Page) -> None:
     known = {line.split(" ")[0] for line in ETCD.split("\n")[1:-1]}
-    assert {name for name in page.types if not name.startswith("process_")} == known
+    assert {name for name in page.types if not name.startswith(("process_", "python_"))} == known
     assert {row.name for row in ROWS} <= known
 
 
@@ -206,7 +233,7 @@ def test_families_without_samples_are_left_out() -> None:
 
 def test_values_reach_the_page() -> None:
     metrics = Metrics()
-    metrics.put_total += 3
+    metrics.put_total = lambda: 3
     metrics.health_success += 2
     metrics.revision = lambda: 42
     metrics.cluster_version = lambda: {("3.6",): 1}
@@ -306,3 +333,44 @@ def test_process_metrics_and_descriptors_are_on_the_page(page: Page) -> None:
     assert page.value("os_fd_used") == page.value("process_open_fds") > 0
     assert page.value("os_fd_limit") == page.value("process_max_fds") > 0
     assert page.types["process_cpu_seconds_total"] == "counter"
+
+
+def test_clients_are_counted_by_version() -> None:
+    metrics = Metrics()
+    put, watch = metrics.rpcs[b"/etcdserverpb.KV/Put"], metrics.rpcs[b"/etcdserverpb.Watch/Watch"]
+    put.served += 2
+    put.of_version("3.5").served += 3
+    put.of_version("3.5").started += 1
+    watch.of_version("3.5").started += 1
+    refused = put.of_version("3.4")
+    refused.started += 1
+    refused.early += 1
+    page = Page(render(metrics))
+    name = "etcd_server_client_requests_total"
+    assert page.types[name] == "counter"
+    assert {(own["type"], own["client_api_version"]): value for own, value in page.samples[name]} == {
+        ("unary", "unknown"): 2,
+        ("unary", "3.5"): 4,
+        ("stream", "3.5"): 1,
+    }
+    assert page.value("grpc_server_started_total", **PUT) == 7
+
+
+def test_made_up_versions_are_bounded() -> None:
+    put = Metrics().rpcs[b"/etcdserverpb.KV/Put"]
+    put.of_version("x" * (MAX_VERSION_LENGTH + 1)).served += 1
+    assert list(put.versions) == [OTHER_VERSION]
+    for number in range(2 * MAX_VERSIONS):
+        put.of_version(str(number)).served += 1
+    assert len(put.versions) == MAX_VERSIONS
+    assert sum(own.served for own in put.all) == 2 * MAX_VERSIONS + 1
+
+
+def test_rows_by_rpc_parse_as_the_others() -> None:
+    text = render(Metrics()).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    handled = families["grpc_server_handled"]
+    assert handled.type == "counter"
+    assert {tuple(sorted(sample.labels)) for sample in handled.samples} == {
+        ("grpc_code", "grpc_method", "grpc_service", "grpc_type")
+    }

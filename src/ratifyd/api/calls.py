@@ -1,20 +1,29 @@
 """One unary request (`Call`) and one streaming request (`Stream`) as handlers see them."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from google.protobuf.message import Message as ProtoMessage
 
 from ratifyd.api.identity import TokenAhead, hold
-from ratifyd.errors import Code, EtcdError, InvalidAuthToken, NoLeader, RequestTooManyRequests
+from ratifyd.errors import (
+    Code,
+    ContextDeadlineExceeded,
+    EtcdError,
+    InvalidAuthToken,
+    NoLeader,
+    RequestTooManyRequests,
+)
 from ratifyd.wire.headers import Head
 
 if TYPE_CHECKING:
     from ratifyd.api.routes import Route
-    from ratifyd.api.session import Session
     from ratifyd.ports import Timer
     from ratifyd.server.server import Server
+    from ratifyd.server.timing import Timing
 
+
+T = TypeVar("T")
 
 MAX_QUEUED_BYTES = 2 << 20
 """Bytes that may wait for a slow client before its stream is given no more.
@@ -22,6 +31,8 @@ MAX_QUEUED_BYTES = 2 << 20
 More than a connection holds back without ever saying "resume" and a stream without ever saying "writable" together:
 else neither might come to wake a stream that waits.
 """
+MAX_LOGGED_BYTES = 1 << 20
+"""Answers in parts that are longer are not taken apart for the log of slow calls: that would hold up everybody."""
 MAX_UNREAD_BYTES = 4 << 20
 """Answers a stream may leave unread before further requests on it are counted."""
 MAX_UNREAD_REQUESTS = 1000
@@ -31,14 +42,82 @@ Answered = Callable[[bytes, EtcdError | None], None]
 """Gets the encoded response, or the error."""
 
 
+class CallAnswers(Protocol):
+    """Where calls answer: a gRPC connection, or the JSON gateway."""
+
+    def reply(self, stream_id: int, message: bytes, /) -> None: ...
+
+    def reply_parts(self, stream_id: int, parts: Sequence[bytes], /) -> None: ...
+
+    def fail(self, stream_id: int, code: int, message: str, /) -> None: ...
+
+
+class StreamAnswers(Protocol):
+    """Where streams answer."""
+
+    def send_message(self, stream_id: int, message: bytes, /) -> None: ...
+
+    def finish(self, stream_id: int, /) -> None: ...
+
+    def fail(self, stream_id: int, code: int, message: str, /) -> None: ...
+
+    def queued_bytes(self, stream_id: int, /) -> int: ...
+
+
+class WriteBuffer(Protocol):
+    """The connection below."""
+
+    def write_buffer_size(self) -> int: ...
+
+
+class Edge(Protocol):
+    """What a request came by: a session, or an exchange of the JSON gateway."""
+
+    server: "Server"
+    timing: "Timing"
+    dirty: bool
+
+    def mark_dirty(self) -> None: ...
+
+
+class CallEdge(Edge, Protocol):
+    """As a call knows it."""
+
+    @property
+    def connection(self) -> CallAnswers: ...
+
+    when_gone: dict[int, Callable[[], None]]
+    """Unary requests that may wait for long, and what to call if their client does not."""
+
+    def is_open(self, stream_id: int, /) -> bool: ...
+
+    def late(self, call: "Call", response: bytes, error: EtcdError | None) -> None: ...
+
+
+class StreamEdge(Edge, Protocol):
+    """As a stream knows it."""
+
+    @property
+    def connection(self) -> StreamAnswers: ...
+
+    @property
+    def link(self) -> WriteBuffer: ...
+
+    def forget(self, stream_id: int) -> None: ...
+
+
 class Call:
     """A whole request message, waiting for its one answer. Answering a request the client has given up is harmless."""
 
-    __slots__ = ("_session", "_stream_id", "head", "message", "route")
+    __slots__ = ("_session", "began", "head", "message", "route", "stream_id")
 
-    def __init__(self, session: "Session", stream_id: int, head: Head, message: bytes, route: "Route") -> None:
+    def __init__(
+        self, session: CallEdge, stream_id: int, head: Head, message: bytes, route: "Route", began: float
+    ) -> None:
+        """`began` is when the message came."""
+        self.began = began
         self._session = session
-        self._stream_id = stream_id
+        self.stream_id = stream_id
         self.head = head
         self.message = message
         self.route = route
@@ -52,9 +131,49 @@ class Call:
         """Answer with an encoded response."""
         self.route.rpc.served += 1
         session = self._session
-        session.connection.reply(self._stream_id, response)
+        session.connection.reply(self.stream_id, response)
+        if self.began < session.timing.late_before:
+            session.late(self, response, None)
         if not session.dirty:
             session.mark_dirty()
+
+    def reply_parts(self, parts: Sequence[bytes]) -> None:
+        """Answer with a response in parts, for one that is too long to be joined."""
+        self.route.rpc.served += 1
+        session = self._session
+        session.connection.reply_parts(self.stream_id, parts)
+        if self.began < session.timing.late_before and sum(map(len, parts)) <= MAX_LOGGED_BYTES:
+            session.late(self, b"".join(parts), None)
+        session.mark_dirty()
+
+    def run(self, steps: Generator[object, None, T], answer: Callable[[T], None]) -> None:
+        """Run sliced work and answer with its result; it is dropped when the client gives up or its time is up."""
+
+        def done(result: T | None, error: EtcdError | None) -> None:
+            if error is not None:
+                self.fail(error)
+            else:
+                answer(cast(T, result))
+
+        self.server.slices.run(steps, done, self._wanted())
+
+    def _wanted(self) -> Callable[[], bool]:
+        """What tells whether to go on with sliced work."""
+        clock, timeout_s = self._session.server.clock, self.head.timeout_s
+        deadline = None if timeout_s is None else clock.time() + timeout_s
+
+        def wanted() -> bool:
+            if not self._session.is_open(self.stream_id):
+                self.route.rpc.started += 1
+                self.route.rpc.received += 1
+                self.route.rpc.handled[Code.CANCELLED] += 1
+                return False
+            if deadline is not None and clock.time() >= deadline:
+                self.fail(ContextDeadlineExceeded())
+                return False
+            return True
+
+        return wanted
 
     def fail(self, error: EtcdError) -> None:
         """Answer with an error."""
@@ -63,8 +182,15 @@ class Call:
         rpc.received += 1
         rpc.handled[error.code] += 1
         session = self._session
-        session.connection.fail(self._stream_id, error.code, error.message)
+        session.connection.fail(self.stream_id, error.code, error.message)
+        if self.began < session.timing.late_before:
+            session.late(self, b"", error)
         session.mark_dirty()
+
+    def refuse(self, error: EtcdError) -> None:
+        """Answer a malformed request, which as in etcd is not counted."""
+        self._session.connection.fail(self.stream_id, error.code, error.message)
+        self._session.mark_dirty()
 
     def answer(self, body: bytes, error: EtcdError | None) -> None:
         """Take the outcome of a proposal: a response body that lacks its header, or the error."""
@@ -75,11 +201,11 @@ class Call:
 
     def when_gone(self, gone: Callable[[], None]) -> None:
         """Have `gone` called if the client goes or takes the request back before `settled`."""
-        self._session.when_gone[self._stream_id] = gone
+        self._session.when_gone[self.stream_id] = gone
 
     def settled(self) -> None:
         """Look out for the client no longer: the answer is ready."""
-        self._session.when_gone.pop(self._stream_id, None)
+        self._session.when_gone.pop(self.stream_id, None)
 
 
 class InnerCall(Call):
@@ -105,6 +231,10 @@ class InnerCall(Call):
         """Hand the encoded response back."""
         self._done(response, None)
 
+    def reply_parts(self, parts: Sequence[bytes]) -> None:
+        """Hand a response in parts back."""
+        self._done(b"".join(parts), None)
+
     def fail(self, error: EtcdError) -> None:
         """Hand an error back."""
         self._done(b"", error)
@@ -113,21 +243,39 @@ class InnerCall(Call):
         """Hand the outcome of a proposal back."""
         self._done(self._server.header() + body if error is None else b"", error)
 
+    def _wanted(self) -> Callable[[], bool]:
+        return lambda: True  # whoever asked may still have to tidy up
+
 
 class Stream:
     """A streaming request. Subclasses say what messages, the client's end and the stream's end mean."""
 
     takes_one = False
     """Whether the request is one message only (server streaming): whatever follows it is ignored, as grpc-go does."""
+    failure_label = ""
+    """Value of label API when a broken request is counted; empty when it is not."""
 
-    __slots__ = ("_unread", "asked", "closed", "deadline", "head", "held", "route", "server", "session", "stream_id")
+    __slots__ = (
+        "_unread",
+        "asked",
+        "began",
+        "closed",
+        "deadline",
+        "head",
+        "held",
+        "route",
+        "server",
+        "session",
+        "stream_id",
+    )
 
-    def __init__(self, session: "Session", stream_id: int, head: Head, route: "Route") -> None:
+    def __init__(self, session: StreamEdge, stream_id: int, head: Head, route: "Route") -> None:
         self.session = session
         self.server = session.server
         self.stream_id = stream_id
         self.head = head
         self.route = route
+        self.began = session.timing.now()
         self.closed = False
         self.asked = False
         """A request message has come."""
@@ -197,6 +345,9 @@ class Stream:
         if not self.closed:
             if code:
                 self.route.rpc.handled[code] += 1
+            if self.session.timing.extensive:
+                took = self.session.timing.now() - self.began
+                self.server.metrics.rpc_handling_seconds[self.route.rpc.key].observe(took)
             self.closed = True
             if self.deadline is not None:
                 self.deadline.cancel()

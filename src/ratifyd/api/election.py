@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ratifyd.api import kv
-from ratifyd.api.calls import MAX_QUEUED_BYTES, Call, Stream, ask
+from ratifyd.api.calls import MAX_QUEUED_BYTES, Call, Stream, StreamEdge, ask
 from ratifyd.api.candidacy import Candidacy, deletion, oldest, put_on_lease, relay, while_created, with_session
 from ratifyd.errors import EtcdError, MissingLeaderKey, NobodyElected, NotElected
 from ratifyd.keys import KeyRange, prefix_end
@@ -26,7 +26,6 @@ from ratifyd.wire.headers import Head
 
 if TYPE_CHECKING:
     from ratifyd.api.routes import Route
-    from ratifyd.api.session import Session
 
 
 def campaign(server: Server, call: Call) -> None:
@@ -100,7 +99,7 @@ class ObserveStream(Stream):
     takes_one = True
     __slots__ = ("_full", "_prefix", "_watcher")
 
-    def __init__(self, session: "Session", stream_id: int, head: Head, route: "Route") -> None:
+    def __init__(self, session: StreamEdge, stream_id: int, head: Head, route: "Route") -> None:
         super().__init__(session, stream_id, head, route)
         self._prefix = b""
         self._watcher: Watcher | None = None

@@ -1,14 +1,16 @@
 """KV: Range, Put, DeleteRange, Txn, Compact and RangeStream. The hot handlers: plain functions, no task, no future."""
 
 from collections.abc import Generator
+from contextlib import closing
+from typing import TypeVar
 
 from ratifyd.api import validate
 from ratifyd.api.calls import MAX_QUEUED_BYTES, Call, Stream
 from ratifyd.api.identity import check_current, check_read, identity_of, present_identity, require_admin, token_of
 from ratifyd.apply import requests
-from ratifyd.apply.kv import is_plain, range_body
 from ratifyd.apply.permissions import check_txn
-from ratifyd.apply.txn import Txn, read_txn_body
+from ratifyd.apply.ranges import SLICE_KEYS, is_long, range_body, range_steps
+from ratifyd.apply.txn import Txn, is_long_read, read_txn_body, read_txn_steps
 from ratifyd.auth.identity import ANONYMOUS, Identity
 from ratifyd.errors import Canceled, EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort, Stopped
 from ratifyd.keys import KeyRange
@@ -17,10 +19,10 @@ from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest
 from ratifyd.server.server import Server
 
+T = TypeVar("T")
+
 _KEY_TAG = 0x0A
 """Field 1 of RangeRequest, length-delimited: the key."""
-SLICE_KEYS = 1000
-"""Keys of a large range read before the loop gets its chance."""
 STALL_TIMEOUT_S = 60.0
 """How long a RangeStream waits for a client that reads nothing: meanwhile compaction waits for it."""
 STREAM_FIRST_KEYS = 10
@@ -52,8 +54,9 @@ def _answer_get(call: Call, error: EtcdError | None) -> None:
     if server.auth.enabled and (refused := _refused_get(server, call)) is not None:
         call.fail(refused)
         return
-    server.metrics.range_total += 1
-    kv = server.store.get(call.message[2:])
+    store = server.store
+    store.counts.gets += 1
+    kv = store.get(call.message[2:])
     if kv is None:
         call.reply(server.header())
     else:
@@ -74,57 +77,58 @@ def _answer_range(argument: tuple[Call, RangeRequest], error: EtcdError | None) 
         call.fail(error)
         return
     server = call.server
-    store = server.store
-    try:
-        identity = ANONYMOUS
-        if server.auth.enabled:
-            identity = check_read(server, call.head, request.key, request.range_end)
-        server.metrics.range_total += 1
-        if request.range_end and is_plain(request) and not request.count_only and not 0 < request.limit <= SLICE_KEYS:
-            keys = KeyRange.parse(request.key, request.range_end)
-            if not keys.is_empty and store.count(keys, request.revision) > SLICE_KEYS:
-                _SlicedRange(server, call, request, keys, identity)
-                return
-        call.reply(server.header() + range_body(store, request))
-    except EtcdError as refused:
-        call.fail(refused)
-
-
-class _SlicedRange:
-    """A large range, read slice by slice at one revision so that nobody else waits for all of it."""
-
-    __slots__ = ("_call", "_count", "_header", "_identity", "_kvs", "_slices")
-
-    def __init__(self, server: Server, call: Call, request: RangeRequest, keys: KeyRange, identity: Identity) -> None:
-        self._call = call
-        self._identity = identity
-        self._header = server.header()
-        self._slices, self._count = _slices(server, request, keys)
-        self._kvs: list[bytes] = []
-        self._step()
-
-    def _step(self) -> None:
+    store, timing = server.store, server.timing
+    identity = ANONYMOUS
+    if server.auth.enabled:
         try:
-            if self._call.server.node.stopped:
-                raise Stopped
-            check_current(self._call.server, self._identity)
-            self._kvs += next(self._slices)
-        except StopIteration:
-            more = len(self._kvs) < self._count
-            self._call.reply(self._header + fast.range_body(self._kvs, more, self._count))
-        except EtcdError as error:
-            self._slices.close()
-            self._call.fail(error)
-        else:
-            self._call.server.clock.call_soon(self._step)
+            identity = check_read(server, call.head, request.key, request.range_end)
+        except EtcdError as refused:
+            call.fail(refused)
+            return
+    range_end = request.range_end
+    together = not range_end and not request.serializable  # timed with the other reads of the batch
+    began = 0.0 if together else timing.now()
+    try:
+        if is_long(store, request):
+            call.run(_range_steps(server, request, identity, began), call.reply_parts)
+            return
+        body = range_body(store, request)
+    except EtcdError as refused:
+        timing.range(0.0 if together else timing.now() - began, success=False)
+        call.fail(refused)
+        return
+    if together:
+        store.counts.gets += 1
+    else:
+        timing.range(timing.now() - began, success=True)
+    call.reply(server.header() + body)
 
 
-def _slices(server: Server, request: RangeRequest, keys: KeyRange) -> tuple[Generator[list[bytes], None, None], int]:
-    """The slices of a long read, and how many keys the range holds whatever the limit."""
-    store = server.store
-    revision = request.revision if request.revision > 0 else store.revision
-    count = store.count(keys, revision)
-    return store.range_slices(keys, revision=revision, limit=max(request.limit, 0), rows=SLICE_KEYS), count
+def _range_steps(
+    server: Server, request: RangeRequest, identity: Identity, began: float
+) -> Generator[None, None, list[bytes]]:
+    timing = server.timing
+    header = server.header()  # of the moment of the first slice, whose revision is read
+    try:
+        parts = yield from _while_current(server, identity, range_steps(server.store, request))
+    except EtcdError:
+        timing.range(timing.now() - began, success=False)
+        raise
+    timing.range(timing.now() - began, success=True)
+    return [header, *parts]
+
+
+def _while_current(server: Server, identity: Identity, steps: Generator[None, None, T]) -> Generator[None, None, T]:
+    """The same work, as long as no change of users or roles comes in between. Raises AuthOldRevision."""
+    with closing(steps):
+        while True:
+            check_current(server, identity)
+            try:
+                next(steps)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            yield
 
 
 def put(server: Server, call: Call) -> None:
@@ -180,13 +184,23 @@ def _answer_txn(argument: tuple[Call, Txn], error: EtcdError | None) -> None:
         return
     server = call.server
     try:
+        identity = ANONYMOUS
         if server.auth.enabled:
             identity = present_identity(server, token_of(call.head))
             check_txn(server.state, identity, request)
             check_current(server, identity)
-        call.reply(server.header() + read_txn_body(server.store, request))
+        if is_long_read(server.store, request):
+            call.run(_txn_steps(server, request, identity), call.reply_parts)
+        else:
+            call.reply(server.header() + read_txn_body(server.store, request))
     except EtcdError as refused:
         call.fail(refused)
+
+
+def _txn_steps(server: Server, request: Txn, identity: Identity) -> Generator[None, None, list[bytes]]:
+    header = server.header()
+    body = yield from _while_current(server, identity, read_txn_steps(server.store, request))
+    return [header, body]
 
 
 def compact(server: Server, call: Call) -> None:
@@ -207,7 +221,7 @@ class RangeStream(Stream):
     """KV.RangeStream (etcd 3.7): one read at one revision, in chunks, as fast as the client takes them."""
 
     takes_one = True
-    __slots__ = ("_count", "_header", "_identity", "_ready", "_sent", "_slices", "_stall")
+    __slots__ = ("_header", "_identity", "_ready", "_sent", "_slices", "_stall")
 
     def receive(self, message: bytes) -> None:
         """Take the request. Raises RangeStreamSort, RangeStreamFilters and what check_range raises."""
@@ -237,6 +251,7 @@ class RangeStream(Stream):
             self._identity = ANONYMOUS
             if self.server.auth.enabled:
                 self._identity = check_read(self.server, self.head, request.key, request.range_end)
+            self.server.store.counts.ranges += 1
             self._header = self.server.header()
             if request.count_only:
                 body = range_body(self.server.store, request)
@@ -245,21 +260,25 @@ class RangeStream(Stream):
                 return
             keys = KeyRange.parse(request.key, request.range_end)
             self._stall: Timer | None = None
-            self._slices, self._count = _slices(self.server, request, keys)
-            self.server.store.check_revision(request.revision)
+            store = self.server.store
+            store.check_revision(request.revision)
+            revision = request.revision if request.revision > 0 else store.revision
+            limit = max(request.limit, 0)
+            self._slices = store.range_slices(keys, revision=revision, limit=limit, rows=SLICE_KEYS)
         except EtcdError as refused:
             self.fail(refused)
             return
         self._ready: list[bytes] = []
         self._sent = 0
-        self._step()
+        if self._step():
+            self.server.slices.repeat(self._step)
 
     def writable(self) -> None:
         """The client has taken what was queued."""
         if hasattr(self, "_slices") and self._stall is not None:
             self._stall.cancel()
             self._stall = None
-            self._step()
+            self.server.slices.repeat(self._step)
 
     def ended(self) -> None:
         """Let go of the read."""
@@ -268,28 +287,32 @@ class RangeStream(Stream):
             if self._stall is not None:
                 self._stall.cancel()
 
-    def _step(self) -> None:
+    def _step(self) -> bool:
         if self.closed:
-            return
+            return False
         if self.queued_bytes > MAX_QUEUED_BYTES:
             self._stall = self.server.clock.call_later(STALL_TIMEOUT_S, self.fail, Canceled())
-            return
+            return False
         try:
             if self.server.node.stopped:
                 raise Stopped
             check_current(self.server, self._identity)
             self._ready += next(self._slices)
-        except StopIteration:
-            self._send_chunks(last=True)
+        except StopIteration as stop:
+            self._send_chunks()
+            self._sent += len(self._ready)
+            body = fast.range_body(self._ready, self._sent < stop.value, stop.value)
+            self.send(fast.length_prefixed(1, self._header + body))
             self.finish()
+            return False
         except EtcdError as error:
             self.fail(error)
-        else:
-            self._send_chunks(last=False)
-            self.server.clock.call_soon(self._step)
+            return False
+        self._send_chunks()
+        return True
 
-    def _send_chunks(self, *, last: bool) -> None:
-        """Send whole chunks; the last one alone carries header, more and count."""
+    def _send_chunks(self) -> None:
+        """Send whole chunks; the last one, which is kept back, alone carries header, more and count."""
         target = self.server.config.max_request_bytes
         while self._ready:
             size = taken = 0
@@ -301,7 +324,3 @@ class RangeStream(Stream):
             chunk, self._ready = self._ready[:taken], self._ready[taken:]
             self._sent += len(chunk)
             self.send(fast.length_prefixed(1, fast.range_body(chunk, False, 0)))
-        if last:
-            self._sent += len(self._ready)
-            body = fast.range_body(self._ready, self._sent < self._count, self._count)
-            self.send(fast.length_prefixed(1, self._header + body))

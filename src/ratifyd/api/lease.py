@@ -97,6 +97,7 @@ def _check_readable(server: Server, identity: Identity, ids: Iterable[int]) -> N
 class KeepAliveStream(Stream):
     """Lease.LeaseKeepAlive: one answer for each renewal asked for; TTL 0 says that the lease is gone."""
 
+    failure_label = "lease-keepalive"
     __slots__ = ("_half_closed", "_pending")
 
     def receive(self, message: bytes) -> None:

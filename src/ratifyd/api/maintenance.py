@@ -15,7 +15,6 @@ from ratifyd.errors import (
     InvalidDowngradeTargetVersion,
     NoLeader,
     RequestTooManyRequests,
-    Stopped,
     UnknownMethod,
     WrongDowngradeVersionFormat,
 )
@@ -36,6 +35,7 @@ from ratifyd.proto.rpc_pb2 import (
     StatusRequest,
     StatusResponse,
 )
+from ratifyd.server.quota import DEFAULT_QUOTA_BYTES
 from ratifyd.server.server import Server
 from ratifyd.server.versions import minor_of
 from ratifyd.version import ETCD_VERSION
@@ -70,7 +70,7 @@ def status(server: Server, call: Call) -> None:
         raftAppliedIndex=server.node.applied,
         isLearner=local is not None and local.is_learner,
         storageVersion=server.storage_version,
-        dbSizeQuota=server.quota.limit_bytes,
+        dbSizeQuota=server.config.quota_backend_bytes or DEFAULT_QUOTA_BYTES,
         downgradeInfo=DowngradeInfo(
             enabled=bool(server.members.downgrade_target), targetVersion=server.members.downgrade_target
         ),
@@ -78,7 +78,8 @@ def status(server: Server, call: Call) -> None:
     if not raft.leader_id:
         response.errors.append(NoLeader.message)
     for member, kind in sorted(server.state.alarms):
-        response.errors.append(f"memberID:{member} alarm:{alarm_name(kind)} ")
+        whose = f"memberID:{member} " if member else ""  # 0 stands for nobody in particular
+        response.errors.append(f"{whose}alarm:{alarm_name(kind)} ")
     call.reply(server.header() + response.SerializeToString())
 
 
@@ -90,47 +91,57 @@ def defragment(server: Server, call: Call) -> None:
     log.info("starting defragment", extra={"fields": {"db-size-bytes": before}})
     server.health.defrag_started()
 
+    def begin() -> None:
+        server.metrics.defrag_inflight += 1
+        server.backend.defragment(finished)
+
     def finished(error: BaseException | None) -> None:
         server.health.defrag_finished()
+        server.metrics.defrag_inflight -= 1
         if error is not None:
             server.fail(error)
             return
+        server.metrics.defrag_inflight = 0
         took = server.clock.time() - began
         server.metrics.backend_defrag_seconds.observe(took)
         fields = {"db-size-bytes-before": before, "db-size-bytes-after": server.backend.size(), "took": f"{took:.3f}s"}
         log.info("finished defragment", extra={"fields": fields})
         call.reply(b"")
 
-    server.committer.sync(lambda: server.backend.defragment(finished))
+    server.committer.sync(begin)
 
 
 def hash_(server: Server, call: Call) -> None:
     """Maintenance.Hash: over the whole backend of this member."""
+    began = server.timing.now()
 
     def answer(value: int) -> None:
+        server.metrics.hash_seconds.observe(server.timing.now() - began)
         call.reply(server.header() + HashResponse(hash=value).SerializeToString())
 
     HashRequest.FromString(call.message)
     require_admin(server, call.head)
-    run_sliced(server, call, server.store.hash(), answer)
+    _run_hash(server, call, server.store.hash(), answer)
 
 
 def hash_kv(server: Server, call: Call) -> None:
     """Maintenance.HashKV: over the key space up to a revision; comparable between members."""
     request = HashKVRequest.FromString(call.message)
     require_admin(server, call.head)
+    began = server.timing.now()
 
     def answer(found: KvHash) -> None:
+        server.metrics.hash_revision_seconds.observe(server.timing.now() - began)
         response = HashKVResponse(
             hash=found.hash, compact_revision=found.compact_revision, hash_revision=found.revision
         )
         call.reply(server.header() + response.SerializeToString())
 
-    run_sliced(server, call, server.store.hash_kv(request.revision), answer)
+    _run_hash(server, call, server.store.hash_kv(request.revision), answer)
 
 
 def move_leader(server: Server, call: Call) -> None:
-    """Maintenance.MoveLeader: only the leader can; answers when the other one leads."""
+    """Maintenance.MoveLeader: only the leader can; answers when the other one leads. The answer has no header."""
     request = MoveLeaderRequest.FromString(call.message)
     require_admin(server, call.head)
 
@@ -138,7 +149,7 @@ def move_leader(server: Server, call: Call) -> None:
         if error is not None:
             call.fail(error)
         else:
-            call.reply(server.header() + MoveLeaderResponse().SerializeToString())
+            call.reply(MoveLeaderResponse().SerializeToString())
 
     server.leadership.transfer(request.targetID, done, timeout_s=call.head.timeout_s)
     server.node.wake()
@@ -161,14 +172,15 @@ def downgrade(server: Server, call: Call) -> None:
         except EtcdError as refused:
             call.fail(refused)
             return
-        if request.action == DowngradeRequest.VALIDATE:
+        if request.action == DowngradeRequest.VALIDATE or not (target or server.members.downgrade_target):
             answered(b"", None)
         else:
             info = DowngradeInfoSetRequest(enabled=bool(target), ver=target)
             server.propose(requests.DOWNGRADE_INFO_SET, info.SerializeToString(), answered)
 
     def answered(_body: bytes, error: EtcdError | None) -> None:
-        call.answer(DowngradeResponse(version=server.members.cluster_version).SerializeToString(), error)
+        version = server.members.cluster_version.rpartition(".")[0]
+        call.answer(DowngradeResponse(version=version).SerializeToString(), error)
 
     server.read(read, None)
 
@@ -193,28 +205,19 @@ def _check_downgrade(server: Server, target: str) -> None:
         raise DowngradeInProcess
 
 
-def run_sliced(server: Server, call: Call, steps: Generator[int, None, T], answer: Callable[[T], None]) -> None:
-    """Drive sliced work, one slice per callback of the loop; errors of the request answer the call.
-
-    Raises RequestTooManyRequests when too much of the kind is under way.
-    """
+def _run_hash(server: Server, call: Call, steps: Generator[int, None, T], answer: Callable[[T], None]) -> None:
+    """Run a hash in slices. Raises RequestTooManyRequests when too many are under way."""
     if server.hashes_running >= MAX_HASHES:
         raise RequestTooManyRequests
+    counted = _counted(server, steps)
+    next(counted)
+    call.run(counted, answer)
+
+
+def _counted(server: Server, steps: Generator[int, None, T]) -> Generator[int, None, T]:
     server.hashes_running += 1
-
-    def step() -> None:
-        try:
-            if server.node.stopped:
-                steps.close()
-                raise Stopped
-            next(steps)
-        except StopIteration as stop:
-            server.hashes_running -= 1
-            answer(stop.value)
-        except EtcdError as error:
-            server.hashes_running -= 1
-            call.fail(error)
-        else:
-            server.clock.call_soon(step)
-
-    step()
+    try:
+        yield 0  # begun, so that closing it counts down whatever happens before its first slice
+        return (yield from steps)
+    finally:
+        server.hashes_running -= 1

@@ -4,13 +4,14 @@ A function from a request to `answer(status, headers, body)`, called at once or 
 """
 
 import json
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
-from ratifyd.api.http import ERROR, JSON, TEXT, Answer, Headers, answer_version, only
+from ratifyd.api.http import answer_version
 from ratifyd.api.identity import present_identity, strip_scheme
+from ratifyd.api.pages import ERROR, JSON, TEXT, Answer, Headers, not_found, only
 from ratifyd.errors import EtcdError, LearnerNotReady, MemberNotFound, MemberNotLearner
 from ratifyd.membership import hex_id
 from ratifyd.mvcc.hash import KvHash
@@ -78,7 +79,7 @@ class PeerPages:
             method, page = self._pages[path]
             self._checked(method, page, request, answer)
         else:
-            answer(404, ERROR, b"404 page not found\n")
+            not_found(answer)
 
     def _checked(self, method: str, page: Page, request: Request, answer: Answer) -> None:
         if request.method == method:
@@ -137,10 +138,8 @@ class PeerPages:
         if wanted and wanted != hex_id(server.cluster_id):
             answer(412, ERROR, b"cluster ID mismatch\n")
             return
-        try:
-            fields = json.loads(request.body)
-            revision = int(fields.get("revision", 0))
-        except (ValueError, TypeError, AttributeError):
+        revision = _revision_of(request.body)
+        if revision is None:
             answer(400, ERROR, b"error unmarshalling request\n")
             return
 
@@ -151,12 +150,18 @@ class PeerPages:
                 "compact_revision": found.compact_revision,
                 "hash_revision": found.revision,
             }
-            answer(200, JSON, json.dumps(body, separators=(",", ":")).encode())
+            answer(200, [*JSON, self._cluster_id()], json.dumps(body, separators=(",", ":")).encode())
 
         def refused(error: EtcdError) -> None:
             answer(400, ERROR, error.message.removeprefix("etcdserver: ").encode() + b"\n")
 
-        _sliced(server, server.store.hash_kv(revision), hashed, refused)
+        def done(found: KvHash | None, error: EtcdError | None) -> None:
+            if found is not None:
+                hashed(found)
+            elif error is not None:
+                refused(error)
+
+        server.slices.run(server.store.hash_kv(revision), done)
 
     # --- leases ----------------------------------------------------------------------------------------------------
 
@@ -211,22 +216,11 @@ class PeerPages:
         server.leases.when_caught_up(caught_up)
 
 
-def _sliced(
-    server: Server,
-    steps: Generator[int, None, Any],
-    done: Callable[[Any], None],
-    refused: Callable[[EtcdError], None],
-) -> None:
-    """Drive sliced work, one slice per callback of the loop."""
-
-    def step() -> None:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            done(stop.value)
-        except EtcdError as error:
-            refused(error)
-        else:
-            server.clock.call_soon(step)
-
-    step()
+def _revision_of(body: bytes) -> int | None:
+    """The revision that {"revision": 7} asks about, 0 when it names none; None for what is no such document."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    revision = fields.get("revision", 0) if isinstance(fields, dict) else None
+    return revision if type(revision) is int and -1 << 63 <= revision < 1 << 63 else None

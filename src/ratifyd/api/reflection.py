@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.descriptor import FileDescriptor
 
-from ratifyd.api.calls import Stream
+from ratifyd.api.calls import Stream, StreamEdge
 from ratifyd.errors import Code, NoReflectionQuestion
 from ratifyd.proto.pool import POOL
 from ratifyd.proto.reflection_v1_pb2 import (
@@ -24,7 +24,6 @@ from ratifyd.wire.headers import Head
 
 if TYPE_CHECKING:
     from ratifyd.api.routes import Route
-    from ratifyd.api.session import Session
 
 
 class ReflectionStream(Stream):
@@ -32,7 +31,7 @@ class ReflectionStream(Stream):
 
     __slots__ = ("_sent",)
 
-    def __init__(self, session: "Session", stream_id: int, head: Head, route: "Route") -> None:
+    def __init__(self, session: StreamEdge, stream_id: int, head: Head, route: "Route") -> None:
         super().__init__(session, stream_id, head, route)
         self._sent: set[str] = set()
         """Files the client has from this stream."""

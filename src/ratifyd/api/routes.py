@@ -66,6 +66,10 @@ class Route:
         self.handler = handler
         self.stream = stream
 
+    def of_version(self, version: str) -> "Route":
+        """The same with the counters of clients of one API version."""
+        return Route(self.rpc.of_version(version), self.handler, self.stream)
+
 
 def build_routes(rpcs: Mapping[bytes, Rpc]) -> dict[bytes, Route]:
     """The routes of one member by path, with its counters."""

@@ -9,21 +9,27 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
+from ratifyd.api.calllog import note_late
 from ratifyd.api.calls import Call, Stream
-from ratifyd.api.identity import HELD_OVERHEAD_BYTES, TokenAhead, hold
-from ratifyd.api.routes import Route, unimplemented
-from ratifyd.errors import (
-    Code,
-    ContextDeadlineExceeded,
-    EtcdError,
-    InvalidAuthToken,
-    NoLeader,
-    NotSupportedForLearner,
-    RequestError,
-    RequestTooManyRequests,
+from ratifyd.api.dispatch import (
+    deliver,
+    find_route,
+    half_close,
+    hold_call,
+    is_plain,
+    no_message,
+    open_stream,
+    refusal,
+    run,
+    undecodable,
 )
+from ratifyd.api.exchange import Incoming
+from ratifyd.api.front import ClientFront
+from ratifyd.api.http2 import Http2Answer, Http2Request
+from ratifyd.api.identity import TokenAhead
+from ratifyd.api.routes import Route, unimplemented
+from ratifyd.errors import Code, ContextDeadlineExceeded, EtcdError
 from ratifyd.ports import Timer
-from ratifyd.proto.rpc_pb2 import RangeRequest
 from ratifyd.server.server import Server
 from ratifyd.wire.events import Call as WholeCall
 from ratifyd.wire.events import HalfClosed, HttpRequest, Message, Opened, Reset, Writable
@@ -31,19 +37,8 @@ from ratifyd.wire.grpc import GrpcConnection
 from ratifyd.wire.headers import Head
 from ratifyd.wire.limits import Limits
 
-NO_LEADER_KEY = b"hasleader"
-"""Metadata with which a client asks, by the value "true", to be refused rather than kept waiting without a leader."""
 GO_AWAY_TIMEOUT_S = 5.0
 """How long a leaving member waits for the client to acknowledge before it refuses new calls (grpc-go)."""
-
-
-LEARNER_RANGE = b"/etcdserverpb.KV/Range"
-LEARNER_PATHS = frozenset((b"/etcdserverpb.Maintenance/Status", b"/etcdserverpb.Maintenance/Snapshot"))
-"""All a learner serves; ranges only if they are serializable (semantics 2.17)."""
-
-
-MAX_HELD_MESSAGES = 100
-"""Messages of a stream that may wait for its token to arrive; those after the first are small, too."""
 
 
 class Link(Protocol):
@@ -61,6 +56,9 @@ class Link(Protocol):
 
     def write_buffer_size(self) -> int: ...
 
+    peer: str
+    """Address of the client."""
+
 
 class _Waiting:
     """A unary request whose message is still on its way."""
@@ -77,7 +75,9 @@ class Session:
     """One HTTP/2 connection of a client."""
 
     __slots__ = (
+        "_front",
         "_gone",
+        "_http",
         "_keepalive",
         "_leaving",
         "_pinged",
@@ -89,11 +89,20 @@ class Session:
         "dirty",
         "link",
         "server",
+        "timing",
         "when_gone",
     )
 
-    def __init__(self, server: Server, routes: dict[bytes, Route], limits: Limits, link: Link) -> None:
+    def __init__(
+        self,
+        server: Server,
+        routes: dict[bytes, Route],
+        limits: Limits,
+        link: Link,
+        front: ClientFront | None = None,
+    ) -> None:
         self.server = server
+        self.timing = server.timing
         self.link = link
         self.connection = GrpcConnection(limits)
         self.dirty = False
@@ -102,6 +111,8 @@ class Session:
         self._unary: dict[int, _Waiting] = {}
         self.when_gone: dict[int, Callable[[], None]] = {}
         """Unary requests that may wait for long, and what to call if their client does not."""
+        self._front = front
+        self._http: dict[int, Incoming] = {}
         self._gone = False
         self._leaving: Timer | None = None
         self._read_at = server.clock.time()
@@ -113,7 +124,7 @@ class Session:
     def receive(self, data: bytes) -> None:
         """Take bytes from the client and start what they ask for."""
         connection = self.connection
-        self._read_at = now = self.server.clock.time()
+        self._read_at = now = self.timing.now()
         for event in connection.receive(data, now):
             if isinstance(event, WholeCall):
                 known = event.head.route
@@ -121,15 +132,15 @@ class Session:
                 if route is None or route.handler is None:
                     self._uncommon_call(event)
                     continue
-                call = Call(self, event.stream_id, event.head, event.message, route)
+                call = Call(self, event.stream_id, event.head, event.message, route, now)
                 try:
                     route.handler(self.server, call)
                 except EtcdError as error:
                     call.fail(error)
                 except DecodeError:
-                    call.fail(_undecodable())
+                    call.refuse(undecodable())
                 except TokenAhead as ahead:
-                    self._hold_call(call, ahead)
+                    hold_call(call, ahead)
             else:
                 self._event(event)
         if connection.has_output or connection.draining:
@@ -144,6 +155,8 @@ class Session:
         self.link.resume_reading()
         for stream in list(self._streams.values()):
             stream.writable()
+        for incoming in list(self._http.values()):
+            incoming.writable()
 
     def eof(self) -> None:
         """The client has closed its side."""
@@ -152,6 +165,7 @@ class Session:
     def closed(self) -> None:
         """The connection is gone: end everything that runs on it."""
         self._gone = True
+        self._count_bytes()
         self._keepalive.cancel()
         if self._leaving is not None:
             self._leaving.cancel()
@@ -160,6 +174,9 @@ class Session:
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.lost(Code.CANCELLED)
+        requests, self._http = self._http, {}
+        for incoming in requests.values():
+            incoming.lost()
         departures, self.when_gone = self.when_gone, {}
         for gone in departures.values():
             gone()
@@ -173,6 +190,10 @@ class Session:
     def _leave(self) -> None:
         self.connection.go_away()
         self.mark_dirty()
+
+    def is_open(self, stream_id: int) -> bool:
+        """Whether the client still waits for the answer on a stream."""
+        return not self._gone and self.connection.is_open(stream_id)
 
     @property
     def idle(self) -> bool:
@@ -190,16 +211,28 @@ class Session:
     def forget(self, stream_id: int) -> None:
         """Drop a stream that has ended."""
         self._streams.pop(stream_id, None)
+        self._http.pop(stream_id, None)
 
     def _flush(self) -> None:
         self.dirty = False
         if self._gone:
             return
         connection = self.connection
+        self._count_bytes()
         if data := connection.data_to_send():
             self.link.write(data)
         if connection.closed:
             self.link.close()
+
+    def _count_bytes(self) -> None:
+        connection, metrics = self.connection, self.server.metrics
+        metrics.client_received_bytes_total += connection.received_bytes
+        metrics.client_sent_bytes_total += connection.sent_bytes
+        connection.received_bytes = connection.sent_bytes = 0
+
+    def late(self, call: Call, response: bytes, error: EtcdError | None) -> None:
+        """Log a call that took long to answer, and count its time when all are to be counted."""
+        note_late(call, response, error, self.link.peer)
 
     def _check_alive(self) -> None:
         """Ping a client that has been silent for the keepalive interval; hang up when it does not even answer that."""
@@ -224,9 +257,9 @@ class Session:
 
     def _route(self, head: Head) -> Route | None:
         """The route of a request that needs no further look at its headers."""
-        if _wants_leader(head):
+        if not is_plain(head):
             return None
-        route = self._routes.get(head.path)
+        route = find_route(self._routes, head)
         if self.server.is_learner:
             return None  # which takes the way with all gates
         if route is not None:
@@ -237,10 +270,10 @@ class Session:
         if isinstance(event, Message):
             stream = self._streams.get(event.stream_id)
             if stream is not None:
-                self._guard(stream, event.data)
+                deliver(stream, event.data)
             elif (waiting := self._take_waiting(event.stream_id)) is not None:
                 # The first message is the request: whatever follows on the stream is ignored, as grpc-go does.
-                self._run(Call(self, event.stream_id, waiting.head, event.data, waiting.route))
+                run(Call(self, event.stream_id, waiting.head, event.data, waiting.route, self._read_at))
         elif isinstance(event, Opened):
             self._opened(event.stream_id, event.head)
         elif isinstance(event, HalfClosed):
@@ -249,62 +282,65 @@ class Session:
             self._take_waiting(event.stream_id)
             if (stream := self._streams.pop(event.stream_id, None)) is not None:
                 stream.lost(Code.CANCELLED)
+            if (incoming := self._http.pop(event.stream_id, None)) is not None:
+                incoming.lost()
             if (gone := self.when_gone.pop(event.stream_id, None)) is not None:
                 gone()
         elif isinstance(event, Writable):
             if (stream := self._streams.get(event.stream_id)) is not None:
                 stream.writable()
+            if (incoming := self._http.get(event.stream_id)) is not None:
+                incoming.writable()
         elif isinstance(event, HttpRequest):
+            self._http_request(event)
+
+    def _http_request(self, event: HttpRequest) -> None:
+        """A request that is not gRPC's: for the pages and the gateway, which HTTP/1.1 reaches too."""
+        if self._front is None:
             self.connection.respond(event.stream_id, 404, [(b"content-type", b"text/plain")], b"404 page not found\n")
+            return
+        request = Http2Request.of(event, self.link.peer)
+        answer = Http2Answer(self, event.stream_id, has_body=request.method != "HEAD")
+        incoming = self._http[event.stream_id] = self._front.handle(request, answer)
+        incoming.receive(event.body)
+        incoming.body_ended()
+        if answer.ended:
+            self.forget(event.stream_id)
 
     def _opened(self, stream_id: int, head: Head) -> Stream | None:
-        route = self._routes.get(head.path)
+        route = find_route(self._routes, head)
         if route is None:
             self.connection.fail(stream_id, Code.UNIMPLEMENTED, unimplemented(head.path))
             return None
-        if self.server.is_learner and head.path != LEARNER_RANGE and head.path not in LEARNER_PATHS:
-            self._refuse(stream_id, route, NotSupportedForLearner())
+        error = refusal(self.server, route, head)
+        if error is not None:
+            self._refuse(stream_id, error)
             return None
-        wants_leader = _wants_leader(head)
-        if wants_leader and not self.server.leader_id:
-            self._refuse(stream_id, route, NoLeader())
-            return None
-        clock = self.server.clock
         if route.stream is None:
             waiting = self._unary[stream_id] = _Waiting(head, route)
             if head.timeout_s is not None:
+                clock = self.server.clock
                 waiting.deadline = clock.call_later(head.timeout_s, self._deadline_waiting, stream_id)
             return None
-        route.rpc.started += 1
-        stream = self._streams[stream_id] = route.stream(self, stream_id, head, route)
-        if head.timeout_s is not None:
-            stream.deadline = clock.call_later(head.timeout_s, stream.fail, ContextDeadlineExceeded())
-        if wants_leader:
-            self.server.needing_leader[stream] = None
+        stream = self._streams[stream_id] = open_stream(self, stream_id, head, route)
         return stream
 
     def _half_closed(self, stream_id: int) -> None:
         if (stream := self._streams.get(stream_id)) is not None:
             if stream.takes_one and not stream.asked:
-                stream.fail(_no_message())
+                stream.fail(no_message())
             else:
-                self._half_close(stream)
-        elif (waiting := self._take_waiting(stream_id)) is not None:
-            self._refuse(stream_id, waiting.route, _no_message())
-
-    def _half_close(self, stream: Stream) -> None:
-        if stream.held is not None:
-            self._hold_more(stream, None)
-        else:
-            stream.half_closed()
+                half_close(stream)
+        elif self._take_waiting(stream_id) is not None:
+            self._refuse(stream_id, no_message())
 
     def _uncommon_call(self, event: WholeCall) -> None:
         stream = self._opened(event.stream_id, event.head)
         if stream is not None:
-            if self._guard(stream, event.message) and not stream.closed:
-                self._half_close(stream)
+            if deliver(stream, event.message) and not stream.closed:
+                half_close(stream)
         elif (waiting := self._take_waiting(event.stream_id)) is not None:
-            self._run(Call(self, event.stream_id, waiting.head, event.message, waiting.route))
+            run(Call(self, event.stream_id, waiting.head, event.message, waiting.route, self._read_at))
 
     def _take_waiting(self, stream_id: int) -> _Waiting | None:
         waiting = self._unary.pop(stream_id, None)
@@ -313,113 +349,10 @@ class Session:
         return waiting
 
     def _deadline_waiting(self, stream_id: int) -> None:
-        if (waiting := self._unary.pop(stream_id, None)) is not None:
-            self._refuse(stream_id, waiting.route, ContextDeadlineExceeded())
+        if self._unary.pop(stream_id, None) is not None:
+            self._refuse(stream_id, ContextDeadlineExceeded())
 
-    def _refuse(self, stream_id: int, route: Route, error: EtcdError) -> None:
+    def _refuse(self, stream_id: int, error: EtcdError) -> None:
         """Answer a request that never became a call."""
-        route.rpc.started += 1
-        route.rpc.handled[error.code] += 1
         self.connection.fail(stream_id, error.code, error.message)
         self.mark_dirty()
-
-    def _run(self, call: Call) -> None:
-        handler = call.route.handler
-        assert handler is not None
-        try:
-            if self.server.is_learner and call.head.path == LEARNER_RANGE:
-                _check_serializable(call.message)
-            handler(self.server, call)
-        except EtcdError as error:
-            call.fail(error)
-        except DecodeError:
-            call.fail(_undecodable())
-        except TokenAhead as ahead:
-            self._hold_call(call, ahead)
-
-    def _hold_call(self, call: Call, ahead: TokenAhead) -> None:
-        """Run a call again once this member has applied the entry that its token is from."""
-
-        def settled(in_time: bool) -> None:
-            if in_time:
-                self._run(call)
-            else:
-                call.fail(InvalidAuthToken())
-
-        hold(self.server, ahead.index, len(call.message), settled)
-
-    def _hold_message(self, stream: Stream, message: bytes, ahead: TokenAhead) -> None:
-        """The same for a message on a stream, and for what comes after it."""
-        stream.held = [message]
-
-        def settled(in_time: bool) -> None:
-            messages, stream.held = stream.held or [], None
-            if not in_time:
-                stream.fail(InvalidAuthToken())
-            for each in messages:
-                if stream.closed:
-                    return
-                if each is None:
-                    stream.half_closed()
-                else:
-                    self._guard(stream, each)
-
-        hold(self.server, ahead.index, len(message), settled)
-
-    def _guard(self, stream: Stream, message: bytes) -> bool:
-        if stream.asked and stream.takes_one:
-            return True
-        stream.asked = True
-        if stream.held is not None:
-            return self._hold_more(stream, message)
-        stream.route.rpc.received += 1
-        try:
-            stream.check_read()
-            stream.receive(message)
-        except EtcdError as error:
-            stream.fail(error)
-            return False
-        except DecodeError:
-            stream.fail(_undecodable_message())
-            return False
-        except TokenAhead as ahead:
-            stream.route.rpc.received -= 1  # it will be received again
-            self._hold_message(stream, message, ahead)
-        return True
-
-    def _hold_more(self, stream: Stream, message: bytes | None) -> bool:
-        assert stream.held is not None
-        size = sum(len(each) for each in stream.held[1:] if each is not None) + len(message or b"")
-        if len(stream.held) >= MAX_HELD_MESSAGES or size > HELD_OVERHEAD_BYTES:
-            stream.fail(RequestTooManyRequests())
-            return False
-        stream.held.append(message)
-        return True
-
-
-def _wants_leader(head: Head) -> bool:
-    return head.metadata.get(NO_LEADER_KEY, [b""])[0] == b"true"
-
-
-def _check_serializable(message: bytes) -> None:
-    """Let a learner read only what it has. Raises NotSupportedForLearner, DecodeError."""
-    if not RangeRequest.FromString(message).serializable:
-        raise NotSupportedForLearner
-
-
-def _no_message() -> EtcdError:
-    """What a request that ended before its message is answered, as grpc-go words it."""
-    return RequestError.with_text(Code.UNKNOWN, "EOF")
-
-
-_BAD_WIRE_FORMAT = "proto: cannot parse invalid wire-format data"
-
-
-def _undecodable() -> EtcdError:
-    """What a unary request that is no such message is answered, as grpc-go words it."""
-    return RequestError.with_text(Code.INTERNAL, f"grpc: error unmarshalling request: {_BAD_WIRE_FORMAT}")
-
-
-def _undecodable_message() -> EtcdError:
-    """The same on a stream."""
-    return RequestError.with_text(Code.INTERNAL, f"grpc: failed to unmarshal the received message: {_BAD_WIRE_FORMAT}")

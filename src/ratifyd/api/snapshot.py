@@ -47,6 +47,7 @@ class SnapshotStream(Stream):
         """Let go of the image, unless the thread is at it: then that does."""
         if not hasattr(self, "_image"):
             return
+        self.server.metrics.backend_snapshot_seconds.observe(self.server.timing.now() - self.began)
         self.server.snapshots_running -= 1
         if self._image is not None and not self._reading:
             self._image.close()

@@ -49,6 +49,7 @@ class _Watch:
 class WatchStream(Stream):
     """One Watch RPC."""
 
+    failure_label = "watch"
     __slots__ = (
         "_blocked",
         "_fragment_bytes",

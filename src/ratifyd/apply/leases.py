@@ -18,6 +18,8 @@ def grant(state: State, request: LeaseGrantRequest, wanted: bool) -> bytes:
 def revoke(state: State, request: LeaseRevokeRequest, wanted: bool) -> bytes:
     """Delete a lease and the keys attached to it, in byte order, in one revision. Raises LeaseNotFound."""
     keys = state.leases.revoke(request.ID)
+    state.store.counts.deletes += len(keys)
+    state.store.counts.txns += len(keys) > 1
     with state.store.write() as txn:
         for key in keys:
             txn.delete_range(KeyRange(key, key + b"\0"))

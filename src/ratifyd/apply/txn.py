@@ -1,8 +1,11 @@
 """Txn: evaluate every compare, check the chosen path, then change: after the first change no error is possible."""
 
+from collections.abc import Generator
+from contextlib import ExitStack, closing
 from typing import Any
 
-from ratifyd.apply.kv import check_present, delete_in, put_in, range_body
+from ratifyd.apply.kv import check_present, delete_in, put_in
+from ratifyd.apply.ranges import is_long, range_body, range_steps
 from ratifyd.apply.state import State
 from ratifyd.errors import Compacted, LeaseNotFound
 from ratifyd.keys import KeyRange
@@ -64,6 +67,7 @@ class Path:
     def __init__(self, store: Store, txn: Txn) -> None:
         self.succeeded = True
         for compare in txn.compare:
+            store.counts.ranges += 1
             if not _holds(store, compare):
                 self.succeeded = False
                 break
@@ -77,26 +81,72 @@ class Path:
 def txn(state: State, request: Txn, wanted: bool) -> bytes:
     """Execute a writing Txn; the answer's body. Raises KeyNotFound, LeaseNotFound, Compacted, FutureRev."""
     store = state.store
+    counts = store.counts
+    before = counts.operations
     path = Path(store, request)
-    _check_puts(state, path)
-    _check_ranges(store, path)
+    try:
+        _check_puts(state, path)
+        _check_ranges(store, path)
+    finally:
+        compared = counts.operations
+        counts.txns += compared - before > 1  # etcd reads for the compares in a transaction of their own
     with store.write() as write:
-        return _execute(state, write, path, wanted)
+        body = _execute(state, write, path, wanted)
+    counts.txns += counts.operations - compared > 1
+    return body
 
 
 def read_txn_body(store: Store, request: Txn) -> bytes:
     """Answer a read-only Txn; the body after the header. Raises Compacted, FutureRev."""
-    path = Path(store, request)
-    _check_ranges(store, path)
+    path = _read_path(store, request)
     header = fast.revision_header(store.revision)
     responses = [fast.length_prefixed(1, header + range_body(store, read)) for _, read in path.ops]
+    return fast.txn_body(path.succeeded, responses)
+
+
+def _read_path(store: Store, request: Txn) -> Path:
+    counts = store.counts
+    before = counts.operations
+    try:
+        path = Path(store, request)
+        _check_ranges(store, path)
+        counts.ranges += len(path.ops)
+    finally:
+        counts.txns += counts.operations - before > 1
+    return path
+
+
+def is_long_read(store: Store, txn: Txn) -> bool:
+    """Whether a read-only Txn may have to read too much for one go."""
+    return any(is_long(store, read) for branch in (txn.success, txn.failure) for _, read in branch)
+
+
+def read_txn_steps(store: Store, txn: Txn) -> Generator[None, None, bytes]:
+    """As `read_txn_body`, its long ranges in slices, all at the revision of the first step."""
+    path = _read_path(store, txn)
+    header = fast.revision_header(store.revision)
+    responses: list[bytes] = []
+    with ExitStack() as stack:
+        answers: list[bytes | Generator[None, None, list[bytes]]] = []
+        for _, read in path.ops:
+            if is_long(store, read):
+                steps = stack.enter_context(closing(range_steps(store, read)))
+                next(steps)  # begins it, at the revision of this moment
+                answers.append(steps)
+            else:
+                answers.append(range_body(store, read))
+        for answer in answers:
+            parts = [answer] if isinstance(answer, bytes) else (yield from answer)
+            responses.append(fast.length_prefixed(1, b"".join((header, *parts))))
     return fast.txn_body(path.succeeded, responses)
 
 
 def _check_puts(state: State, path: Path) -> None:
     for kind, request in path.ops:
         if kind == "request_put":
-            check_present(state.store, request)
+            if request.ignore_value or request.ignore_lease:
+                check_present(state.store, request)
+                state.store.counts.ranges += 1
             lease = request.lease
             if lease and lease not in state.leases.leases:
                 raise LeaseNotFound
@@ -120,9 +170,11 @@ def _execute(state: State, write: WriteTxn, path: Path, wanted: bool) -> bytes:
     responses: list[bytes] = []
     for kind, request in path.ops:
         if kind == "request_put":
-            body = put_in(state, write, request)
+            looks = request.prev_kv or request.ignore_value or request.ignore_lease
+            body = put_in(state, write, request, looks)
             responses.append(fast.length_prefixed(2, fast.revision_header(write.revision) + body))
         elif kind == "request_range":
+            state.store.counts.ranges += 1
             if wanted:
                 revision = write.revision if write.changed else write.revision - 1
                 body = range_body(write, request)

@@ -20,8 +20,8 @@ class Feature(NamedTuple):
 
 FEATURES: Mapping[str, Feature] = {
     "StopGRPCServiceOnDefrag": Feature(False, "alpha", True, "Report NOT_SERVING while defragmenting."),
-    "InitialCorruptCheck": Feature(False, "alpha", False, "Compare data with the other members before serving."),
-    "CompactHashCheck": Feature(False, "alpha", False, "Let the leader compare hashes of compactions."),
+    "InitialCorruptCheck": Feature(False, "alpha", True, "Compare data with the other members before serving."),
+    "CompactHashCheck": Feature(False, "alpha", True, "Let the leader compare hashes of compactions."),
     "TxnModeWriteWithSharedBuffer": Feature(True, "beta", True, "Write transactions read through a shared buffer."),
     "LeaseCheckpoint": Feature(False, "alpha", True, "Replicate the remaining time of leases."),
     "LeaseCheckpointPersist": Feature(False, "alpha", True, "Keep the remaining time of leases over restarts."),
@@ -56,6 +56,13 @@ def effective_features(text: str) -> dict[str, bool]:
     """Every gate with its value: named gates win over AllAlpha and AllBeta, those over the defaults."""
     given = parse_features(text)
     return {name: _value(given, name, row) for name, row in FEATURES.items()}
+
+
+def feature_states(text: str) -> dict[str, tuple[str, bool]]:
+    """Every gate with its stage and value, those that stand for all gates of a stage included."""
+    given = parse_features(text)
+    stages = {name: (stage, given.get(name, False)) for name, stage in _STAGES.items()}
+    return stages | {name: (row.stage, _value(given, name, row)) for name, row in FEATURES.items()}
 
 
 def _value(given: Mapping[str, bool], name: str, row: Feature) -> bool:

@@ -344,10 +344,10 @@ class Config:
         "", "Newest TLS version; no limit when empty.", choice("", "TLS1.2", "TLS1.3"), **_TLS
     )
     cors: tuple[str, ...] = option(
-        ("*",), "Origins whose scripts may call the HTTP API; * allows all.", ORIGINS, **_TLS
+        ("*",), "Origins whose scripts may call the HTTP API; * allows all.", ORIGINS, group="security"
     )
     host_whitelist: tuple[str, ...] = option(
-        ("*",), "Host names HTTP clients may ask for without TLS; * allows all.", WORDS, **_TLS
+        ("*",), "Host names HTTP clients may ask for without TLS; * allows all.", WORDS, group="security"
     )
 
     auth_token: str = option(
@@ -360,7 +360,10 @@ class Config:
         False, "Serve profiles of the running server under /debug/pprof/.", BOOL, group="monitoring", available=False
     )
     metrics: str = option(
-        "basic", "Detail of the exported metrics.", choice("basic", "extensive"), group="monitoring", available=False
+        "basic",
+        "Detail of the exported metrics: extensive adds the durations of calls.",
+        choice("basic", "extensive"),
+        group="monitoring",
     )
     listen_metrics_urls: tuple[str, ...] = option(
         (), "Where else to serve metrics and health.", URLS, group="monitoring"
@@ -392,7 +395,6 @@ class Config:
         "How often the leader compares its data with the other members'; 0 never does.",
         DURATION,
         group="checks",
-        available=False,
     )
     compact_hash_check_time_s: float = option(
         60.0,

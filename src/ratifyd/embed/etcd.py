@@ -11,11 +11,14 @@ import gc
 import logging
 import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 from ratifyd import metrics as metrics_table
+from ratifyd.api.front import Access, ClientFront
+from ratifyd.api.gateway import Gateway
 from ratifyd.api.http import HttpPages, Pages
 from ratifyd.api.peers import PeerPages
 from ratifyd.api.routes import Route, build_routes
@@ -24,6 +27,7 @@ from ratifyd.apply.state import State
 from ratifyd.config import Config
 from ratifyd.embed.bootstrap import NewCluster, force_new_cluster
 from ratifyd.embed.host import ClientCalls, MemberHost
+from ratifyd.embed.http import process_variables, serve_front
 from ratifyd.embed.images import BackendImages, ReceivedFiles
 from ratifyd.embed.joining import JoinedCluster, JoinRefused, check_not_bootstrapped, initial_members, join
 from ratifyd.embed.tokens import TokensRefused, make_tokens
@@ -31,23 +35,23 @@ from ratifyd.errors import EtcdError
 from ratifyd.membership import Membership, hex_id
 from ratifyd.net.clock import LoopClock
 from ratifyd.net.connection import Acceptor, Link
-from ratifyd.net.http1 import HttpRequest, HttpResponse
+from ratifyd.net.http1 import Http1Limits, HttpRequest, HttpResponse
 from ratifyd.net.listener import Listener, ListenError
 from ratifyd.peer.client import PeerClient
 from ratifyd.peer.endpoints import PEER_HTTP_LIMITS, PeerEndpoints, wants_body_stream
 from ratifyd.peer.transport import PeerTransport
-from ratifyd.ports import Done, File
+from ratifyd.ports import File
 from ratifyd.proto.etcdserver_pb2 import Metadata
 from ratifyd.raft.core import Raft
 from ratifyd.raft.log import RaftLog
-from ratifyd.raft.messages import Snapshot, SnapshotMeta
+from ratifyd.raft.messages import SnapshotMeta
 from ratifyd.server import readings
 from ratifyd.server.parts import Parts
 from ratifyd.server.server import MemberRemoved, Server
 from ratifyd.storage.disk import OsDisk
 from ratifyd.storage.lmdb import BackendBroken, BackendInUse, LmdbBackend
 from ratifyd.storage.recover import DataDir, DataDirInUse, Recovered, RecoveryRefused, lock_data_dir, recover
-from ratifyd.storage.snapshots import SnapshotFiles
+from ratifyd.storage.snapshots import SaveTimes, SnapshotFiles, SnapshotStore
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import WalContents, WalCorrupt
 from ratifyd.storage.walsegments import SegmentLocked
@@ -86,41 +90,6 @@ class StartError(Exception):
 class _NoTracer:
     def mark(self, name: str, **fields: object) -> None:
         """Marks are for tests."""
-
-
-class _SnapshotStore:
-    """Saves snapshots off the loop: the file first, then its record in the log."""
-
-    def __init__(self, files: SnapshotFiles, wal: Wal, worker: ThreadWorker, config: Config) -> None:
-        self._files = files
-        self._wal = wal
-        self._worker = worker
-        self._keep_files = config.max_snapshots
-        self._keep_segments = config.max_wals
-
-    def save(self, snapshot: Snapshot, done: Done) -> None:
-        """Make a snapshot durable."""
-
-        def saved(_result: None, error: BaseException | None) -> None:
-            if error is not None:
-                done(error)
-            elif self._wal.save_snapshot(snapshot.meta, done):
-                done(None)
-
-        self._worker.submit(lambda: self._files.save(snapshot), saved)
-
-    def release(self, index: int) -> None:
-        """Delete what no restart and no follower will ask for again."""
-        self._wal.release_to(index)
-        if self._keep_segments:
-            self._wal.purge(self._keep_segments)
-        if self._keep_files:
-            self._worker.submit(lambda: self._files.purge(self._keep_files), _purged)
-
-
-def _purged(_result: None, error: BaseException | None) -> None:
-    if error is not None:
-        log.warning("failed to purge snapshot files", extra={"fields": {"error": str(error)}})
 
 
 class Etcd:
@@ -199,6 +168,8 @@ class Etcd:
                 }
             },
         )
+        if not recovered.fresh and config.features["InitialCorruptCheck"]:
+            await self._check_for_corruption(server, loop)
         # What was read back lives as long as the process: keep the garbage collector from walking it again and again.
         gc.collect()
         gc.freeze()
@@ -219,6 +190,13 @@ class Etcd:
             raise StartError(f"the member failed while starting: {self._failure.result()!r}")
         await self._serve(server)
 
+    async def _check_for_corruption(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        """Compare with the other members before anything is served (semantics 10.13). Raises StartError."""
+        checked: asyncio.Future[str] = loop.create_future()
+        server.corruption.check_initially(lambda reason: None if checked.done() else checked.set_result(reason))
+        if reason := await checked:
+            raise StartError(reason)
+
     def _wire(
         self,
         disk: OsDisk,
@@ -236,7 +214,9 @@ class Etcd:
         assert isinstance(backend, LmdbBackend)
         assert self._wal is not None
         image_worker = self._worker(loop, "image")
-        received = ReceivedFiles(disk, data_dir.snap, backend, image_worker, loop, fsync=fsync)
+        received = ReceivedFiles(disk, data_dir.snap, backend, image_worker, loop, self.metrics, fsync=fsync)
+        backend.on_commit = self._committed
+        self.metrics.backend_open_reads = lambda: backend.open_views
         host = MemberHost(state.members, config.initial_advertise_peer_urls, self.metrics, received)
         dial_timeout_s = 1.0 + config.election_timeout_ms / 1000
         self._transport = PeerTransport(host, dial_timeout_s=dial_timeout_s)
@@ -252,17 +232,34 @@ class Etcd:
             calls=self._calls,
             images=BackendImages(backend, image_worker),
             received=received,
-            snapshot_store=_SnapshotStore(files, self._wal, self._worker(loop, "snapshot"), config),
+            snapshot_store=SnapshotStore(
+                files,
+                self._wal,
+                self._worker(loop, "snapshot"),
+                keep_files=config.max_snapshots,
+                keep_segments=config.max_wals,
+                saved=self._snapshot_saved,
+            ),
             snapshot_index=recovered.snapshot.meta.index,
             jitter=random.random,
             tokens=make_tokens(config, clock),
             password_worker=self._worker(loop, "password"),
             entropy=secrets.token_bytes,
             fail=self._fail,
+            stopwatch=time.monotonic,
         )
         server = host.server = Server(config, parts, self.metrics)
         readings.connect(self.metrics, server)
         return server
+
+    def _snapshot_saved(self, times: SaveTimes) -> None:
+        self.metrics.snapshot_marshal_seconds.observe(times.encode_s)
+        self.metrics.snapshot_fsync_seconds.observe(times.sync_s)
+        self.metrics.snapshot_save_seconds.observe(times.total_s)
+
+    def _committed(self, commit_s: float, flush_s: float) -> None:
+        self.metrics.backend_commit_seconds.observe(commit_s)
+        self.metrics.backend_write_seconds.observe(flush_s)
 
     # --- recovery --------------------------------------------------------------------------------------------------
 
@@ -389,17 +386,27 @@ class Etcd:
 
     async def _serve(self, server: Server) -> None:
         config = self.config
+        max_message_bytes = config.max_request_bytes + GRPC_OVERHEAD_BYTES
+        # JSON is longer than the message in it: base64 by a third, names and quotes by the rest.
+        max_body_bytes = 2 * max_message_bytes
         limits = Limits(
             max_concurrent_streams=config.max_concurrent_streams,
-            max_message_bytes=config.max_request_bytes + GRPC_OVERHEAD_BYTES,
+            max_message_bytes=max_message_bytes,
+            max_http_body_bytes=max_body_bytes,
             min_ping_interval_s=config.min_ping_interval_s,
         )
         routes = build_routes(self.metrics.rpcs)
         render = partial(metrics_table.render, self.metrics)
+        gateway = Gateway(server, routes, max_message_bytes=max_message_bytes) if config.enable_grpc_gateway else None
+        access = Access(origins=config.cors, hosts=config.host_whitelist)
+        front = ClientFront(HttpPages(server, render, process_variables), gateway, access)
         clients = Acceptor(
-            partial(_open_session, server, routes, limits), _adapt(HttpPages(server, render, client=True))
+            partial(_open_session, server, routes, limits, front),
+            serve_front(front),
+            http1_limits=Http1Limits(body_bytes=max_body_bytes),
+            body_streams=front.wants_body_stream,
         )
-        monitors = Acceptor(None, _adapt(HttpPages(server, render, client=False)))
+        monitors = Acceptor(None, _adapt(HttpPages(server, render)))
         self._acceptors += [clients, monitors]
         first_peer = len(config.listen_client_urls)
         for listener in self._listeners[:first_peer]:
@@ -505,8 +512,10 @@ class Etcd:
             self._failure.set_result(None if self.removed else error)
 
 
-def _open_session(server: Server, routes: dict[bytes, Route], limits: Limits, link: Link) -> Session:
-    return Session(server, routes, limits, link)
+def _open_session(
+    server: Server, routes: dict[bytes, Route], limits: Limits, front: ClientFront, link: Link
+) -> Session:
+    return Session(server, routes, limits, link, front)
 
 
 def _adapt(pages: Pages) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:

@@ -6,14 +6,16 @@ snap/<index>.snap.db         a complete backend, durable, waiting for raft to wa
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from time import perf_counter
+from typing import Any, Protocol, TypeVar
 
 from ratifyd import schema
 from ratifyd.formats.v2 import V2Corrupt, V2Store, decode_v2
 from ratifyd.membership import Member, hex_id
-from ratifyd.ports import Backend, BackendView, Disk, Done
+from ratifyd.metrics import Metrics
+from ratifyd.ports import Backend, BackendView, Disk, Done, Worker
 from ratifyd.raft.messages import Message, Snapshot
 from ratifyd.server.parts import Image
 from ratifyd.storage.exchange import Export, export_image, import_image
@@ -32,7 +34,7 @@ log = logging.getLogger("ratifyd.embed")
 class _Image:
     """A laid out image over a view of its own."""
 
-    def __init__(self, view: BackendView, export: Export, worker: ThreadWorker) -> None:
+    def __init__(self, view: BackendView, export: Export, worker: Worker) -> None:
         self.view = view
         self._worker = worker
         self.size = export.size
@@ -51,10 +53,16 @@ class _Image:
         self.view.close()
 
 
+class Pinnable(Protocol):
+    """A backend whose last commit can be pinned for another thread."""
+
+    def own_view(self) -> BackendView: ...
+
+
 class BackendImages:
     """`server.parts.Images` over the live backend."""
 
-    def __init__(self, backend: LmdbBackend, worker: ThreadWorker) -> None:
+    def __init__(self, backend: Pinnable, worker: Worker) -> None:
         self._backend = backend
         self._worker = worker
 
@@ -83,9 +91,11 @@ class ReceivedFiles:
         live: LmdbBackend,
         worker: ThreadWorker,
         loop: asyncio.AbstractEventLoop,
+        metrics: Metrics,
         *,
         fsync: bool,
     ) -> None:
+        self._metrics = metrics
         self._disk = disk
         self._directory = directory
         self._live = live
@@ -99,13 +109,16 @@ class ReceivedFiles:
         snapshot = message.snapshot
         if snapshot is None:
             raise ValueError("a snapshot message without a snapshot")
+        began = self._loop.time()
         self._count += 1
         path = f"{self._directory}/tmp.{snapshot.meta.index:016x}.{self._count}"
         try:
             size = await self._write(f"{path}.received", body)
-            await self._on_worker(partial(self._convert, path, snapshot))
+            sync_s = await self._on_worker(partial(self._convert, path, snapshot))
         finally:
             await self._on_worker(partial(self._discard, path))
+        self._metrics.snapshot_db_fsync_seconds.observe(sync_s)
+        self._metrics.snapshot_db_save_seconds.observe(self._loop.time() - began)
         fields = {"index": snapshot.meta.index, "size-bytes": size, "from": hex_id(message.sender)}
         log.info("received and saved database snapshot", extra={"fields": fields})
 
@@ -145,8 +158,11 @@ class ReceivedFiles:
             file.close()
         return size
 
-    def _convert(self, path: str, snapshot: Snapshot) -> None:
-        """Make the backend; it gets its name only when it is complete and durable. Runs on the worker."""
+    def _convert(self, path: str, snapshot: Snapshot) -> float:
+        """Make the backend; it gets its name only when it is complete and durable. Runs on the worker.
+
+        Returns the seconds its sync took.
+        """
         converted = f"{path}.backend"
         imported = import_image(f"{path}.received", converted, fsync=False)
         if imported.consistent_index < snapshot.meta.index:
@@ -154,15 +170,18 @@ class ReceivedFiles:
                 f"the image has applied index {imported.consistent_index}, its snapshot is of {snapshot.meta.index}"
             )
         _correct_members(converted, snapshot)
+        began = perf_counter()
         if self._fsync:
             file = self._disk.open(converted)
             try:
                 file.datasync()
             finally:
                 file.close()
+        sync_s = perf_counter() - began
         self._disk.rename(converted, self._path(snapshot.meta.index))
         if self._fsync:
             self._disk.sync_dir(self._directory)
+        return sync_s
 
     def _discard(self, path: str) -> None:
         name = path.rpartition("/")[2]
@@ -193,7 +212,7 @@ def _correct_members(path: str, snapshot: Snapshot) -> None:
         return  # etcd 3.8 sends none, and keeps its rows up to date
     backend = LmdbBackend(path, worker=SoonWorker(_at_once), fsync=False)
     try:
-        rows = _member_rows(backend, store)
+        rows = member_rows((key for key, _ in backend.range(schema.MEMBERS, b"", None)), store)
         failed: list[BaseException] = []
         backend.commit(rows, lambda error: failed.append(error) if error is not None else None)
         if failed:
@@ -202,8 +221,9 @@ def _correct_members(path: str, snapshot: Snapshot) -> None:
         backend.close()
 
 
-def _member_rows(backend: LmdbBackend, store: V2Store) -> dict[bytes, dict[bytes, bytes | None]]:
-    members: dict[bytes, bytes | None] = {key: None for key, _ in backend.range(schema.MEMBERS, b"", None)}
+def member_rows(present: Iterable[bytes], store: V2Store) -> dict[bytes, dict[bytes, bytes | None]]:
+    """The rows that bring the membership buckets, which hold members `present`, to what a snapshot's v2 data say."""
+    members: dict[bytes, bytes | None] = dict.fromkeys(present)
     for member in store.members:
         record = Member(member.id, member.peer_urls, member.name, member.client_urls, member.is_learner)
         members[hex_id(member.id).encode()] = record.to_json()

@@ -8,9 +8,10 @@ one generation is flushing; when its commit is acknowledged it is dropped. Decid
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import Protocol
 
-from ratifyd.ports import Backend, BackendView, Done
+from ratifyd.ports import Backend, BackendView, Done, Row, Scanned
 from ratifyd.schema import BUCKETS, KEY
 
 _Table = dict[bytes, bytes | None]
@@ -24,7 +25,9 @@ class _Base(Protocol):
 
     def get_many(self, bucket: bytes, keys: Iterable[bytes]) -> list[bytes | None]: ...
 
-    def range(self, bucket: bytes, start: bytes, end: bytes | None, limit: int = 0) -> list[tuple[bytes, bytes]]: ...
+    def range(self, bucket: bytes, start: bytes, end: bytes | None) -> list[Row]: ...
+
+    def scan(self, bucket: bytes, start: bytes, end: bytes | None, rows: int, max_bytes: int) -> Scanned: ...
 
 
 class _Generation:
@@ -110,22 +113,34 @@ class _Layered:
                 values[position] = value
         return values
 
-    def range(self, bucket: bytes, start: bytes, end: bytes | None, limit: int = 0) -> list[tuple[bytes, bytes]]:
-        """Rows with start <= key < end in key order, at most `limit` when positive."""
+    def range(self, bucket: bytes, start: bytes, end: bytes | None) -> list[Row]:
+        """Rows with start <= key < end in key order."""
         newer = self._overlay(bucket, start, end)
+        rows = self._base.range(bucket, start, end)
+        return _merged(rows, newer) if newer else rows
+
+    def scan(self, bucket: bytes, start: bytes, end: bytes | None, rows: int, max_bytes: int) -> Scanned:
+        """As `range`, in slices: about `rows` rows, possibly none, whose values come to `max_bytes` at most or are one.
+
+        Also the key to go on from, None when the range is at its end.
+        """
+        found, cursor = self._base.scan(bucket, start, end, rows, max_bytes)
+        bound = end if cursor is None else cursor
+        for generation in (self._active, self._flushing):
+            if generation is not None and len(keys := generation.slice(bucket, start, bound)) > rows:
+                bound = cursor = keys[rows]
+        newer = self._overlay(bucket, start, bound)
         if not newer:
-            return self._base.range(bucket, start, end, limit)
-        if limit > 0 and len(newer) > limit:
-            end = _cut(newer, limit) or end
-        deleted = sum(value is None for value in newer.values())
-        rows = self._base.range(bucket, start, end, limit + deleted if limit > 0 else 0)
-        if deleted or (rows and rows[-1][0] >= next(iter(newer))):
-            merged: _Table = dict(rows)
-            merged.update(newer)
-            rows = [(key, value) for key in sorted(merged) if (value := merged[key]) is not None]
-        else:
-            rows += newer.items()  # type: ignore[arg-type]  # no None among them
-        return rows[:limit] if limit > 0 else rows
+            return found, cursor
+        if bound is not None and found and found[-1][0] >= bound:
+            found = found[: bisect_left(found, bound, key=itemgetter(0))]
+        found = _merged(found, newer)
+        size = 0
+        for position, (key, value) in enumerate(found):
+            size += len(value)
+            if size >= max_bytes and position + 1 < len(found):
+                return found[: position + 1], key + b"\0"
+        return found, cursor
 
     def _overlay(self, bucket: bytes, start: bytes, end: bytes | None) -> _Table:
         """Uncommitted rows of a range in key order."""
@@ -145,16 +160,13 @@ class _Layered:
         return older if in_order else {key: older[key] for key in sorted(older)}
 
 
-def _cut(newer: _Table, limit: int) -> bytes | None:
-    """Drop rows beyond those that can be among the first `limit`; the new exclusive end, None if nothing went."""
-    left = limit
-    for position, (key, value) in enumerate(newer.items()):
-        left -= value is not None
-        if left == 0:
-            for dropped in list(islice(newer, position + 1, None)):
-                del newer[dropped]
-            return key + b"\0"
-    return None
+def _merged(rows: list[Row], newer: _Table) -> list[Row]:
+    """Rows of the backend with the uncommitted ones of the same range over them; both in key order."""
+    if None not in newer.values() and not (rows and rows[-1][0] >= next(iter(newer))):
+        return rows + list(newer.items())  # type: ignore[arg-type]  # no None among them
+    merged: _Table = dict(rows)
+    merged.update(newer)
+    return [(key, value) for key in sorted(merged) if (value := merged[key]) is not None]
 
 
 class BufferView(_Layered):

@@ -8,7 +8,7 @@ Knows neither when it may run nor how fast.
 from collections import deque
 
 from ratifyd.mvcc.buffer import WriteBuffer
-from ratifyd.mvcc.hash import CompactionHasher, HashCache
+from ratifyd.mvcc.hash import BYTES_PER_SLICE, CompactionHasher, HashCache
 from ratifyd.mvcc.index import Index
 from ratifyd.mvcc.records import row_key
 from ratifyd.schema import FINISHED_COMPACT, KEY, META, encode_revision
@@ -22,7 +22,7 @@ class _Job:
     def __init__(self, revision: int, hasher: CompactionHasher | None) -> None:
         self.revision = revision
         self.hasher = hasher
-        self.cursor = b""
+        self.cursor: bytes | None = b""
         self.first_of_revision = encode_revision(revision, 0)
         self.upper = encode_revision(revision + 1, 0)
 
@@ -44,6 +44,11 @@ class Compaction:
         """Whether an accepted compaction has rows left to look at."""
         return bool(self._jobs)
 
+    @property
+    def revision(self) -> int:
+        """The revision of the compaction under way, -1 if there is none."""
+        return self._jobs[0].revision if self._jobs else -1
+
     def schedule(self, revision: int, *, previous: int, complete: bool) -> None:
         """Queue a compaction to `revision`; its hash is remembered only if the one before (`previous`) is complete."""
         hasher = CompactionHasher(revision=revision, previous=previous) if complete else None
@@ -55,7 +60,8 @@ class Compaction:
             return False
         job = self._jobs[0]
         buffer, compact_key = self._buffer, self._index.compact_key
-        rows = buffer.range(KEY, job.cursor, job.upper, max_rows)
+        assert job.cursor is not None, "a finished compaction goes on"
+        rows, job.cursor = buffer.scan(KEY, job.cursor, job.upper, max_rows, BYTES_PER_SLICE)
         hashed = job.hasher.add if job.hasher is not None else None
         for row, value in rows:
             kept = compact_key(row_key(value), row, job.upper, job.first_of_revision)
@@ -66,8 +72,7 @@ class Compaction:
                 hashed(row, value, kept)
         if job.hasher is not None:
             job.hasher.flush()
-        if len(rows) == max_rows:
-            job.cursor = rows[-1][0] + b"\0"
+        if job.cursor is not None:
             return True
         self._finish(job)
         return bool(self._jobs)

@@ -29,6 +29,9 @@ T = TypeVar("T")
 CACHED_HASHES = 10
 """Hashes of compactions that are remembered."""
 
+BYTES_PER_SLICE = 1 << 20
+"""Values read in one slice of whatever walks over the rows, for rows may be large."""
+
 _LOCAL_META = frozenset((CONSISTENT_INDEX, TERM, STORAGE_VERSION))
 """Rows of bucket `meta` that differ between members by nature."""
 
@@ -114,7 +117,7 @@ def _compacted_rows(compacted: int) -> tuple[bytes, bytes]:
 def hash_revisions(
     buffer: WriteBuffer, index: Index, *, revision: int, compacted: int, rows: int
 ) -> Generator[int, None, KvHash]:
-    """HashKV at `revision` (etcd HashByRev), `rows` per slice. The caller keeps compaction from running meanwhile."""
+    """HashKV at `revision` (etcd HashByRev), `rows` per slice. The caller holds off compactions beyond `compacted`."""
     crc = _crc32c(0, KEY)
     if revision < 0:
         return KvHash(crc, compacted, revision)
@@ -122,10 +125,10 @@ def hash_revisions(
     upper = encode_revision(revision + 1, 0)
     shows_any: bool | None = None
     keys = index.keys
-    cursor = b""
+    start = b""
     while True:
-        found = buffer.range(KEY, cursor, upper, rows)
-        if cursor >= lower:
+        found, following = buffer.scan(KEY, start, upper, rows, BYTES_PER_SLICE)
+        if start >= lower:
             crc = _crc32c(crc, b"".join(chain.from_iterable(found)))
         else:
             parts: list[bytes] = []
@@ -136,15 +139,28 @@ def hash_revisions(
                     entry = keys.get(row_key(value))
                     if entry is None or entry.visible(upper) != row:
                         if shows_any is None:
-                            shows_any = index.shows_any(revision)
+                            shows_any = yield from _shows_any(index, revision, rows)
                         if shows_any:
                             continue
                 parts += (row, value)
             crc = _crc32c(crc, b"".join(parts))
-        if len(found) < rows:
+        if following is None:
             return KvHash(crc, compacted, revision)
-        cursor = found[-1][0] + b"\0"
+        start = following
         yield len(found)
+
+
+def _shows_any(index: Index, revision: int, rows: int) -> Generator[int, None, bool]:
+    """Whether any key is alive at `revision`."""
+    cursor = b""
+    while True:
+        names, found = index.slice(cursor, None, revision, rows)
+        if found:
+            return True
+        if len(names) < rows:
+            return False
+        cursor = names[-1] + b"\0"
+        yield 0
 
 
 def hash_buckets(buffer: WriteBuffer, rows: int) -> Generator[int, None, int]:
@@ -154,14 +170,11 @@ def hash_buckets(buffer: WriteBuffer, rows: int) -> Generator[int, None, int]:
         crc = 0
         for bucket in BUCKETS:
             crc = _crc32c(crc, bucket)
-            cursor = b""
-            while True:
-                found = view.range(bucket, cursor, None, rows)
+            cursor: bytes | None = b""
+            while cursor is not None:
+                found, cursor = view.scan(bucket, cursor, None, rows, BYTES_PER_SLICE)
                 kept = [row for row in found if row[0] not in _LOCAL_META] if bucket == META else found
                 crc = _crc32c(crc, b"".join(chain.from_iterable(kept)))
-                if len(found) < rows:
-                    break
-                cursor = found[-1][0] + b"\0"
                 yield len(found)
         return crc
     finally:

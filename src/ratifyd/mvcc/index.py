@@ -195,6 +195,13 @@ class Index:
         last: int = len(live) if end is None else live.bisect_left(end)
         return max(0, last - first)
 
+    def exceeds(self, start: bytes, end: bytes | None, count: int, *, deleted: bool) -> bool:
+        """Whether more than `count` keys are in [start, end), with those that are `deleted` or without."""
+        found = len(sorted_slice(self.live, start, end, count + 1))
+        if deleted and self.dead:
+            found += len(sorted_slice(self.dead, start, end, count + 1))
+        return found > count
+
     def range(self, start: bytes, end: bytes | None, revision: int, limit: int = 0) -> tuple[list[bytes], int]:
         """Encoded revisions in force at `revision` in key order, at most `limit`, and the count without limit."""
         keys = self.keys
@@ -261,11 +268,6 @@ class Index:
                 self.dead.remove(key)
             return False
         return newest == 0
-
-    def shows_any(self, revision: int) -> bool:
-        """Whether any key is alive at `revision`."""
-        bound = upper_bound(revision)
-        return any(entry.visible(bound) is not None for entry in self.keys.values())
 
     def check(self) -> None:
         """Assert the invariants of the index itself."""

@@ -7,6 +7,7 @@ Knows nothing of leases (a lease is a number in the value), users, quotas or raf
 """
 
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from struct import Struct
 from types import TracebackType
@@ -15,10 +16,12 @@ from ratifyd import errors
 from ratifyd.keys import KeyRange
 from ratifyd.mvcc.buffer import WriteBuffer
 from ratifyd.mvcc.compaction import Compaction
-from ratifyd.mvcc.hash import HashCache, KvHash, hash_buckets, hash_revisions
+from ratifyd.mvcc.counts import Counts
+from ratifyd.mvcc.hash import BYTES_PER_SLICE, HashCache, KvHash, hash_buckets, hash_revisions
 from ratifyd.mvcc.index import Index, KeyIndex
 from ratifyd.mvcc.records import decode, row_key
 from ratifyd.mvcc.watch import Change, WatchHub
+from ratifyd.ports import Row
 from ratifyd.proto import fast
 from ratifyd.schema import (
     FINISHED_COMPACT,
@@ -51,7 +54,18 @@ class RangeResult:
 class Store:
     """The key space of one member, over its write buffer. `restore` must run to its end before anything else."""
 
-    __slots__ = ("_buffer", "_compaction", "_hashes", "_hub", "_index", "_pins", "attachments", "compacted", "revision")
+    __slots__ = (
+        "_buffer",
+        "_compaction",
+        "_hashes",
+        "_hub",
+        "_index",
+        "_pins",
+        "attachments",
+        "compacted",
+        "counts",
+        "revision",
+    )
 
     def __init__(self, buffer: WriteBuffer, hub: WatchHub) -> None:
         self._buffer = buffer
@@ -59,10 +73,11 @@ class Store:
         self._hashes = HashCache()
         self._index = Index()
         self._compaction = Compaction(buffer, self._index, self._hashes)
-        self._pins = 0
+        self._pins: list[int] = []
         self.revision = 1
         self.compacted = -1
         self.attachments: list[tuple[bytes, int]] = []
+        self.counts = Counts()
         hub.bind(self)
 
     # ------------------------------------------------------------------ reads
@@ -113,44 +128,76 @@ class Store:
         """Number of keys in a range at `revision`. Raises FutureRev, Compacted."""
         return self.range(keys, revision=revision, count_only=True).count
 
-    def range_slices(
-        self, keys: KeyRange, *, revision: int, limit: int = 0, rows: int = ROWS_PER_SLICE
-    ) -> Generator[list[bytes], None, None]:
-        """Read a long range at the fixed `revision` > 0 in slices of about `rows` keys, which may be empty.
-
-        Compaction waits from the first step until the generator is exhausted or closed. Raises FutureRev, Compacted;
-        never step it while `restore` runs.
-        """
-        self._pins += 1
+    @contextmanager
+    def _pinned(self, revision: int) -> Iterator[None]:
+        """Keep what is in force at `revision` from being compacted away."""
+        self._pins.append(revision)
         try:
-            index = None
-            cursor, left = keys.start, limit
+            yield
+        finally:
+            self._pins.remove(revision)
+
+    def range_slices(
+        self, keys: KeyRange, *, revision: int, limit: int = 0, rows: int = ROWS_PER_SLICE, count_only: bool = False
+    ) -> Generator[list[bytes], None, int]:
+        """Read a long range at the fixed `revision` > 0 in slices of at most `rows` KeyValues, which may be empty.
+
+        The first step reads nothing yet. The result is the number of keys whatever the limit.
+
+        Compactions beyond `revision` wait from the first step until the generator is exhausted or closed. Raises
+        FutureRev, Compacted; never step it while `restore` runs.
+        """
+        with self._pinned(revision):
+            self.check_revision(revision)
+            total = self.count(keys) if revision == self.revision else -1
+            index = self._index
+            yield []
+            cursor, left, counted, at_once = keys.start, 0 if count_only else limit or len(self._index.keys), 0, 16
             while True:
-                if self._index is not index:  # at first, and again after a restore: its index may begin later
+                if self._index is not index:  # a restore: its history may begin later
                     self.check_revision(revision)
                     index = self._index
                 names, found = index.slice(cursor, keys.end, revision, rows)
-                if limit > 0:
-                    found = found[:left]
-                    left -= len(found)
-                yield self._values(found)
-                if len(names) < rows or (limit > 0 and left <= 0):
-                    return
+                counted += len(found)
+                del found[left:]
+                left -= len(found)
+                at = 0
+                while True:
+                    values = self._values(found[at : at + at_once])
+                    yield values
+                    if self._index is not index:  # what is in force may be gone
+                        self.check_revision(revision)
+                    at += at_once
+                    if values:
+                        slice_rows = len(values) * BYTES_PER_SLICE // (sum(map(len, values)) + 1)
+                        at_once = max(1, min(slice_rows, 16 * at_once, rows))
+                    if at >= len(found):
+                        break
+                if len(names) < rows:
+                    return counted
+                if left <= 0 <= total:
+                    return total
                 cursor = names[-1] + b"\0"
-        finally:
-            self._pins -= 1
 
-    def history(self, first: int, max_rows: int) -> tuple[list[tuple[bytes, bytes]], int]:
-        """Rows of whole revisions from `first` on, about `max_rows` of them, and the last revision they cover."""
+    def history(self, first: int, max_rows: int, max_bytes: int) -> tuple[list[Row], int]:
+        """Rows of whole revisions from `first` on, and the last revision they cover.
+
+        About `max_rows` of them, fewer where they are large, but never less than a revision.
+        """
         start = encode_revision(max(first, 0), 0)
-        rows = self._buffer.range(KEY, start, encode_revision(self.revision + 1, 0), max_rows + 1)
-        if len(rows) <= max_rows:
+        rows: list[Row] = []
+        cursor: bytes | None = start
+        while not rows and cursor is not None:
+            rows, cursor = self._buffer.scan(
+                KEY, cursor, encode_revision(self.revision + 1, 0), max_rows + 1, max_bytes
+            )
+        if cursor is None:
             return rows, self.revision
         last, _ = decode_revision(rows[-1][0])
         last_start = encode_revision(last, 0)
-        while rows and rows[-1][0] >= last_start:
-            rows.pop()
-        if rows:
+        if rows[0][0] < last_start:  # the last one may go on: it is for the next time
+            while rows[-1][0] >= last_start:
+                rows.pop()
             return rows, last - 1
         return self._buffer.range(KEY, last_start, encode_revision(last + 1, 0)), last
 
@@ -200,15 +247,24 @@ class Store:
         self._compaction.schedule(revision, previous=previous, complete=complete)
 
     def compaction_step(self, max_rows: int = ROWS_PER_SLICE) -> bool:
-        """Look at up to `max_rows` rows for removal; whether more is left. Does nothing while a sliced read is open."""
-        if self._pins:
-            return self._compaction.running
+        """Look at up to `max_rows` rows for removal; whether more is left.
+
+        Does nothing while a sliced read is open that began before the compaction and needs what it removes. Reads that
+        begin later are of what it keeps, so they cannot hold it up for ever.
+        """
+        if self._pins and min(self._pins) < self._compaction.revision:
+            return True
         return self._compaction.step(max_rows)
 
     @property
     def compacting(self) -> bool:
         """Whether an accepted compaction still has rows to remove."""
         return self._compaction.running
+
+    @property
+    def compacting_to(self) -> int:
+        """Revision of the compaction whose rows are being removed, -1 if there is none."""
+        return self._compaction.revision
 
     @property
     def rows_compacted(self) -> int:
@@ -221,7 +277,7 @@ class Store:
         return self._hashes.hashes
 
     def hash_kv(self, revision: int = 0, rows: int = ROWS_PER_SLICE) -> Generator[int, None, KvHash]:
-        """HashKV at `revision` (0: latest), sliced; compaction waits for it. Raises Compacted, FutureRev.
+        """HashKV at `revision` (0: latest), sliced; later compactions wait for it. Raises Compacted, FutureRev.
 
         Canceled is raised when the store is restored meanwhile.
         """
@@ -230,12 +286,9 @@ class Store:
         if known is not None:
             return known
         self.check_revision(revision)
-        index = self._index
-        steps = hash_revisions(
-            self._buffer, index, revision=revision or self.revision, compacted=self.compacted, rows=rows
-        )
-        self._pins += 1
-        try:
+        index, compacted = self._index, self.compacted
+        steps = hash_revisions(self._buffer, index, revision=revision or self.revision, compacted=compacted, rows=rows)
+        with self._pinned(compacted):
             while True:
                 try:
                     done = next(steps)
@@ -245,14 +298,19 @@ class Store:
                 yield done
                 if self._index is not index:
                     raise errors.Canceled
-        finally:
-            self._pins -= 1
 
     def hash(self, rows: int = ROWS_PER_SLICE) -> Generator[int, None, int]:
         """Hash over all buckets as they are at the first step, sliced (etcd Maintenance.Hash)."""
         return hash_buckets(self._buffer, rows)
 
     # ------------------------------------------------------------------ recovery and checking
+
+    def exceeds(self, keys: KeyRange, revision: int, count: int) -> bool:
+        """Whether reading a range at `revision` takes a look at more than `count` keys."""
+        index = self._index
+        if len(index.keys) <= count or keys.is_empty:
+            return False
+        return index.exceeds(keys.start, keys.end, count, deleted=0 < revision < self.revision)
 
     @property
     def key_count(self) -> int:
@@ -270,13 +328,14 @@ class Store:
         self._compaction = Compaction(self._buffer, index, self._hashes)
         self.revision, self.compacted = 1, -1
         leases: dict[bytes, int] = {}
-        cursor = b"\0"
-        while rows := self._buffer.range(KEY, cursor, None, ROWS_PER_SLICE):
+        cursor: bytes | None = b"\0"
+        while cursor is not None:
+            rows, cursor = self._buffer.scan(KEY, cursor, None, ROWS_PER_SLICE, BYTES_PER_SLICE)
             _restore_rows(index, rows, leases)
-            cursor = rows[-1][0] + b"\0"
+            if rows:
+                self.revision, _ = decode_revision(rows[-1][0])
             yield len(rows)
         yield from index.finish_restore(ROWS_PER_SLICE)
-        self.revision = decode_revision(cursor)[0] if cursor != b"\0" else 1
         self._restore_compaction()
         self.attachments = list(leases.items())
 
@@ -327,7 +386,7 @@ class Store:
                 assert rows[entry.mod] == expected, f"record of {key!r} differs from the index"
 
 
-def _restore_rows(index: Index, rows: list[tuple[bytes, bytes]], leases: dict[bytes, int]) -> None:
+def _restore_rows(index: Index, rows: list[Row], leases: dict[bytes, int]) -> None:
     """Take a slice of bucket `key` into the index, and the leases of its keys into `leases`."""
     keys = index.keys
     for row, data in rows:

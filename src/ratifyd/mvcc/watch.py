@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ratifyd.keys import KeyRange, prefix_end
 from ratifyd.mvcc.records import decode, row_key
+from ratifyd.ports import Row
 from ratifyd.proto import fast
 from ratifyd.schema import REVISION_BYTES, decode_revision
 
@@ -25,6 +26,13 @@ None unknown)."""
 
 MAX_WATCHERS_PER_PASS = 512
 MAX_REVISIONS_PER_PASS = 1000
+MAX_BYTES_PER_PASS = 4 << 20
+"""Values read from history in one pass."""
+MAX_EVENTS_PER_PASS = 10_000
+MAX_OFFERED_BYTES_PER_PASS = 4 << 20
+"""Events offered in one pass, over all watchers: hundreds may want the same."""
+_CHANGES_AT_ONCE = 50
+_MAIN_BYTES = 8
 
 
 class Sink(Protocol):
@@ -297,8 +305,8 @@ class WatchHub:
         last = current
         batches: dict[Watcher, list[bytes]] = {}
         if first <= current:
-            rows, last = self.store.history(first, max_revisions)
-            batches = self._collect(_Matcher(chosen), [_change(row, value) for row, value in rows])
+            rows, last = self.store.history(first, max_revisions, MAX_BYTES_PER_PASS)
+            batches, last = self._collect_within_limits(chosen, rows, last)
         for watcher in chosen:
             if watcher not in self._lagging:  # removed by a sink meanwhile
                 continue
@@ -312,6 +320,27 @@ class WatchHub:
                 del self._lagging[watcher]
                 self._full[watcher] = None
         return bool(self._lagging)
+
+    def _collect_within_limits(
+        self, chosen: list[Watcher], rows: list[Row], last: int
+    ) -> tuple[dict[Watcher, list[bytes]], int]:
+        """As `_collect` for the rows of whole revisions up to `last`, or up to an earlier one if there is too much."""
+        matcher = _Matcher(chosen)
+        batches: dict[Watcher, list[bytes]] = {}
+        count = size = taken = 0
+        while taken < len(rows):
+            begun, taken = taken, _end_of_revision(rows, taken + _CHANGES_AT_ONCE)
+            changes = [_change(row, value) for row, value in rows[begun:taken]]
+            for watcher, events in self._collect(matcher, changes).items():
+                count += len(events)
+                size += sum(map(len, events))
+                if watcher in batches:
+                    batches[watcher] += events
+                else:
+                    batches[watcher] = events.copy()
+            if taken < len(rows) and (count > MAX_EVENTS_PER_PASS or size > MAX_OFFERED_BYTES_PER_PASS):
+                return batches, decode_revision(rows[taken - 1][0])[0]
+        return batches, last
 
     def _choose(self, max_watchers: int) -> list[Watcher]:
         """The lagging watchers furthest behind; those whose history is gone are cancelled instead."""
@@ -328,6 +357,13 @@ class WatchHub:
         for watcher in gone:
             watcher.sink.compacted(watcher, compacted)
         return [watcher for watcher in chosen if watcher in self._lagging] if gone else chosen
+
+
+def _end_of_revision(rows: list[Row], at: int) -> int:
+    """The first position from `at` on where another revision begins."""
+    while at < len(rows) and rows[at][0][:_MAIN_BYTES] == rows[at - 1][0][:_MAIN_BYTES]:
+        at += 1
+    return min(at, len(rows))
 
 
 def _change(row: bytes, value: bytes) -> Change:

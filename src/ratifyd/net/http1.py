@@ -47,10 +47,11 @@ class Http1Limits(NamedTuple):
 class HttpRequest:
     """A request. Header names are lower-case, repeated headers are joined by ", "; `path` is decoded.
 
-    With `stream` the body is read from there and `body` is empty.
+    With `stream` the body is read from there and `body` is empty. A handler sets `ends_with_client` when a client that
+    closes its side gives the request up; other clients get their answer all the same.
     """
 
-    __slots__ = ("body", "headers", "method", "path", "peer", "query", "stream")
+    __slots__ = ("body", "ends_with_client", "headers", "method", "path", "peer", "query", "stream")
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class HttpRequest:
         self.body = body
         self.peer = peer
         self.stream = stream
+        self.ends_with_client = False
 
 
 class Taker(Protocol):
@@ -147,6 +149,7 @@ class Http1Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[_Pending] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._current: HttpRequest | None = None  # being handled
         self._timer: asyncio.TimerHandle | None = None
         self._writable = asyncio.Event()
         self._writable.set()
@@ -192,11 +195,14 @@ class Http1Connection(asyncio.Protocol):
         """A half-closed client still gets the answers it asked for, but streams end: that client is likely gone."""
         if self._stream is not None:
             self._stream.fail(ConnectionResetError("the body broke off"))
-        if self._task is None or self._streaming or self._input_over:
+        if self._task is None or self._streaming or self._input_over or self._ends_with_client():
             return False
         self._input_over = True
         self._stop_timer()
         return True
+
+    def _ends_with_client(self) -> bool:
+        return self._current is not None and self._current.ends_with_client
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -404,11 +410,14 @@ class Http1Connection(asyncio.Protocol):
         """Send one answer; whether the connection may be used further."""
         response = pending.refusal
         if response is None:
+            self._current = pending.request
             try:
                 response = await self._handle(pending.request)
             except Exception:  # a handler's bug costs its request, not the connection or the member
                 log.exception("HTTP request failed", extra={"fields": {"path": pending.request.path}})
                 response = HttpResponse(500, [("Content-Type", "text/plain; charset=utf-8")], b"internal error")
+            finally:
+                self._current = None
         keep_alive = pending.keep_alive and not self._leaving
         if response.taker is not None:
             self._give_away(pending, response, response.taker)

@@ -84,7 +84,7 @@ class Prober:
         while True:
             await asyncio.sleep(self._timing.probe_s)
             url = self._picker.pick()
-            started = loop.time()
+            started = time.monotonic()  # the loop only looks at its clock now and then
             try:
                 answer = await self._client.get(url, PATH, timeout_s=self._timing.io_timeout_s)
                 if answer.status != 200:
@@ -94,12 +94,12 @@ class Prober:
                 self._picker.failed(url)
                 self._unwell(loop.time(), error)
             else:
-                self._note(loop.time(), loop.time() - started, theirs)
+                self._note(loop.time(), time.monotonic() - started, theirs)
 
     def _note(self, now: float, rtt: float, theirs: float) -> None:
         self.rtt_s = rtt if self.rtt_s is None else self.rtt_s + SMOOTHING * (rtt - self.rtt_s)
         self.clock_skew_s = self._wall() - rtt / 2 - theirs
-        self._host.metrics.peer_round_trip_seconds[self._label].observe(rtt)
+        self._host.metrics.peer_round_trip_seconds[self._label].observe(self.rtt_s)
         if abs(self.clock_skew_s) > self._timing.clock_skew_s and now >= self._report_at:
             self._report_at = now + self._timing.probe_report_s
             log.warning(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from ratifyd.apply.cluster import change_members
 from ratifyd.apply.entries import Outcome, apply_entry
+from ratifyd.apply.requests import PUT
 from ratifyd.errors import EtcdError, RequestError
 from ratifyd.membership import Change
 from ratifyd.ports import Done
@@ -19,6 +20,7 @@ from ratifyd.raft.ready import Ready
 from ratifyd.server.parts import Parts
 from ratifyd.server.proposals import Proposals
 from ratifyd.server.reads import Reads
+from ratifyd.server.timing import Timing
 
 APPLY_BUDGET = 1000
 """Entries applied in one turn before the loop gets its chance."""
@@ -43,6 +45,7 @@ class Node:
         "_messages",
         "_saving",
         "_snapshot_store",
+        "_timing",
         "_transport",
         "_unapplied",
         "_wal",
@@ -61,7 +64,9 @@ class Node:
         "stopped",
     )
 
-    def __init__(self, parts: Parts, proposals: Proposals, reads: Reads, *, has_room: Callable[[], bool]) -> None:
+    def __init__(
+        self, parts: Parts, proposals: Proposals, reads: Reads, timing: Timing, *, has_room: Callable[[], bool]
+    ) -> None:
         """`has_room` says whether the write buffer takes more."""
         self.raft = parts.raft
         self.state = parts.state
@@ -82,6 +87,7 @@ class Node:
         self._transport = parts.transport
         self._snapshot_store = parts.snapshot_store
         self._saving = False
+        self._timing = timing
         self._fail = parts.fail
         self._has_room = has_room
         self._appended: deque[Ready] = deque()
@@ -154,7 +160,10 @@ class Node:
             self._advance()
         if not self.installing:
             self._apply_some()
-            self.reads.run(self.applied)
+            if self.reads.confirmed:
+                began = self._timing.begin_reads()
+                self.reads.run(self.applied)
+                self._timing.end_reads(began)
         self.at_end()
 
     def _hold(self, message: Message) -> None:
@@ -238,17 +247,32 @@ class Node:
             return  # a backend that is behind wakes us when it has caught up
         state, proposals, on_outcome = self.state, self.proposals, self.on_outcome
         waiting, decoded, resolve = proposals.waiting, proposals.decoded, proposals.resolve
+        timing = self._timing
+        now, quick_s = timing.now, timing.quick_s
+        row, quick = PUT, 0  # of the entries since `since`, each of which took next to nothing
+        since = before = timing.move_on()
         for _ in range(min(APPLY_BUDGET, len(unapplied))):
             entry = unapplied.popleft()
             if entry.kind == EntryKind.NORMAL:
                 outcome = apply_entry(state, entry.index, entry.term, entry.data, waiting, decoded)
                 self.applied = entry.index
                 if outcome is not None:
+                    after = now()
+                    if after - before < quick_s and outcome.row is row and outcome.error is None:
+                        quick += 1
+                    else:
+                        if quick:
+                            timing.quick_entries(row, quick, before - since)
+                        row, quick = timing.entry(entry.data, outcome, after - before), 0
+                        since = after
+                    before = after
                     resolve(outcome.request_id, outcome.body, outcome.error)
                     on_outcome(outcome)
             else:
                 self._apply_conf_change(entry)
                 self.applied = entry.index
+        if quick:
+            timing.quick_entries(row, quick, before - since)
         if unapplied:
             self.wake()
         self.raft.applied_to(self.applied)

@@ -89,3 +89,5 @@ class Parts:
     password_worker: Worker
     entropy: Callable[[int], bytes]
     fail: Callable[[BaseException], None]
+    stopwatch: Callable[[], float] | None = None
+    """A more precise `clock.time`, for measuring; None where that is precise enough."""

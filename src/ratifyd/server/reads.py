@@ -3,16 +3,24 @@
 Raft §6.4. A read that arrives while a batch is being confirmed waits for the next one (semantics 12.1).
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ratifyd.config.values import show_duration
 from ratifyd.errors import EtcdError, LeaderChanged, Stopped, Timeout
-from ratifyd.schema import encode_u64
+from ratifyd.schema import decode_u64, encode_u64
+
+log = logging.getLogger("ratifyd.server")
 
 Read = Callable[[Any, EtcdError | None], None]
 """Called with its argument and None when the state may be read, or with the error."""
 
+OUT_OF_DATE = (
+    "ignored out-of-date read index response; local node read indexes queueing up and waiting to be in sync with leader"
+)
+TIMED_OUT = "timed out waiting for read index response (local node might have slow network)"
 RETRY_S = 0.5
 """Seconds after which an unanswered ReadIndex is sent again (etcd readIndexRetryTime)."""
 
@@ -30,7 +38,9 @@ class Reads:
         "_seen",
         "_timeout_s",
         "confirmed",
+        "failed_total",
         "queued",
+        "slow_total",
     )
 
     def __init__(self, next_id: Callable[[], int], *, timeout_s: float, now: Callable[[], float]) -> None:
@@ -45,6 +55,10 @@ class Reads:
         self._seen: deque[tuple[float, int]] = deque()
         """Moments, and how many reads were queued by then."""
         self.confirmed: deque[tuple[int, list[tuple[Read, Any]]]] = deque()
+        self.slow_total = 0
+        """Batches that were answered too late or never."""
+        self.failed_total = 0
+        """Batches whose leader was lost."""
 
     def after(self, read: Read, argument: Any) -> None:
         """Run `read(argument, None)` at a moment that reflects everything acknowledged before this call."""
@@ -68,6 +82,12 @@ class Reads:
         if self._open and context == self._open_context:
             self.confirmed.append((index, self._open))
             self._open = []
+        else:
+            self.slow_total += 1
+            log.warning(
+                OUT_OF_DATE,
+                extra={"fields": {"received-request-id": int.from_bytes(context) if len(context) == 8 else 0}},
+            )
 
     def run(self, applied: int) -> None:
         """Run the reads whose index the state has reached."""
@@ -81,11 +101,14 @@ class Reads:
         if not self._open:
             return None
         if now - self._open_since >= self._timeout_s:
+            self._timed_out()
             self._fail(Timeout())
             return None
         if now - self._retried < RETRY_S:
             return None
         self._retried = now
+        fields = {"sent-request-id": decode_u64(self._open_context), "retry-timeout": show_duration(RETRY_S)}
+        log.warning("waiting for ReadIndex response took too long, retrying", extra={"fields": fields})
         return self._open_context
 
     def expire(self, now: float) -> None:
@@ -99,11 +122,17 @@ class Reads:
         if overdue:
             self._seen = deque((since, count - overdue) for since, count in seen)
             failed, self.queued = queued[:overdue], queued[overdue:]
+            self._timed_out()
             for read, argument in failed:
                 read(argument, Timeout())
 
+    def _timed_out(self) -> None:
+        self.slow_total += 1
+        log.warning(TIMED_OUT, extra={"fields": {"timeout": show_duration(self._timeout_s)}})
+
     def leader_changed(self) -> None:
         """Fail the batch under confirmation: its leader is gone (etcd ErrLeaderChanged)."""
+        self.failed_total += bool(self._open)
         self._fail(LeaderChanged())
 
     def stop(self) -> None:

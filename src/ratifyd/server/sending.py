@@ -7,6 +7,7 @@ same view, so that they fit it whatever is applied meanwhile.
 from ratifyd import schema
 from ratifyd.formats.v2 import encode_v2
 from ratifyd.membership import Membership
+from ratifyd.metrics import Metrics
 from ratifyd.ports import Clock
 from ratifyd.raft.confstate import decode_conf_state_json
 from ratifyd.raft.messages import Snapshot, SnapshotMeta
@@ -27,13 +28,15 @@ class SnapshotSender:
         "_hold_until",
         "_images",
         "_members",
+        "_metrics",
         "_raft",
         "_sending",
         "_transport",
     )
 
-    def __init__(self, parts: Parts, committer: Committer) -> None:
+    def __init__(self, parts: Parts, committer: Committer, metrics: Metrics) -> None:
         self._clock: Clock = parts.clock
+        self._metrics = metrics
         self._committer = committer
         self._images = parts.images
         self._raft = parts.raft
@@ -67,7 +70,10 @@ class SnapshotSender:
             image.close()
             return
 
+        began = self._clock.time()
+
         def done(ok: bool) -> None:
+            self._metrics.backend_snapshot_seconds.observe(self._clock.time() - began)
             image.close()
             self._sending.discard(member)
             self._hold_until = self._clock.time() + RELEASE_S

@@ -10,16 +10,18 @@ from ratifyd.apply.entries import Outcome
 from ratifyd.apply.requests import Row
 from ratifyd.auth.identity import ANONYMOUS, ROOT, Identity
 from ratifyd.config import Config
+from ratifyd.config.values import show_duration
 from ratifyd.errors import Compacted, EtcdError
 from ratifyd.membership import Change, ChangeKind, hex_id
 from ratifyd.metrics import Metrics
 from ratifyd.proto import fast
-from ratifyd.proto.rpc_pb2 import NOSPACE, AlarmRequest, CompactionRequest
+from ratifyd.proto.rpc_pb2 import NOSPACE, AlarmRequest, CompactionRequest, LeaseGrantResponse
 from ratifyd.raft.messages import Snapshot
 from ratifyd.raft.roles import Role
 from ratifyd.server.authentication import Authentication
 from ratifyd.server.committer import Committer
 from ratifyd.server.compaction import AutoCompactor, CompactionRunner
+from ratifyd.server.corruption import CorruptionChecks
 from ratifyd.server.health import Health
 from ratifyd.server.installing import SnapshotInstaller
 from ratifyd.server.leader import Leadership
@@ -32,13 +34,20 @@ from ratifyd.server.proposals import Answer, Proposals, RequestIds
 from ratifyd.server.quota import Quota
 from ratifyd.server.reads import Read, Reads
 from ratifyd.server.sending import SnapshotSender
+from ratifyd.server.slices import Slices
 from ratifyd.server.snapshots import Snapshots
+from ratifyd.server.timing import Timing
 from ratifyd.server.versions import Publisher, VersionMonitor, minor_of
 
 REQUEST_TIMEOUT_S = 5.0
 """Time a request may take besides two election timeouts (etcd ServerConfig.ReqTimeout)."""
 STALE_TICKS = 3
 """Heartbeats without a turn after which a leader makes sure that it still is one before it touches leases."""
+LATE_TICKS = 2
+"""Heartbeat intervals after which a heartbeat is late (etcd contention.NewTimeoutDetector)."""
+LATE_HEARTBEAT = (
+    "leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk"
+)
 REMOVED_DELAY_S = 1.0
 """Time a removed member has to let others know what it has applied (etcd delayedApplyTimeout)."""
 FIRST_TICKS_PERIOD_S = 0.05
@@ -54,6 +63,8 @@ LEADERLESS_TIMEOUTS = 3
 """Election timeouts without a leader after which streams that want one end (etcd maxNoLeaderCnt)."""
 
 log = logging.getLogger("ratifyd.server")
+requests_log = logging.getLogger("ratifyd.api")
+"""Where calls are logged, at level debug each of them."""
 
 
 class NeedsLeader(Protocol):
@@ -98,11 +109,15 @@ class Server:
             fail=parts.fail,
             wake=self._committed,
         )
-        self.node = Node(parts, self.proposals, self.reads, has_room=self.committer.has_room)
+        self.slices = Slices(parts.clock, parts.fail)
+        self.timing = Timing(parts.stopwatch or now, config, metrics, self.store, self.header)
+        self.node = Node(parts, self.proposals, self.reads, self.timing, has_room=self.committer.has_room)
         self._connect(parts, election_s)
         self._take_duties(parts, election_s)
         self._cluster_version = self.members.cluster_version
         self._ticked_at = now()
+        self._led = False
+        """Whether this member led at the last tick."""
         self._confirming = False
         self._awaiting_applied: list[tuple[int, float, Callable[[bool], None]]] = []
         self.on_ready: Callable[[], None] = lambda: None
@@ -123,7 +138,7 @@ class Server:
         config, timeout_s = self.config, self.timeout_s
         self.transport = parts.transport
         self.leadership = Leadership(parts, timeout_s=timeout_s, election_s=election_s, tick_s=self._tick_s)
-        self.sender = SnapshotSender(parts, self.committer)
+        self.sender = SnapshotSender(parts, self.committer, self.metrics)
         self.installer = SnapshotInstaller(parts, self.committer, self._installed)
         self.node.on_outcome = self._applied
         self.node.on_leader_change = self._leader_changed
@@ -148,6 +163,8 @@ class Server:
         self.compaction = CompactionRunner(
             self.store,
             parts.clock,
+            self.timing,
+            self.metrics,
             batch=config.compaction_batch_limit,
             pause_s=config.compaction_sleep_interval_s,
             fail=parts.fail,
@@ -177,6 +194,17 @@ class Server:
         self.authentication = Authentication(parts, cost=config.bcrypt_cost, read=self.read, propose=self.propose)
         self.publisher = Publisher(self.members, config.name, config.advertise_client_urls, self, self._published)
         self.versions = VersionMonitor(self.members, parts.calls, self)
+        self.corruption = CorruptionChecks(
+            self.store,
+            self.slices,
+            self.members,
+            parts.calls,
+            self,
+            timeout_s=self.timeout_s,
+            period_s=config.corrupt_check_time_s,
+            compact_period_s=config.compact_hash_check_time_s if config.features["CompactHashCheck"] else 0,
+            now=parts.clock.time(),
+        )
 
     # --- what the API asks for -------------------------------------------------------------------------------------
 
@@ -272,6 +300,7 @@ class Server:
 
     def start(self) -> None:
         """Begin to tick."""
+        self.quota.announce()
         if self.store.compacting:
             self.compaction.start()
         for member in self.members.sorted():
@@ -287,6 +316,7 @@ class Server:
         """Answer what still waits and take no further turns."""
         self.compaction.stop()
         self.authentication.stop()
+        self.slices.stop()
         self.proposals.stop()
         self.reads.stop()
         self.node.stop()
@@ -301,8 +331,13 @@ class Server:
             self.fail(error)
 
     def _ticked(self, now: float) -> None:
-        stale = now - self._ticked_at > STALE_TICKS * self._tick_s
+        since = now - self._ticked_at
+        stale = since > STALE_TICKS * self._tick_s
         self._ticked_at = now
+        self.timing.ticked(every_call=requests_log.isEnabledFor(logging.DEBUG))
+        if self.is_leader and self._led and since > LATE_TICKS * self._tick_s:
+            self._heartbeats_late(since)
+        self._led = self.is_leader
         self.node.raft.tick()
         self._watch_leader()
         self.proposals.expire(now, self.leadership.why_timed_out)
@@ -320,9 +355,23 @@ class Server:
                 self.leasing.tick(now)
             self.versions.tick(now)
         self.auto_compactor.tick(now, leading=self.is_leader)
+        self.corruption.tick(now, leading=self.is_leader)
         if self.leader_id:
             self.publisher.tick(now)
         self.node.wake()
+
+    def _heartbeats_late(self, since: float) -> None:
+        """The other members have waited too long to hear from this leader."""
+        for member in self.members.members:
+            if member != self.member_id:
+                self.metrics.heartbeat_send_failures_total += 1
+                fields = {
+                    "to": hex_id(member),
+                    "heartbeat-interval": show_duration(self._tick_s),
+                    "expected-duration": show_duration(LATE_TICKS * self._tick_s),
+                    "exceeded-duration": show_duration(since - LATE_TICKS * self._tick_s),
+                }
+                log.warning(LATE_HEARTBEAT, extra={"fields": fields})
 
     def _advance_first_ticks(self, until: float) -> None:
         """Once other members are connected, use up most of the first election timeout (semantics 14.2)."""
@@ -388,6 +437,8 @@ class Server:
                 self.raise_nospace()
         elif row is requests.LEASE_GRANT or row is requests.LEASE_REVOKE:
             self.leasing.changed(self.clock.time())
+            if outcome.error is None:
+                self._count_lease(outcome)
             if outcome.raise_nospace:
                 self.raise_nospace()
         elif row is requests.COMPACTION and outcome.error is None:
@@ -396,6 +447,13 @@ class Server:
             self._cluster_version_set()
         elif row is requests.DOWNGRADE_INFO_SET or row is requests.CLUSTER_MEMBER_ATTR_SET:
             self.versions.hurry()
+
+    def _count_lease(self, outcome: Outcome) -> None:
+        if outcome.row is requests.LEASE_GRANT:
+            self.metrics.lease_granted_total += 1
+            self.metrics.lease_ttl_seconds.observe(LeaseGrantResponse.FromString(outcome.body).TTL)
+        else:
+            self.metrics.lease_revoked_total += 1
 
     def _cluster_version_set(self) -> None:
         version, before = self.members.cluster_version, self._cluster_version

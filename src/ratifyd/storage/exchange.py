@@ -133,16 +133,14 @@ def import_image(path: str, target: str, *, check_digest: bool = True, fsync: bo
 
 
 def _rows_of(view: BackendView, bucket: bytes) -> OpenRows:
-    """Walks over a bucket of a view, in slices of rows or, for the small buckets of names, at once."""
+    """Walks over a bucket of a view in slices."""
 
     def rows() -> Iterator[list[Row]]:
-        limit = 0 if bucket in _LONG_KEYS else _SLICE_ROWS
-        start = _FIRST_KEY
-        while found := view.range(bucket, start, None, limit):
-            yield found
-            if len(found) != limit:
-                return
-            start = found[-1][0] + b"\0"
+        start: bytes | None = _FIRST_KEY
+        while start is not None:
+            found, start = view.scan(bucket, start, None, _SLICE_ROWS, _TURN_BYTES)
+            if found:
+                yield found
 
     return rows
 

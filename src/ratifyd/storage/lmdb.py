@@ -11,12 +11,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from time import sleep
+from time import perf_counter, sleep
 
 import lmdb
 
 from ratifyd import schema
-from ratifyd.ports import BackendView, Done, Rows, Worker
+from ratifyd.ports import BackendView, Done, Row, Rows, Scanned, Worker
 
 MAP_BYTES = 64 << 30
 """Address space set aside for the file, which itself only grows as it fills."""
@@ -43,7 +43,7 @@ class BackendBroken(Exception):
 class LmdbBackend:
     """`ports.Backend` over an LMDB file. Calls come from the loop; writing jobs run on the worker, in order."""
 
-    __slots__ = ("_closed", "_file", "_fsync", "_map_bytes", "_path", "_reading", "_worker", "_writing")
+    __slots__ = ("_closed", "_file", "_fsync", "_map_bytes", "_path", "_reading", "_worker", "_writing", "on_commit")
 
     def __init__(self, path: str, *, worker: Worker, map_bytes: int = MAP_BYTES, fsync: bool = True) -> None:
         """Open or create the file at `path`, with all buckets. Raises BackendInUse and BackendBroken."""
@@ -52,6 +52,8 @@ class LmdbBackend:
         self._map_bytes = map_bytes
         self._fsync = fsync
         self._closed = False
+        self.on_commit: Callable[[float, float], None] = lambda commit_s, flush_s: None
+        """Called on the loop with the duration of a commit, and of its last phase: writing out and syncing."""
         self._writing = _LmdbFile(path, map_bytes=map_bytes, fsync=fsync)
         self._reading = self._writing.read()
         self._writing.views += 1
@@ -64,9 +66,13 @@ class LmdbBackend:
         """Values of keys, in their order."""
         return self._reading.get_many(bucket, keys)
 
-    def range(self, bucket: bytes, start: bytes, end: bytes | None, limit: int = 0) -> list[tuple[bytes, bytes]]:
-        """Rows with start <= key < end in key order, at most `limit` when positive."""
-        return self._reading.range(bucket, start, end, limit)
+    def range(self, bucket: bytes, start: bytes, end: bytes | None) -> list[Row]:
+        """Rows with start <= key < end in key order."""
+        return self._reading.range(bucket, start, end)
+
+    def scan(self, bucket: bytes, start: bytes, end: bytes | None, rows: int, max_bytes: int) -> Scanned:
+        """The first `rows` rows of a range, fewer once their values come to `max_bytes`, and where to go on."""
+        return self._reading.scan(bucket, start, end, rows, max_bytes)
 
     def view(self) -> BackendView:
         """The current read transaction, kept until the view is closed. Costs nothing until a commit replaces it."""
@@ -80,7 +86,21 @@ class LmdbBackend:
 
     def commit(self, rows: Rows, done: Done) -> None:
         """Write a sealed batch in one transaction; visible from the moment `done` is called."""
-        self._exchange(lambda: self._writing.write(rows), done)
+        took = 0.0
+
+        def job() -> "_LmdbView":
+            nonlocal took
+            began = perf_counter()
+            view = self._writing.write(rows)
+            took = perf_counter() - began
+            return view
+
+        def committed(error: BaseException | None) -> None:
+            if error is None:
+                self.on_commit(took, self._writing.flush_s)
+            done(error)
+
+        self._exchange(job, committed)
 
     def defragment(self, done: Done) -> None:
         """Rewrite the file without its free pages; reads go on meanwhile, commits wait."""
@@ -97,6 +117,11 @@ class LmdbBackend:
     def size_in_use(self) -> int:
         """Bytes of the pages that hold data (etcd dbSizeInUse)."""
         return self._reading.size_in_use()
+
+    @property
+    def open_views(self) -> int:
+        """Read transactions that keep pages from being used again, the loop's own left out."""
+        return self._writing.views - 1
 
     def close(self) -> None:
         """Close the file. Call when the worker has no more jobs of ours; views must not be used any more."""
@@ -140,7 +165,7 @@ class LmdbBackend:
 class _LmdbFile:
     """One open LMDB environment and its buckets, with an advisory lock on the file."""
 
-    __slots__ = ("_broken", "_buckets", "_env", "_fsync", "_lock_fd", "_path", "views", "wanted")
+    __slots__ = ("_broken", "_buckets", "_env", "_fsync", "_lock_fd", "_path", "flush_s", "views", "wanted")
 
     def __init__(self, path: str, *, map_bytes: int, fsync: bool) -> None:
         self._path = path
@@ -148,6 +173,8 @@ class _LmdbFile:
         self.views = 0
         """Read transactions the loop knows of; the file is closed with the last one once it is not `wanted`."""
         self.wanted = True
+        self.flush_s = 0.0
+        """How long the last commit took to write out and sync what it had gathered."""
         self._broken = False
         self._lock_fd = _lock_file(path)
         try:
@@ -187,6 +214,8 @@ class _LmdbFile:
             for name in sorted(rows):
                 if rows[name]:
                     _write_bucket(txn, self._buckets[name], name, rows[name])
+            began = perf_counter()
+        self.flush_s = perf_counter() - began
         self._broken = False
         return self.read()
 
@@ -247,10 +276,10 @@ class _LmdbView:
         get, database = self._get, self._buckets[bucket]
         return [get(key, None, database) for key in keys]
 
-    def range(self, bucket: bytes, start: bytes, end: bytes | None, limit: int = 0) -> list[tuple[bytes, bytes]]:
+    def range(self, bucket: bytes, start: bytes, end: bytes | None) -> list[Row]:
         if bucket in _LONG_KEY_BUCKETS:
-            return self._range_of_names(bucket, start, end, limit)
-        found: list[tuple[bytes, bytes]] = []
+            return self._range_of_names(bucket, start, end)
+        found: list[Row] = []
         with self._txn.cursor(self._buckets[bucket]) as cursor:
             if not cursor.set_range(start):
                 return found
@@ -259,20 +288,36 @@ class _LmdbView:
                 if end is not None and row[0] >= end:
                     break
                 append(row)
-                if len(found) == limit:
-                    break
         return found
 
-    def _range_of_names(self, bucket: bytes, start: bytes, end: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+    def scan(self, bucket: bytes, start: bytes, end: bytes | None, rows: int, max_bytes: int) -> Scanned:
+        if bucket in _LONG_KEY_BUCKETS:
+            return self._range_of_names(bucket, start, end), None
+        found: list[Row] = []
+        with self._txn.cursor(self._buckets[bucket]) as cursor:
+            if not cursor.set_range(start):
+                return found, None
+            append = found.append
+            for row in cursor.iternext():
+                if end is not None and row[0] >= end:
+                    break
+                append(row)
+                rows -= 1
+                max_bytes -= len(row[1])
+                if rows <= 0 or max_bytes <= 0:
+                    return found, row[0] + b"\0"
+        return found, None
+
+    def _range_of_names(self, bucket: bytes, start: bytes, end: bytes | None) -> list[Row]:
         """Names sharing a long prefix lie in the order of their digests: the bucket is small, so sort it."""
-        rows: list[tuple[bytes, bytes]] = []
+        rows: list[Row] = []
         with self._txn.cursor(self._buckets[bucket]) as cursor:
             for key, value in cursor:
                 row = (key, value) if len(key) <= _PREFIX_BYTES else _decode_long(value)
                 if start <= row[0] and (end is None or row[0] < end):
                     rows.append(row)
         rows.sort()
-        return rows[:limit] if limit > 0 else rows
+        return rows
 
     def size_in_use(self) -> int:
         if not self._in_use:
@@ -285,13 +330,14 @@ class _LmdbView:
 class _PinnedView:
     """A caller's share of a read transaction."""
 
-    __slots__ = ("_shared", "get", "get_many", "range")
+    __slots__ = ("_shared", "get", "get_many", "range", "scan")
 
     def __init__(self, shared: _LmdbView) -> None:
         self._shared: _LmdbView | None = shared
         self.get = shared.get
         self.get_many = shared.get_many
         self.range = shared.range
+        self.scan = shared.scan
 
     def close(self) -> None:
         if self._shared is not None:

@@ -4,13 +4,13 @@ Rows change only when a commit is acknowledged on the loop, so what a crash leav
 Pinned views stay cheap: a commit saves the old rows it changes into each open view.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from operator import itemgetter
 
 from sortedcontainers import SortedDict
 
 from ratifyd import schema
-from ratifyd.ports import BackendView, Done, Rows, Worker
+from ratifyd.ports import BackendView, Done, Row, Rows, Scanned, Worker
 
 _ROW_OVERHEAD_BYTES = 16
 
@@ -43,19 +43,19 @@ class MemoryBackend:
         """Values of keys, in their order."""
         return list(map(self._buckets[bucket].get, keys))
 
-    def range(self, bucket: bytes, start: bytes, end: bytes | None, limit: int = 0) -> list[tuple[bytes, bytes]]:
-        """Rows with start <= key < end in key order, at most `limit` when positive."""
+    def range(self, bucket: bytes, start: bytes, end: bytes | None) -> list[Row]:
+        """Rows with start <= key < end in key order."""
         rows = self._buckets[bucket]
-        found: list[tuple[bytes, bytes]] = []
-        for key in rows.irange(start, end, inclusive=(True, False)):
-            found.append((key, rows[key]))
-            if len(found) == limit:
-                break
-        return found
+        return [(key, rows[key]) for key in rows.irange(start, end, inclusive=(True, False))]
+
+    def scan(self, bucket: bytes, start: bytes, end: bytes | None, rows: int, max_bytes: int) -> Scanned:
+        """The first `rows` rows of a range, fewer once their values come to `max_bytes`, and where to go on."""
+        table = self._buckets[bucket]
+        return _cut(((key, table[key]) for key in table.irange(start, end, inclusive=(True, False))), rows, max_bytes)
 
     def view(self) -> BackendView:
         """A view of the rows as they are now, until it is closed."""
-        view = _MemoryView(self, self._views.remove)
+        view = _MemoryView(self)
         self._views.append(view)
         return view
 
@@ -64,7 +64,7 @@ class MemoryBackend:
 
         def applied(_: None, error: BaseException | None) -> None:
             if error is None:
-                self._apply(rows)
+                self.write(rows)
             done(error)
 
         self._worker.submit(_nothing, applied)
@@ -84,7 +84,18 @@ class MemoryBackend:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _apply(self, batch: Rows) -> None:
+    def take(self, other: "MemoryBackend") -> None:
+        """Hold what another backend holds; views that are open stay as they are."""
+        old = MemoryBackend(self._worker)
+        old._buckets = self._buckets
+        for view in self._views:
+            view.move(old)
+        self._views = []
+        self._buckets = {name: SortedDict(rows) for name, rows in other._buckets.items()}
+        self._size = other._size
+
+    def write(self, batch: Rows) -> None:
+        """Apply rows at once."""
         for bucket, changes in batch.items():
             rows = self._buckets[bucket]
             for view in self._views:
@@ -105,10 +116,15 @@ class _MemoryView:
 
     __slots__ = ("_backend", "_closed", "_kept")
 
-    def __init__(self, backend: MemoryBackend, closed: "Callable[[_MemoryView], object]") -> None:
+    def __init__(self, backend: MemoryBackend) -> None:
         self._backend = backend
-        self._closed: Callable[[_MemoryView], object] | None = closed
+        self._closed = False
         self._kept: dict[bytes, dict[bytes, bytes | None]] = {}
+
+    def move(self, backend: MemoryBackend) -> None:
+        """Look at another backend, which holds the same rows."""
+        self._backend = backend
+        backend._views.append(self)
 
     def keep(self, bucket: bytes, rows: SortedDict, keys: Iterable[bytes]) -> None:
         """Remember what `keys` were before a commit, unless an earlier one changed them already."""
@@ -126,10 +142,10 @@ class _MemoryView:
     def get_many(self, bucket: bytes, keys: Iterable[bytes]) -> list[bytes | None]:
         return [self.get(bucket, key) for key in keys]
 
-    def range(self, bucket: bytes, start: bytes, end: bytes | None, limit: int = 0) -> list[tuple[bytes, bytes]]:
+    def range(self, bucket: bytes, start: bytes, end: bytes | None) -> list[Row]:
         kept = self._kept.get(bucket)
         if not kept:
-            return self._backend.range(bucket, start, end, limit)
+            return self._backend.range(bucket, start, end)
         found = [row for row in self._backend.range(bucket, start, end) if row[0] not in kept]
         found += [
             (key, value)
@@ -137,12 +153,26 @@ class _MemoryView:
             if value is not None and start <= key and (end is None or key < end)
         ]
         found.sort(key=itemgetter(0))
-        return found[:limit] if limit > 0 else found
+        return found
+
+    def scan(self, bucket: bytes, start: bytes, end: bytes | None, rows: int, max_bytes: int) -> Scanned:
+        return _cut(self.range(bucket, start, end), rows, max_bytes)
 
     def close(self) -> None:
-        if self._closed is not None:
-            self._closed(self)
-            self._closed = None
+        if not self._closed:
+            self._closed = True
+            self._backend._views.remove(self)
+
+
+def _cut(found: Iterable[Row], rows: int, max_bytes: int) -> Scanned:
+    """What `BackendView.scan` answers of the rows of a range."""
+    taken: list[Row] = []
+    for row in found:
+        taken.append(row)
+        max_bytes -= len(row[1])
+        if len(taken) >= rows or max_bytes <= 0:
+            return taken, row[0] + b"\0"
+    return taken, None
 
 
 def _nothing() -> None:

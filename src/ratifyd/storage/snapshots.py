@@ -5,12 +5,15 @@ the next older one is used. Every call blocks: run it on a worker. Does not know
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from time import perf_counter
+from typing import NamedTuple
 
 from ratifyd.formats.snap import SnapCorrupt, decode_snap, encode_snap
-from ratifyd.ports import Disk
+from ratifyd.ports import Disk, Done, Worker
 from ratifyd.raft.codec import DecodeError, decode_snapshot, encode_snapshot
 from ratifyd.raft.messages import Snapshot, SnapshotMeta
+from ratifyd.storage.wal import Wal
 
 _SUFFIX = ".snap"
 _log = logging.getLogger("ratifyd.storage")
@@ -26,6 +29,14 @@ def received_name(index: int) -> str:
     return f"{index:016x}.snap.db"
 
 
+class SaveTimes(NamedTuple):
+    """Seconds that saving a snapshot took, as a whole and two parts of it."""
+
+    encode_s: float
+    sync_s: float
+    total_s: float
+
+
 class SnapshotFiles:
     """The .snap files of one directory."""
 
@@ -36,21 +47,27 @@ class SnapshotFiles:
         self._directory = directory
         self._fsync = fsync
 
-    def save(self, snapshot: Snapshot) -> None:
+    def save(self, snapshot: Snapshot) -> SaveTimes:
         """Store a snapshot durably. Record it in the WAL next: until then it does not count."""
+        began = perf_counter()
+        data = encode_snap(encode_snapshot(snapshot))
+        encoded = perf_counter()
         path = f"{self._directory}/{snapshot_name(snapshot.meta)}"
         unfinished = f"{self._directory}/tmp.{snapshot_name(snapshot.meta)}"
         file = self._disk.open(unfinished, create=True)
         try:
             file.truncate(0)
-            file.pwrite(encode_snap(encode_snapshot(snapshot)), 0)
+            file.pwrite(data, 0)
+            written = perf_counter()
             if self._fsync:
                 file.datasync()
+            synced = perf_counter()
         finally:
             file.close()
         self._disk.rename(unfinished, path)
         if self._fsync:
             self._disk.sync_dir(self._directory)
+        return SaveTimes(encoded - began, synced - written, perf_counter() - began)
 
     def load_newest(self, named_by_wal: Collection[SnapshotMeta]) -> Snapshot | None:
         """The newest readable snapshot the log names by index and term; None when there is none."""
@@ -87,3 +104,57 @@ class SnapshotFiles:
             return decode_snapshot(decode_snap(file.pread(file.size(), 0)))
         finally:
             file.close()
+
+
+def _untold(_times: SaveTimes) -> None:
+    """Nobody measures."""
+
+
+class SnapshotStore:
+    """Saves snapshots off the loop: the file first, then its record in the log. Its calls do not block."""
+
+    __slots__ = ("_files", "_keep_files", "_keep_segments", "_saved", "_wal", "_worker")
+
+    def __init__(
+        self,
+        files: SnapshotFiles,
+        wal: Wal,
+        worker: Worker,
+        *,
+        keep_files: int,
+        keep_segments: int,
+        saved: Callable[[SaveTimes], None] = _untold,
+    ) -> None:
+        """0 files or segments to keep: all of them. `saved` is told how long each file took."""
+        self._files = files
+        self._wal = wal
+        self._worker = worker
+        self._keep_files = keep_files
+        self._keep_segments = keep_segments
+        self._saved = saved
+
+    def save(self, snapshot: Snapshot, done: Done) -> None:
+        """Make a snapshot durable."""
+
+        def saved(times: SaveTimes | None, error: BaseException | None) -> None:
+            if times is not None:
+                self._saved(times)
+            if error is not None:
+                done(error)
+            elif self._wal.save_snapshot(snapshot.meta, done):
+                done(None)
+
+        self._worker.submit(lambda: self._files.save(snapshot), saved)
+
+    def release(self, index: int) -> None:
+        """Delete what no restart and no follower will ask for again."""
+        self._wal.release_to(index)
+        if self._keep_segments:
+            self._wal.purge(self._keep_segments)
+        if self._keep_files:
+            self._worker.submit(lambda: self._files.purge(self._keep_files), _purged)
+
+
+def _purged(_result: None, error: BaseException | None) -> None:
+    if error is not None:
+        _log.warning("failed to purge snapshot files", extra={"fields": {"error": str(error)}})

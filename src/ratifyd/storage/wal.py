@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Protocol
 
+from ratifyd.config.values import show_duration
 from ratifyd.ports import Disk, Done, File, Worker
 from ratifyd.raft.codec import encode_entries, encode_hard_state
 from ratifyd.raft.messages import Entry, HardState, SnapshotMeta
@@ -35,6 +36,8 @@ from ratifyd.storage.walsegments import SegmentLocked, SegmentWriter
 SEGMENT_BYTES = 64_000_000
 DEFERRED_BYTES = 1 << 20
 """Bytes that need no sync are written at the latest when so many wait."""
+WARN_SYNC_S = 1.0
+"""A sync that takes longer is logged (etcd warnSyncDuration)."""
 
 _log = logging.getLogger("ratifyd.storage")
 
@@ -54,6 +57,9 @@ class WalMetrics(Protocol):
 
     @property
     def wal_fsync_seconds(self) -> Histogram: ...
+
+    @property
+    def wal_write_seconds(self) -> Histogram: ...
 
 
 class _Flight:
@@ -376,10 +382,15 @@ class Wal:
 
     def _note(self, flight: _Flight, seconds: float, *, in_place: bool) -> None:
         self._policy.note(seconds, in_place=in_place)
+        synced = self._writer.fsync
         metrics = self._metrics
         if metrics is not None:
             metrics.wal_write_bytes += flight.size
-            metrics.wal_fsync_seconds.observe(seconds)
+            # One call to the kernel writes and syncs: its time counts as the sync's, unless there is none.
+            (metrics.wal_fsync_seconds if synced else metrics.wal_write_seconds).observe(seconds)
+        if seconds > WARN_SYNC_S and synced:
+            fields = {"took": show_duration(seconds), "expected-duration": show_duration(WARN_SYNC_S)}
+            _log.warning("slow fdatasync", extra={"fields": fields})
 
     def _fail(self, flight: _Flight, error: BaseException | None) -> None:
         self._failed = error = error or WalFailed("the log is closed")

@@ -27,13 +27,13 @@ class SegmentWriter:
     __slots__ = (
         "_directory",
         "_disk",
-        "_fsync",
         "_offset",
         "_segment_bytes",
         "_segments",
         "_spare",
         "_spares_made",
         "_write_at",
+        "fsync",
         "intact",
     )
 
@@ -52,7 +52,7 @@ class SegmentWriter:
         self._directory = directory
         self._segments = segments
         self._offset = offset
-        self._fsync = fsync
+        self.fsync = fsync
         self._segment_bytes = segment_bytes
         self._spare: tuple[str, File] | None = None
         self._spares_made = 0
@@ -87,7 +87,7 @@ class SegmentWriter:
             file.truncate(self._offset)
         if file.size() < self._segment_bytes:
             file.allocate(self._segment_bytes)
-            if self._fsync:
+            if self.fsync:
                 file.datasync()
 
     def write(self, data: bytes) -> None:
@@ -102,7 +102,7 @@ class SegmentWriter:
         self.intact = False
         tail = self._segments[-1][1]
         tail.truncate(self._offset)
-        if self._fsync:
+        if self.fsync:
             tail.datasync()
         if self._spare is None:
             self.prepare_spare()
@@ -110,10 +110,10 @@ class SegmentWriter:
         path, file = self._spare
         self._spare = None
         file.pwrite(head, 0)
-        if self._fsync:
+        if self.fsync:
             file.datasync()
         self._disk.rename(path, f"{self._directory}/{name}")
-        if self._fsync:
+        if self.fsync:
             self._disk.sync_dir(self._directory)
         self._segments.append((name, file))
         self._write_at = self._writing(file)
@@ -158,7 +158,7 @@ class SegmentWriter:
                 removed = True
             finally:
                 file.close()
-        if removed and self._fsync:
+        if removed and self.fsync:
             self._disk.sync_dir(self._directory)
 
     def close(self) -> None:
@@ -172,7 +172,7 @@ class SegmentWriter:
             self._spare = None
 
     def _writing(self, file: File) -> Callable[[bytes, int], None]:
-        if not self._fsync:
+        if not self.fsync:
             return file.pwrite
         if isinstance(file, _SyncingFile):
             return file.pwrite_datasync

@@ -3,7 +3,7 @@
 Calls on streams that no longer exist are ignored: the client gave them up meanwhile.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from struct import Struct
 
 from ratifyd.wire import frames
@@ -27,13 +27,15 @@ class AnsweringConnection(Http2Connection):
 
     def reply(self, stream_id: int, message: bytes) -> None:
         """Answer a call with one message and status OK."""
-        size = len(message) + 5
+        length = len(message)
+        size = length + 5
         if self._streams.get(stream_id) is WHOLE and size <= self._reply_room and size <= self._send_window:
             del self._streams[stream_id]
             self._send_window -= size
             self._forgive_pings = True
+            self.sent_bytes += length
             self._out += (
-                _reply_start(_HEADERS_START, stream_id, RESPONSE_BLOCK, size << 8, 0, stream_id, 0, size - 5),
+                _reply_start(_HEADERS_START, stream_id, RESPONSE_BLOCK, size << 8, 0, stream_id, 0, length),
                 message,
                 _reply_end(_TRAILERS_START, stream_id, OK_BLOCK),
             )
@@ -55,6 +57,7 @@ class AnsweringConnection(Http2Connection):
         if not stream.headers_sent:
             self._send_headers(stream)
         size = len(message) + 5
+        self.sent_bytes += size - 5
         if size <= stream.window and size <= self._send_window and size <= self._peer_frame_bytes and not stream.queue:
             stream.window -= size
             self._send_window -= size
@@ -63,6 +66,18 @@ class AnsweringConnection(Http2Connection):
             self._out.append(message)
         else:
             self._send_payload(stream, frames.MESSAGE_PREFIX.pack(0, size - 5) + message)
+
+    def reply_parts(self, stream_id: int, parts: Sequence[bytes]) -> None:
+        """As `reply` with the parts joined, which they are not."""
+        stream = self._sendable(stream_id)
+        if stream is None:
+            return
+        if not stream.headers_sent:
+            self._send_headers(stream)
+        self._send_payload(stream, frames.MESSAGE_PREFIX.pack(0, sum(map(len, parts))))
+        for part in parts:
+            self._send_payload(stream, part)
+        self.finish(stream_id)
 
     def finish(self, stream_id: int) -> None:
         """End a call with status OK, after what is queued."""

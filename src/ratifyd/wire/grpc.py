@@ -110,7 +110,7 @@ class GrpcConnection(AnsweringConnection):
         cached = self._blocks.get
         max_word = self.limits.max_frame_bytes << 8 | 0xFF
         max_message = self.limits.max_message_bytes
-        received = 0
+        received = messages = 0
         end = len(data)
         while pos + 9 <= end:
             word, flags, stream_id = _frame_header(data, pos)
@@ -139,6 +139,7 @@ class GrpcConnection(AnsweringConnection):
                         here = flags == 1 and other_id == stream_id and pos <= end and word <= max_word
                         if exact and here and (head.content_length < 0 or head.content_length == size + 5):
                             received += size + 5
+                            messages += 1
                             streams[stream_id] = WHOLE
                             events.append(Call(stream_id, head, data[stop + 14 : pos]))
                             continue
@@ -153,6 +154,7 @@ class GrpcConnection(AnsweringConnection):
                     exact = word == size + 5 << 8 and size <= max_message and not compressed
                     if exact and (stream.content_length < 0 or stream.content_length == size + 5):
                         received += size + 5
+                        messages += 1
                         streams[stream_id] = WHOLE
                         events.append(Call(stream_id, stream, data[start + 5 : stop]))
                         continue
@@ -160,6 +162,7 @@ class GrpcConnection(AnsweringConnection):
             if self.closed:
                 break
         self._received += received
+        self.received_bytes += received - 5 * messages
         return pos
 
     def _uncached_head(self, stream_id: int, block: bytes) -> Head | None:
@@ -480,6 +483,7 @@ class GrpcConnection(AnsweringConnection):
             buffer += content[pos:]
 
     def _take_message(self, stream: Stream, message: bytes) -> None:
+        self.received_bytes += len(message)
         if stream.fresh:
             if stream.held is None:
                 stream.held = message

@@ -61,6 +61,8 @@ class Http2Connection:
         "closed",
         "draining",
         "limits",
+        "received_bytes",
+        "sent_bytes",
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -69,6 +71,9 @@ class Http2Connection:
         """Nothing more will be read; close the transport once the output is written."""
         self.draining = False
         """The final GOAWAY is out: no new streams, `closed` when the open ones end."""
+        self.received_bytes = 0
+        """Bytes of gRPC messages, without prefixes; who counts resets them."""
+        self.sent_bytes = 0
         self._now = 0.0
         self._out: list[bytes] = []
         self._events: list[Event] = []
@@ -167,6 +172,10 @@ class Http2Connection:
         if self._drop(stream_id) is not None:
             self._out.append(frames.rst_stream_frame(stream_id, code))
             self._remember_reset(stream_id)
+
+    def is_open(self, stream_id: int) -> bool:
+        """Whether a stream has not been answered to its end, nor reset."""
+        return stream_id in self._streams
 
     def queued_bytes(self, stream_id: int) -> int:
         """Bytes of a stream not yet sent for lack of window."""

@@ -179,7 +179,8 @@ def test_a_change_between_checking_and_answering(member: Member) -> None:
 
 
 def test_a_long_range_ends_when_users_change(member: Member, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ratifyd.api.kv.SLICE_KEYS", 2)
+    for name in ("ratifyd.api.kv.SLICE_KEYS", "ratifyd.apply.ranges.SLICE_KEYS", "ratifyd.apply.ranges.LONG_KEYS"):
+        monkeypatch.setattr(name, 2)
     learn(member)
     token = f"{LETTERS}.1"
     for number in range(9):

@@ -18,22 +18,11 @@ from ratifyd.proto.rpc_pb2 import (
     WatchRequest,
     WatchResponse,
 )
-from tests.support_client import (
-    ACK,
-    DATA,
-    END_STREAM,
-    GOAWAY,
-    KEEP_ALIVE,
-    KV,
-    PING,
-    WATCH,
-    Client,
-    frame,
-    wrap,
-)
+from simulation.http2 import ACK, DATA, END_STREAM, GOAWAY, PING, frame, wrap
+from tests.support_client import KEEP_ALIVE, KV, WATCH, Client
 from tests.support_member import Member
 
-CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 1, 2, 4, 12, 13, 14
+CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 1, 2, 4, 11, 12, 13, 14
 RANGE = RangeRequest(key=b"k").SerializeToString()
 COUNT = RangeRequest(key=b"a", range_end=b"z", count_only=True).SerializeToString()
 WATCH_K = WatchRequest(create_request=WatchCreateRequest(key=b"k"))
@@ -427,10 +416,11 @@ def test_every_request_is_counted_once(client: Client) -> None:
     client.call(KV + "Range", RANGE)
     client.call(KV + "Range", b"\xff\xff")
     client.half_close(client.open(KV + "Range"))
+    client.call(KV + "Range", RangeRequest(key=b"k", revision=99))
     rpc = client.member.metrics.rpcs[b"/etcdserverpb.KV/Range"]
-    assert rpc.served + sum(rpc.handled) == 3
-    assert rpc.served + rpc.started == 3
-    assert (rpc.handled[INTERNAL], rpc.handled[UNKNOWN]) == (1, 1)
+    # What is no such message, or none at all, is not counted, as in etcd.
+    assert (rpc.served, rpc.started, rpc.received, sum(rpc.handled)) == (1, 1, 1, 1)
+    assert rpc.handled[OUT_OF_RANGE] == 1
     stream_id = client.open(KEEP_ALIVE, LeaseKeepAliveRequest(ID=1))
     client.half_close(stream_id)
     assert client.answer(stream_id).parse(LeaseKeepAliveResponse)[0].TTL == 0
@@ -449,3 +439,39 @@ def test_a_watch_sent_whole_stays_open(client: Client) -> None:
     answered = client.answer(stream_id)
     assert [len(each.events) for each in answered.parse(WatchResponse)] == [0, 1]
     assert not answered.ended
+
+
+def test_clients_are_known_by_their_version(client: Client) -> None:
+    rpc = client.member.metrics.rpcs[b"/etcdserverpb.KV/Range"]
+    for _ in range(2):
+        assert client.call(KV + "Range", RANGE, client_api_version="3.5").status == 0
+    assert client.call(KV + "Range", RANGE).status == 0
+    assert (rpc.served, rpc.of_version("3.5").served) == (1, 2)
+    for path in (KV + "Range", WATCH):
+        answered = client.call(path, client_api_version=b"\xff")  # type: ignore[arg-type]
+        assert (answered.status, answered.message) == (3, "etcdserver: invalid client api version")
+
+
+def test_bytes_of_messages_are_counted(client: Client) -> None:
+    put = PutRequest(key=b"k", value=b"v" * 100).SerializeToString()
+    metrics = client.member.metrics
+    for size in (len(put), 7, 7):  # whole, and in pieces
+        before = metrics.client_received_bytes_total, metrics.client_sent_bytes_total
+        if size == 7:
+            stream_id = client.open(KV + "Put")
+            data = frame(DATA, END_STREAM, stream_id, wrap(put))
+            for at in range(0, len(data), size):
+                client.send(data[at : at + size])
+        else:
+            stream_id = client.begin(KV + "Put", put)
+        (answer,) = client.answer(stream_id).messages
+        assert metrics.client_received_bytes_total - before[0] == len(put)
+        assert metrics.client_sent_bytes_total - before[1] == len(answer)
+
+
+def test_broken_requests_on_streams_are_counted(client: Client) -> None:
+    for path, label in ((WATCH, "watch"), (KEEP_ALIVE, "lease-keepalive")):
+        assert client.call(path, b"\xff\xff").status == INTERNAL
+        assert client.member.metrics.stream_failures_total["receive", label] == 1
+        rpc = client.member.metrics.rpcs[path.encode()]
+        assert (rpc.started, rpc.received, rpc.handled[INTERNAL]) == (1, 0, 1)

@@ -8,11 +8,11 @@ import pytest
 
 from ratifyd.api.calls import MAX_QUEUED_BYTES
 from ratifyd.api.http import HttpPages
-from ratifyd.api.kv import SLICE_KEYS, STALL_TIMEOUT_S, STREAM_FIRST_KEYS
+from ratifyd.api.kv import STALL_TIMEOUT_S, STREAM_FIRST_KEYS
 from ratifyd.api.lease import MAX_PENDING_RENEWALS
 from ratifyd.api.maintenance import MAX_HASHES
 from ratifyd.apply import requests
-from ratifyd.apply.kv import range_body
+from ratifyd.apply.ranges import LONG_KEYS, range_body
 from ratifyd.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse
 from ratifyd.proto.rpc_pb2 import (
     CORRUPT,
@@ -131,8 +131,8 @@ def test_lease_questions(client: Client) -> None:
 # --- long ranges
 
 
-@pytest.mark.parametrize("count", [SLICE_KEYS - 1, SLICE_KEYS, SLICE_KEYS + 1, 3 * SLICE_KEYS + 7])
-@pytest.mark.parametrize("limit", [0, -5, 1, SLICE_KEYS + 1, 2 * SLICE_KEYS, 100_000])
+@pytest.mark.parametrize("count", [LONG_KEYS - 1, LONG_KEYS, LONG_KEYS + 1, 3 * LONG_KEYS + 7])
+@pytest.mark.parametrize("limit", [0, -5, 1, LONG_KEYS + 1, 2 * LONG_KEYS, 100_000])
 def test_a_sliced_range_is_the_plain_answer(member: Member, count: int, limit: int) -> None:
     fill(member, count)
     client = Client(member)
@@ -146,7 +146,7 @@ def test_a_sliced_range_is_the_plain_answer(member: Member, count: int, limit: i
 
 
 def test_a_sliced_range_is_of_one_revision_and_lets_others_through(member: Member) -> None:
-    fill(member, 5 * SLICE_KEYS)
+    fill(member, 5 * LONG_KEYS)
     client = Client(member)
     client.allow(0, 1 << 28)
     expected = member.server.header() + range_body(member.state.store, ALL)
@@ -161,13 +161,13 @@ def test_a_sliced_range_is_of_one_revision_and_lets_others_through(member: Membe
     while member.state.store._pins:
         assert member.clock.run_one()
         writes = member.state.store.revision
-    assert writes == 5 * SLICE_KEYS + 2  # the deletion took place in between
+    assert writes == 5 * LONG_KEYS + 2  # the deletion took place in between
     assert client.answer(stream_id).messages == [expected]
     assert client.ask(KV + "Range", ALL, RangeResponse).count == 0
 
 
 def test_a_long_range_of_a_member_that_stops(member: Member) -> None:
-    fill(member, 3 * SLICE_KEYS)
+    fill(member, 3 * LONG_KEYS)
     client = Client(member)
     stream_id = client.begin(KV + "Range", ALL)
     while not member.state.store._pins:
@@ -175,7 +175,7 @@ def test_a_long_range_of_a_member_that_stops(member: Member) -> None:
     member.server.stop()
     answered = client.answer(stream_id)
     assert (answered.status, answered.message) == (UNAVAILABLE, "etcdserver: server stopped")
-    assert member.state.store._pins == 0
+    assert member.state.store._pins == []
 
 
 # --- RangeStream
@@ -190,8 +190,8 @@ def chunks(client: Client, request: RangeRequest, window: int = 1 << 28) -> list
     return [each.range_response for each in answered.parse(RangeStreamResponse)]
 
 
-@pytest.mark.parametrize("limit", [0, 1, STREAM_FIRST_KEYS, 500, 2 * SLICE_KEYS + 3, 10**6])
-@pytest.mark.parametrize("count", [0, 1, STREAM_FIRST_KEYS + 1, 2 * SLICE_KEYS + 3])
+@pytest.mark.parametrize("limit", [0, 1, STREAM_FIRST_KEYS, 500, 2 * LONG_KEYS + 3, 10**6])
+@pytest.mark.parametrize("count", [0, 1, STREAM_FIRST_KEYS + 1, 2 * LONG_KEYS + 3])
 def test_the_chunks_together_are_the_range(count: int, limit: int) -> None:
     member = Member(max_request_bytes=10_000).start()
     fill(member, count, 300)
@@ -211,8 +211,8 @@ def test_the_chunks_together_are_the_range(count: int, limit: int) -> None:
 @pytest.mark.parametrize("max_request_bytes", [50_000, 1_500_000])
 def test_a_stream_goes_as_fast_as_its_reader(max_request_bytes: int) -> None:
     member = Member(max_request_bytes=max_request_bytes).start()
-    fill(member, 6 * SLICE_KEYS, 1500)
-    most = MAX_QUEUED_BYTES + SLICE_KEYS * 1600 + max_request_bytes
+    fill(member, 6 * LONG_KEYS, 1500)
+    most = MAX_QUEUED_BYTES + LONG_KEYS * 1600 + max_request_bytes
     client = Client(member, window=0)
     stream_id = client.begin(KV + "RangeStream", ALL)
     member.settle()
@@ -228,28 +228,28 @@ def test_a_stream_goes_as_fast_as_its_reader(max_request_bytes: int) -> None:
     answered = client.streams[stream_id]
     assert answered.status == 0
     kvs = [kv for each in answered.parse(RangeStreamResponse) for kv in each.range_response.kvs]
-    assert len(kvs) == 6 * SLICE_KEYS
+    assert len(kvs) == 6 * LONG_KEYS
     assert kvs[0].value != b"later"
-    assert member.state.store._pins == 0
+    assert member.state.store._pins == []
 
 
 @pytest.mark.parametrize("how", ["reset", "lost", "stalled"])
 def test_a_stream_nobody_reads_lets_go(member: Member, how: str) -> None:
     """Compaction waits for it, so it must not last for ever."""
-    fill(member, 3 * SLICE_KEYS, 3000)
+    fill(member, 3 * LONG_KEYS, 3000)
     client = Client(member, window=0)
     stream_id = client.begin(KV + "RangeStream", ALL)
     member.settle()
-    assert member.state.store._pins == 1
+    assert member.state.store._pins != []
     if how == "reset":
         client.reset(stream_id)
     elif how == "lost":
         client.session.closed()
     else:
         member.clock.advance(STALL_TIMEOUT_S - 1)
-        assert member.state.store._pins == 1
+        assert member.state.store._pins != []
         member.clock.advance(2)
-    assert member.state.store._pins == 0
+    assert member.state.store._pins == []
 
 
 def test_what_a_stream_refuses(client: Client) -> None:
@@ -297,7 +297,7 @@ def test_hashes(client: Client) -> None:
 
 def test_only_so_many_hashes_at_a_time(member: Member) -> None:
     """Each pins a view of the backend, of which there are not so many; a crowd of them must not end the member."""
-    fill(member, 3 * SLICE_KEYS)
+    fill(member, 3 * LONG_KEYS)
     client = Client(member)
     streams = [client.begin(MAINTENANCE + "Hash", HashRequest()) for _ in range(2 * MAX_HASHES)]
     member.settle()
@@ -370,7 +370,9 @@ def test_too_many_operations_and_the_empty_txn(client: Client) -> None:
 class Browser:
     def __init__(self, member: Member, *, client: bool = True) -> None:
         self.member = member
-        self.pages = HttpPages(member.server, lambda: b"metrics", client=client)
+        self.pages = HttpPages(
+            member.server, lambda: b"metrics", (lambda: {"cmdline": ["ratifyd"]}) if client else None
+        )
         self.answers: list[tuple[int, dict[str, str], bytes]] = []
 
     def get(self, path: str, query: str = "", method: str = "GET") -> tuple[int, dict[str, str], bytes]:

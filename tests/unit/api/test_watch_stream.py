@@ -19,7 +19,8 @@ from ratifyd.proto.rpc_pb2 import (
     WatchRequest,
     WatchResponse,
 )
-from tests.support_client import SETTINGS, WATCH, WINDOW_UPDATE, Client, frame
+from simulation.http2 import SETTINGS, WINDOW_UPDATE, frame
+from tests.support_client import WATCH, Client
 from tests.support_member import Member
 
 BIG = 1 << 30

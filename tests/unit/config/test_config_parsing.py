@@ -209,7 +209,23 @@ def test_former_names() -> None:
     )
     for former in formers():
         assert former.feature or former.successor in {row.flag for row in options()}
-    assert "feature-gates=InitialCorruptCheck" in refusal("--experimental-initial-corrupt-check")
+    gates = settings("--experimental-stop-grpc-service-on-defrag").features
+    assert gates["StopGRPCServiceOnDefrag"] and not gates["SetMemberLocalAddr"]
+
+
+def test_corruption_checks_in_both_spellings() -> None:
+    for gates in (
+        settings("--experimental-initial-corrupt-check", "--experimental-compact-hash-check-enabled=true"),
+        settings("--feature-gates=InitialCorruptCheck=true,CompactHashCheck=true"),
+        settings(ETCD_EXPERIMENTAL_INITIAL_CORRUPT_CHECK="true", ETCD_EXPERIMENTAL_COMPACT_HASH_CHECK_ENABLED="1"),
+    ):
+        assert gates.features["InitialCorruptCheck"] and gates.features["CompactHashCheck"]
+    for prefix in ("experimental-", ""):
+        config = settings(f"--{prefix}corrupt-check-time=1h", f"--{prefix}compact-hash-check-time=90s")
+        assert (config.corrupt_check_time_s, config.compact_hash_check_time_s) == (3600, 90)
+    defaults = settings()
+    assert (defaults.corrupt_check_time_s, defaults.compact_hash_check_time_s) == (0, 60)
+    assert not defaults.features["InitialCorruptCheck"] and not defaults.features["CompactHashCheck"]
 
 
 def test_ignored_flags() -> None:

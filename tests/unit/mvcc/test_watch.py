@@ -5,7 +5,7 @@ from pytest import mark
 from ratifyd.keys import KeyRange
 from ratifyd.mvcc.buffer import WriteBuffer
 from ratifyd.mvcc.store import Store
-from ratifyd.mvcc.watch import WatchHub
+from ratifyd.mvcc.watch import MAX_EVENTS_PER_PASS, WatchHub
 from ratifyd.proto.kv_pb2 import Event
 from ratifyd.storage.memory import MemoryBackend
 
@@ -226,3 +226,42 @@ def test_previous_values_are_those_before_the_revision():
             (Event.DELETE, b"a", 2),
             (Event.DELETE, b"a1", 0),
         ]
+
+
+def test_one_pass_offers_no_more_than_its_limits():
+    """Hundreds of watchers of the same keys would otherwise get hundreds of copies of a thousand events at once."""
+    store, hub = make()
+    for number in range(300):
+        with store.write() as txn:
+            for key in (b"a", b"b"):
+                txn.put(key, b"%d" % number)
+    sinks = [Collector() for _ in range(200)]
+    for sink in sinks:
+        hub.add(KeyRange(b"a", b"c"), 2, sink=sink)
+    passes, offered = 0, 0
+    more = True
+    while more:
+        more = hub.catch_up()
+        total = sum(len(events) for sink in sinks for _, events in sink.offers)
+        assert total - offered <= MAX_EVENTS_PER_PASS + 200 * 52
+        passes, offered = passes + 1, total
+    assert offered == 200 * 600 and passes > 5
+    for sink in sinks:
+        assert all(len(events) % 2 == 0 for _, events in sink.offers), "a revision was torn apart"
+        assert [event for _, events in sink.offers for event in events] == [
+            event for _, events in sinks[0].offers for event in events
+        ]
+
+
+def test_one_pass_reads_no_more_than_its_limits():
+    store, hub = make()
+    for _ in range(20):
+        with store.write() as txn:
+            txn.put(b"a", bytes(1_000_000))
+    sink = Collector()
+    hub.add(KeyRange(b"a", b"b"), 2, sink=sink)
+    passes = 1
+    while hub.catch_up():
+        passes += 1
+    assert 4 <= passes <= 6
+    assert sum(len(events) for _, events in sink.offers) == 20

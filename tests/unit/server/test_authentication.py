@@ -7,7 +7,7 @@ from ratifyd.auth.passwords import encode_hash, hash_password
 from ratifyd.errors import AuthFailed, AuthNotEnabled, PasswordTooLong, RequestTooManyRequests, Stopped
 from ratifyd.proto import rpc_pb2
 from ratifyd.server import authentication
-from tests.support_disk import StepWorker
+from simulation.disk import StepWorker
 from tests.support_member import Member, Waiter
 
 

@@ -56,6 +56,23 @@ def test_short_periods_compact_once_a_period() -> None:
     assert asked.asked == [(10.0, 1), (20.0, 10), (30.0, 20), (40.0, 30)]
 
 
+@pytest.mark.parametrize("period_s", [5.0, 59 * 60.0, HOUR, 24 * HOUR])
+def test_late_ticks_shift_nothing(period_s: float) -> None:
+    """Ticks come a little late, each by another while; compactions are a period, then an hour at most apart."""
+    asked = Asked("periodic", period_s)
+    interval_s = min(period_s, HOUR)
+    late = 0.0
+    while asked.now < asked.start + period_s + 5.5 * interval_s:
+        late = (late + 0.037) % 0.1
+        asked.compactor.tick(asked.now + late * interval_s / 60, leading=True)
+        asked.revision += 1
+        asked.now += interval_s / 600
+    times = [minute * 60 for minute, _ in asked.asked]
+    assert len(times) == 6
+    for number, time in enumerate(times):
+        assert time == pytest.approx(period_s + number * interval_s, abs=interval_s / 100 + 6)
+
+
 def test_periodic_skips_what_did_not_move() -> None:
     asked = Asked("periodic", HOUR)
     asked.run(61, growth=0)

@@ -333,3 +333,25 @@ def test_without_a_leader_everything_ends_in_time() -> None:
     assert not member.server.proposals.queued
     assert not member.server.reads.queued
     assert not member.failures
+
+
+@pytest.mark.parametrize(("gates", "left"), [("", 1000), ("LeaseCheckpoint=true,LeaseCheckpointPersist=true", 700)])
+def test_the_rest_of_a_lease_outlives_a_change_of_leader_with_checkpoints(gates: str, left: int) -> None:
+    """Semantics 8.18, 8.19: by default a new leader gives every lease its whole time again."""
+    member = Member(feature_gates=gates).start()
+    grant(member, ttl=1000)
+    member.clock.advance(303)
+    lease = member.state.leases.leases[1]
+    assert member.server.leasing.remaining_s(lease, member.clock.now) == pytest.approx(697, abs=1)
+    member.server.leasing.promote(member.clock.now)
+    extended = member.config.election_timeout_ms / 1000
+    assert member.server.leasing.remaining_s(lease, member.clock.now) == pytest.approx(left + extended, abs=0.5)
+    again = member.restart()
+    lease = again.state.leases.leases[1]
+    assert again.server.leasing.remaining_s(lease, again.clock.now) == pytest.approx(left + extended, abs=0.5)
+    answers: list[int] = []
+    again.server.leasing.renew(1, again.clock.now, answers.append)
+    again.settle()
+    assert answers == [1000]
+    again.server.leasing.promote(again.clock.now)
+    assert again.server.leasing.remaining_s(lease, again.clock.now) == pytest.approx(1000 + extended, abs=0.5)

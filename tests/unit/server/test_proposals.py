@@ -15,7 +15,7 @@ from ratifyd.errors import (
 from ratifyd.proto.rpc_pb2 import PutRequest
 from ratifyd.raft.messages import ConfChange, ConfChangeKind
 from ratifyd.server.proposals import MAX_GAP, Proposals, RequestIds
-from tests.support_clock import SimClock
+from simulation.clock import SimClock
 from tests.support_member import Waiter
 
 BODY = PutRequest(key=b"k", value=b"v").SerializeToString()

@@ -7,7 +7,7 @@ import pytest
 from ratifyd.errors import EtcdError, LeaderChanged, Stopped, Timeout
 from ratifyd.schema import decode_u64
 from ratifyd.server.reads import RETRY_S, Reads
-from tests.support_clock import SimClock
+from simulation.clock import SimClock
 
 
 class Log:
@@ -136,3 +136,32 @@ def test_a_stop_answers_everybody(reads: Reads, log: Log) -> None:
     assert sorted(log.seen) == [(name, Stopped.__name__) for name in ("asked", "confirmed", "queued")]
     reads.run(99)
     assert len(log.seen) == 3
+
+
+def test_late_answers_are_counted_and_logged(
+    reads: Reads, log: Log, clock: SimClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    reads.after(log, "a")
+    context = reads.open_batch()
+    clock.now += RETRY_S
+    assert reads.retry(clock.now) == context
+    (retried,) = caplog.records
+    assert retried.getMessage() == "waiting for ReadIndex response took too long, retrying"
+    assert retried.fields == {"sent-request-id": 100, "retry-timeout": "500ms"}  # type: ignore[attr-defined]
+    assert (reads.slow_total, reads.failed_total) == (0, 0)
+    reads.leader_changed()
+    reads.leader_changed()  # nothing is open any more
+    assert (reads.slow_total, reads.failed_total) == (0, 1)
+    reads.confirm(context, 5)
+    assert caplog.records[-1].getMessage().startswith("ignored out-of-date read index response; local node")
+    assert caplog.records[-1].fields == {"received-request-id": 100}  # type: ignore[attr-defined]
+    reads.confirm(b"odd", 5)
+    assert caplog.records[-1].fields == {"received-request-id": 0}  # type: ignore[attr-defined]
+    assert reads.slow_total == 2
+    reads.after(log, "b")
+    reads.open_batch()
+    clock.now += 7
+    assert reads.retry(clock.now) is None
+    assert caplog.records[-1].getMessage().startswith("timed out waiting for read index response")
+    assert caplog.records[-1].fields == {"timeout": "7s"}  # type: ignore[attr-defined]
+    assert reads.slow_total == 3

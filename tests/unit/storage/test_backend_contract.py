@@ -9,7 +9,7 @@ from ratifyd import schema
 from ratifyd.ports import Backend
 from ratifyd.storage.lmdb import LmdbBackend
 from ratifyd.storage.memory import MemoryBackend
-from tests.support_disk import StepWorker
+from simulation.disk import StepWorker
 
 
 @pytest.fixture
@@ -73,7 +73,10 @@ def test_ranges_are_half_open_ordered_and_limited(backend: Backend, worker: Step
     commit(backend, worker, {schema.KEY: {revision(main): b"%d" % main for main in (5, 3, 9, 1, 7)}})
     values = [value for _, value in backend.range(schema.KEY, revision(3), revision(9))]
     assert values == [b"3", b"5", b"7"]
-    assert [value for _, value in backend.range(schema.KEY, revision(3), None, 2)] == [b"3", b"5"]
+    found, cursor = backend.scan(schema.KEY, revision(3), None, 2, 100)
+    assert [value for _, value in found] == [b"3", b"5"] and cursor == revision(5) + b"\0"
+    assert [value for _, value in backend.scan(schema.KEY, cursor, None, 100, 2)[0]] == [b"7", b"9"]
+    assert backend.scan(schema.KEY, revision(3), revision(9), 100, 100)[1] is None
     assert len(backend.range(schema.KEY, b"", None)) == 5
     assert backend.range(schema.KEY, revision(10), None) == []
     assert backend.get_many(schema.KEY, [revision(9), revision(2), revision(1)]) == [b"9", None, b"1"]
@@ -102,7 +105,8 @@ def test_a_view_stays_as_it_was(backend: Backend, worker: StepWorker) -> None:
     second = backend.view()
     commit(backend, worker, {schema.KEY: {revision(3): b"newer"}})
     assert [row[1] for row in view.range(schema.KEY, b"\0", None)] == [b"old"] * 4
-    assert len(view.range(schema.KEY, b"\0", None, 3)) == 3
+    assert len(view.scan(schema.KEY, b"\0", None, 3, 100)[0]) == 3
+    assert len(view.scan(schema.KEY, b"\0", None, 100, 5)[0]) == 2
     assert view.get(schema.KEY, revision(9)) is None
     assert view.get_many(schema.KEY, [revision(2), revision(3)]) == [b"old", b"old"]
     assert second.get(schema.KEY, revision(3)) == b"new"
@@ -119,7 +123,7 @@ def test_long_user_names(backend: Backend, worker: StepWorker) -> None:
     assert backend.range(schema.AUTH_USERS, b"\0", None) == sorted((name, b"user:" + name[-3:]) for name in names)
     assert backend.get(schema.AUTH_USERS, b"n" * 600 + b"a") == b"user:nna"
     assert backend.get(schema.AUTH_USERS, b"n" * 600) is None
-    assert backend.range(schema.AUTH_USERS, b"n" * 480, b"n" * 600 + b"b", 2) == [
+    assert backend.range(schema.AUTH_USERS, b"n" * 480, b"n" * 511 + b"b") == [
         (b"n" * 480, b"user:nnn"),
         (b"n" * 511, b"user:nnn"),
     ]

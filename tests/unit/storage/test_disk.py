@@ -7,7 +7,7 @@ import pytest
 
 from ratifyd.ports import Disk
 from ratifyd.storage.disk import OsDisk
-from tests.support_disk import SimDisk
+from simulation.disk import SimDisk
 
 
 @pytest.fixture(params=["os", "sim"])

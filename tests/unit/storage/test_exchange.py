@@ -14,7 +14,7 @@ from ratifyd.storage.exchange import ImageRefused, adopt_image, export_image, im
 from ratifyd.storage.lmdb import LmdbBackend
 from ratifyd.storage.memory import MemoryBackend
 from ratifyd.storage.snapshots import received_name
-from tests.support_disk import StepWorker
+from simulation.disk import StepWorker
 
 Content = dict[bytes, dict[bytes, bytes | None]]
 

@@ -19,7 +19,7 @@ from ratifyd.mvcc.watch import WatchHub
 from ratifyd.proto import rpc_pb2 as rpc
 from ratifyd.storage.exchange import export_image, import_image, with_digest
 from ratifyd.storage.lmdb import LmdbBackend
-from tests.support_disk import StepWorker
+from simulation.disk import StepWorker
 
 try:
     etcd_binary()

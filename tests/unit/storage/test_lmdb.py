@@ -6,7 +6,7 @@ import pytest
 
 from ratifyd import schema
 from ratifyd.storage.lmdb import BackendBroken, BackendInUse, LmdbBackend
-from tests.support_disk import StepWorker
+from simulation.disk import StepWorker
 
 
 def open_backend(path: Path, worker: StepWorker, map_bytes: int = 1 << 30) -> LmdbBackend:

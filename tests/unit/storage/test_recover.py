@@ -22,7 +22,7 @@ from ratifyd.storage.recover import (
 from ratifyd.storage.snapshots import SnapshotFiles, received_name
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import WalContents, WalCorrupt
-from tests.support_disk import StepWorker
+from simulation.disk import StepWorker
 
 METADATA = b"\x08\x01\x10\x02"
 ONE = ConfState(voters=(1,))

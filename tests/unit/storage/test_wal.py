@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from ratifyd.metrics import Metrics
 from ratifyd.raft.messages import ConfState, Entry, EntryKind, HardState, SnapshotMeta
 from ratifyd.storage.disk import OsDisk
 from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal, WalFailed
 from ratifyd.storage.walread import WalContents, WalCorrupt, WalSnapshotMissing, valid_snapshots
 from ratifyd.storage.walsegments import SegmentLocked
-from tests.support_disk import SimDisk, StepWorker
+from simulation.disk import SimDisk, StepWorker
 from tests.support_wal import entries_of, read_records
 
 METADATA = b"\x08\x01\x10\x02"
@@ -406,3 +407,28 @@ def test_a_damaged_length_word_is_no_torn_write(directory: str, bit: int) -> Non
     path.write_bytes(image)
     with pytest.raises(WalCorrupt):
         reopen(OsDisk(), directory, worker)
+
+
+@pytest.mark.parametrize(("fsync", "took", "slow"), [(True, 1.5, 1), (True, 0.5, 0), (False, 1.5, 0)])
+def test_syncs_are_timed_and_slow_ones_logged(
+    fsync: bool, took: float, slow: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks = iter(range(100))
+    metrics = Metrics()
+    wal = Wal.create(
+        SimDisk(),
+        "wal",
+        METADATA,
+        worker=StepWorker(),
+        fsync=fsync,
+        segment_bytes=SEGMENT,
+        metrics=metrics,
+        policy=Always(in_place=True),
+        clock=lambda: next(looks) * took,
+    )
+    assert wal.append(entries(1, 1), None, True, lambda error: None)
+    synced, written = metrics.wal_fsync_seconds, metrics.wal_write_seconds
+    assert (synced.sum, written.sum) == ((took, 0) if fsync else (0, took))
+    assert metrics.wal_write_bytes > 0
+    logged = [record.fields for record in caplog.records if record.getMessage() == "slow fdatasync"]  # type: ignore[attr-defined]
+    assert logged == [{"took": "1.5s", "expected-duration": "1s"}] * slow

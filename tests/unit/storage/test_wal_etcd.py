@@ -19,7 +19,7 @@ from ratifyd.storage.disk import OsDisk
 from ratifyd.storage.snapshots import SnapshotFiles
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import WalContents, valid_snapshots
-from tests.support_disk import StepWorker
+from simulation.disk import StepWorker
 from tests.support_wal import entries_of, read_records
 
 BIN = Path(sys.executable).parent

@@ -7,7 +7,9 @@ subset of the 512-byte sectors written since, and any prefix of the name changes
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from random import Random
+from typing import Any
 
 SECTOR = 512
 
@@ -15,9 +17,18 @@ SECTOR = 512
 class _Inode:
     def __init__(self) -> None:
         self.data = bytearray()
-        self.durable = b""
+        self.durable = bytearray()
         self.dirty: set[int] = set()
         self.locked_by: object | None = None
+
+    def sync(self) -> None:
+        data, durable = self.data, self.durable
+        if len(durable) < len(data):
+            durable.extend(bytes(len(data) - len(durable)))
+        for sector in self.dirty:
+            start = sector * SECTOR
+            durable[start : start + SECTOR] = data[start : start + SECTOR]
+        self.dirty.clear()
 
 
 class SimFile:
@@ -44,7 +55,7 @@ class SimFile:
         grown = bytes(max(0, size - len(inode.data)))
         inode.data[size:] = grown
         # Sizes are metadata: kept in order with the names, so a shorter size is durable at once here.
-        inode.durable = inode.durable[:size]
+        del inode.durable[size:]
 
     def allocate(self, size: int) -> None:
         self._disk.step("allocate")
@@ -55,9 +66,12 @@ class SimFile:
         return len(self._inode.data)
 
     def datasync(self) -> None:
-        self._disk.step("datasync")
-        self._inode.durable = bytes(self._inode.data)
-        self._inode.dirty.clear()
+        try:
+            self._disk.step("datasync")
+        except OSError:
+            self._disk.lose_some(self._inode)
+            raise
+        self._inode.sync()
 
     def lock(self) -> bool:
         if self._inode.locked_by not in (None, self):
@@ -99,18 +113,49 @@ class SimDisk:
         names = dict(self._changes[kept - 1][1]) if kept else dict(self._durable)
         for inode in {id(inode): inode for inode in names.values() if inode is not None}.values():
             image = bytearray(inode.durable.ljust(len(inode.data), b"\0"))
-            for sector in inode.dirty:
+            for sector in sorted(inode.dirty):
                 if random.random() < 0.5:
                     start = sector * SECTOR
                     image[start : start + SECTOR] = inode.data[start : start + SECTOR]
             fresh = _Inode()
             fresh.data = image
-            fresh.durable = bytes(image)
+            fresh.durable = bytearray(image)
             for path in [path for path, old in names.items() if old is inode]:
                 names[path] = fresh
         self._names = names
         self._durable = dict(names)
         self._changes = []
+
+    def abandon(self) -> None:
+        """The process is gone, the machine is not: what was written stays, its locks do not."""
+        self.crash_at = None
+        for inode in self._names.values():
+            if inode is not None:
+                inode.locked_by = None
+
+    def lose_some(self, inode: _Inode) -> None:
+        """A failed sync: some of what it was to bring to the disk is there, the rest is dropped from memory, too."""
+        inode.durable.extend(bytes(max(0, len(inode.data) - len(inode.durable))))
+        for number, sector in enumerate(sorted(inode.dirty)):
+            start = sector * SECTOR
+            if (number + self.steps) % 2:
+                inode.durable[start : start + SECTOR] = inode.data[start : start + SECTOR]
+            else:
+                inode.data[start : start + SECTOR] = inode.durable[start : start + SECTOR]
+        inode.dirty.clear()
+
+    def flip(self, path: str, offset: int, bit: int) -> None:
+        """Change a bit of a file behind everybody's back."""
+        inode = self._names[path]
+        assert inode is not None
+        inode.data[offset] ^= 1 << bit
+        if offset < len(inode.durable):
+            inode.durable[offset] ^= 1 << bit
+
+    def size_of(self, path: str) -> int:
+        """Bytes of a file."""
+        inode = self._names[path]
+        return 0 if inode is None else len(inode.data)
 
     def open(self, path: str, *, create: bool = False) -> SimFile:
         inode = self._names.get(path)
@@ -186,9 +231,10 @@ class StepWorker:
     """A worker whose jobs run when told to: `run()` runs all, with their answers."""
 
     def __init__(self) -> None:
-        self.jobs: list[tuple[object, object]] = []
+        self.jobs: list[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]] = []
 
-    def submit(self, job, done) -> None:  # type: ignore[no-untyped-def]
+    def submit(self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
+        """Keep a job for later."""
         self.jobs.append((job, done))
 
     def run_one(self) -> bool:
@@ -197,15 +243,16 @@ class StepWorker:
             return False
         job, done = self.jobs.pop(0)
         try:
-            result = job()  # type: ignore[operator]
+            result = job()
         except Crashed:
             raise
-        except BaseException as error:
-            done(None, error)  # type: ignore[operator]
+        except BaseException as error:  # as a worker does: the submitter decides
+            done(None, error)
         else:
-            done(result, None)  # type: ignore[operator]
+            done(result, None)
         return True
 
     def run(self) -> None:
+        """Run all jobs, those they lead to as well."""
         while self.run_one():
             pass

@@ -1,0 +1,120 @@
+"""Every member's state is that after some prefix of the one log, after a restart too; queues are short."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ratifyd import schema
+from simulation.checkers import Violation
+from simulation.model import Version
+
+if TYPE_CHECKING:
+    from simulation.machine import SimMember
+    from simulation.world import World
+
+MAX_QUEUE = 20_000
+"""More than clients as few and messages as small as these can explain."""
+
+
+class StateChecker:
+    """Compares each member with the model at the member's own consistent index."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._seen: dict[int, tuple[int, int, int]] = {}
+        self._callbacks = 0
+
+    def begin(self, member: SimMember) -> None:
+        """A life begins: its backend may not be ahead of the index it claims, nor behind."""
+        self._seen.pop(member.machine.number, None)
+        index = member.state.consistent_index
+        if index > len(self._world.model.applied):
+            text = f"member {member.machine.number} came back with index {index}, which nobody has committed"
+            raise Violation("consistent index", text)
+        self.observe(member)
+        self.compare(member)
+
+    def observe(self, member: SimMember) -> None:
+        """Look at what a member has applied."""
+        state = member.state
+        number = member.machine.number
+        index, revision = state.consistent_index, state.store.revision
+        seen = (index, revision, state.store.compacted)
+        if self._seen.get(number) == seen:
+            return
+        before = self._seen.get(number)
+        if before is not None and (index < before[0] or revision < before[1] or seen[2] < before[2]):
+            text = f"member {number} went from (index, revision, compacted) {before} to {seen}"
+            raise Violation("revision monotonicity", text)
+        self._seen[number] = seen
+        if index > len(self._world.model.applied):
+            text = f"member {number} has applied {index}, which is not committed"
+            raise Violation("applied prefix", text)
+        expected = self._world.expected(index)
+        if (revision, seen[2], len(state.leases.leases)) != expected:
+            text = (
+                f"member {number} at index {index} has (revision, compacted, leases) "
+                f"{(revision, seen[2], len(state.leases.leases))}, the log leads to {expected}"
+            )
+            raise Violation("applied prefix", text)
+
+    def queues(self, member: SimMember) -> None:
+        """Look at a member's queues."""
+        node = member.server.node
+        sizes = {
+            "messages": len(node._messages),
+            "held": len(node._held),
+            "proposals": len(node.proposals.waiting),
+            "decoded": len(node.proposals.decoded),
+            "reads": len(node.reads.queued) + len(node.reads.confirmed),
+            "unapplied": len(node._unapplied),
+            "wal": len(member.wal._waiting),
+        }
+        long = {name: size for name, size in sizes.items() if size > MAX_QUEUE}
+        if long:
+            raise Violation("queues", f"member {member.machine.number}: {long}")
+
+    def compare(self, member: SimMember) -> None:
+        """Compare all rows with the model, at the member's own revision."""
+        store, model = member.state.store, self._world.model
+        number = member.machine.number
+        try:
+            store.check()
+            member.state.leases.check()
+        except AssertionError as error:
+            raise Violation("store check", f"member {number}: {error}") from error
+        rows = member.state.buffer.range(schema.KEY, b"\0", None)
+        found = {(schema.decode_revision(row)[0], value) for row, value in rows if not schema.is_tombstone(row)}
+        for name, versions in model.keys.items():
+            last: Version | None = None
+            for version in versions:
+                if version.mod > store.revision:
+                    break
+                last = version
+                if version.version and version.mod > store.compacted:
+                    self._expect(number, version, found)
+            kv = store.get(name)
+            if (kv is None) != (last is None or not last.version):
+                raise Violation("state", f"member {number}: {name!r} is {kv!r}, expected {last}")
+            if last is not None and last.version:
+                self._expect(number, last, found)
+
+    def _expect(self, number: int, version: Version, found: set[tuple[int, bytes]]) -> None:
+        if (version.mod, version.kv().SerializeToString()) not in found:
+            raise Violation("state", f"member {number} at its revision lacks {version}")
+
+    def finish(self, members: list[SimMember]) -> None:
+        """All members hold the same."""
+        hashes: dict[tuple[int, int, int], list[int]] = {}
+        for member in members:
+            self.compare(member)
+            steps = member.state.store.hash_kv()
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as stop:
+                    key = (stop.value.hash, stop.value.compact_revision, member.state.store.revision)
+                    hashes.setdefault(key, []).append(member.machine.number)
+                    break
+        if len(hashes) > 1:
+            raise Violation("equal HashKV", f"(hash, compacted, revision) -> members: {hashes}")

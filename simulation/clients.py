@@ -1,0 +1,407 @@
+"""Clients at work: what they ask, and what they remember of it.
+
+Each has random numbers of its own, so that leaving one out changes as little as possible for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from ratifyd.proto import rpc_pb2 as pb
+from simulation.connection import Connection, Stream
+from simulation.history import Operation, Renewal, WatchRecord
+
+if TYPE_CHECKING:
+    from simulation.machine import SimMember
+    from simulation.world import World
+
+TIMEOUT_S = 4.0
+RETRY_S = 0.3
+KV = "/etcdserverpb.KV/"
+LEASE = "/etcdserverpb.Lease/"
+MAINTENANCE = "/etcdserverpb.Maintenance/"
+CLUSTER = "/etcdserverpb.Cluster/"
+RESPONSES: dict[str, Any] = {
+    "put": pb.PutResponse,
+    "range": pb.RangeResponse,
+    "delete_range": pb.DeleteRangeResponse,
+    "txn": pb.TxnResponse,
+    "compaction": pb.CompactionResponse,
+    "lease_grant": pb.LeaseGrantResponse,
+    "lease_revoke": pb.LeaseRevokeResponse,
+}
+PATHS = {
+    "put": KV + "Put",
+    "range": KV + "Range",
+    "delete_range": KV + "DeleteRange",
+    "txn": KV + "Txn",
+    "compaction": KV + "Compact",
+    "lease_grant": LEASE + "LeaseGrant",
+    "lease_revoke": LEASE + "LeaseRevoke",
+}
+
+Answered = Callable[[Operation], None]
+
+
+class Client:
+    """A client with at most one connection, which it makes to any member that serves."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.random = Random(f"{name} {world.options.seed}")
+        self.connection: Connection | None = None
+        self.counter = 0
+        self.stopped = False
+
+    def start(self) -> None:
+        """Begin after a while."""
+        self.later(self.random.random(), self.work)
+
+    def work(self) -> None:
+        """Do the next thing."""
+
+    def later(self, seconds: float, callback: Callable[..., None], *args: Any) -> None:
+        self.world.clock.call_later(seconds, callback, *args)
+
+    def pause(self) -> None:
+        """Think, then go on."""
+        if not self.stopped:
+            self.later(self.random.expovariate(1 / self.world.options.think_s), self.work)
+
+    def connect(self) -> Connection | None:
+        """The connection, a new one if there is none; None if no member serves."""
+        if self.connection is None or self.connection.over:
+            serving = [machine.member for machine in self.world.machines if machine.member and machine.member.ready]
+            if not serving:
+                return None
+            return self.attach(self.random.choice(serving))
+        return self.connection
+
+    def attach(self, member: SimMember) -> Connection:
+        """Connect to a certain member."""
+        self.connection = Connection(self.world.clock, self.random, member, self.lost)
+        self.world.connections.append(self.connection)
+        return self.connection
+
+    def hang_up(self) -> None:
+        """Close the connection."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self.connection = None
+
+    def unique(self) -> bytes:
+        """A value nobody else writes."""
+        self.counter += 1
+        return b"%s.%d" % (self.name.encode(), self.counter)
+
+    def ask(self, kind: str, request: Any, answered: Answered) -> bool:
+        """Send a request and remember it; `answered` when it is over, however that went. False: nobody to ask."""
+        connection = self.connect()
+        if connection is None:
+            return False
+        world = self.world
+        operation = Operation(self.name, kind, request, world.clock.now, connection.member.machine.number)
+        world.history.operations.append(operation)
+
+        def done(status: int, text: str, body: bytes) -> None:
+            if operation.status is not None:
+                return
+            timer.cancel()
+            operation.end = world.clock.now
+            operation.status, operation.error = status, text
+            if status == 0:
+                operation.response = RESPONSES[kind].FromString(body)
+            world.answered(operation)
+            answered(operation)
+
+        def too_late() -> None:
+            self.hang_up()
+            done(-1, "timed out", b"")
+
+        timer = world.clock.call_later(TIMEOUT_S, too_late)
+        connection.call(PATHS[kind], request.SerializeToString(), done)
+        return True
+
+
+class Writer(Client):
+    """Reads and writes a few keys."""
+
+    def work(self) -> None:
+        if self.stopped:
+            return
+        if self.random.random() < 0.03:
+            self.hang_up()
+        kind, request = self.draw()
+        if not self.ask(kind, request, lambda operation: self.pause()):
+            self.later(RETRY_S, self.work)
+
+    def key(self) -> bytes:
+        return b"k%d" % self.random.randrange(self.world.options.keys)
+
+    def draw(self) -> tuple[str, Any]:
+        """The next request."""
+        random = self.random
+        number = random.random()
+        key = self.key()
+        if number < 0.4:
+            value = self.unique() + b"." * random.choice((0, 0, 10, 300, 1500))
+            return "put", pb.PutRequest(key=key, value=value, prev_kv=random.random() < 0.3)
+        if number < 0.7:
+            return "range", self.draw_range(key)
+        if number < 0.78:
+            end = b"" if random.random() < 0.7 else b"k%d\xff" % random.randrange(self.world.options.keys)
+            return "delete_range", pb.DeleteRangeRequest(key=key, range_end=end, prev_kv=random.random() < 0.3)
+        if self.world.options.short_history:
+            return "range", pb.RangeRequest(key=key)  # the search knows no transactions
+        return "txn", self.draw_txn(key)
+
+    def draw_range(self, key: bytes) -> pb.RangeRequest:
+        random = self.random
+        request = pb.RangeRequest(key=key)
+        kind = random.randrange(10)
+        if kind < 3:
+            request.key, request.range_end = b"k", b"l"
+        if kind == 3:
+            request.key, request.range_end, request.limit = b"\0", b"\0", random.randint(1, 4)
+        request.serializable = random.random() < 0.2
+        revision = self.world.revision_seen
+        if random.random() < 0.15 and revision > 2:
+            request.revision = random.randint(max(1, revision - 30), revision + random.choice((0, 0, 0, 5)))
+        request.keys_only = random.random() < 0.05
+        request.count_only = random.random() < 0.05
+        return request
+
+    def draw_txn(self, key: bytes) -> pb.TxnRequest:
+        random = self.random
+        request = pb.TxnRequest()
+        for _ in range(random.choice((0, 1, 1, 2))):
+            compare = request.compare.add(key=self.key(), result=random.choice((0, 1, 2, 3)))
+            compare.target = random.choice((pb.Compare.VERSION, pb.Compare.MOD, pb.Compare.CREATE, pb.Compare.VALUE))
+            if compare.target == pb.Compare.VALUE:
+                compare.value = b"w"
+            elif compare.target == pb.Compare.VERSION:
+                compare.version = random.randint(0, 3)
+            elif compare.target == pb.Compare.MOD:
+                compare.mod_revision = random.choice((0, max(0, self.world.revision_seen - 2)))
+            else:
+                compare.create_revision = 0
+        for branch in (request.success, request.failure):
+            taken: set[bytes] = set()
+            for _ in range(random.choice((1, 1, 2, 3))):
+                self.draw_op(branch.add(), key, taken)
+                key = self.key()
+        return request
+
+    def draw_op(self, op: Any, key: bytes, taken: set[bytes]) -> None:
+        kind = self.random.randrange(10)
+        if kind < 5 and key not in taken:
+            taken.add(key)
+            op.request_put.key, op.request_put.value = key, self.unique()
+        elif kind < 7 and not taken:
+            taken.add(key)
+            op.request_delete_range.key = key
+        else:
+            op.request_range.key = key
+            if kind == 9:
+                op.request_range.key, op.request_range.range_end = b"k", b"l"
+
+
+class Keeper(Client):
+    """Holds leases: grants them, hangs keys on them, keeps them alive for a while, lets them end."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self.lease = 0
+        self.ttl_s = 0
+        self.until = 0.0
+        self.beating: Stream | None = None
+        self.sent: list[float] = []
+
+    def work(self) -> None:
+        if self.stopped:
+            return
+        now = self.world.clock.now
+        if not self.lease:
+            self.counter += 1
+            lease = 1 + self.random.getrandbits(40) * 1000 + self.counter
+            self.ttl_s = self.random.randint(1, 5)
+            self.until = now + self.random.uniform(0, 12)
+            self.go_on(self.ask("lease_grant", pb.LeaseGrantRequest(ID=lease, TTL=self.ttl_s), self.granted))
+        elif now >= self.until:
+            lease, self.lease = self.lease, 0
+            if self.random.random() < 0.4:
+                self.world.history.revoked.add(lease)
+                self.go_on(self.ask("lease_revoke", pb.LeaseRevokeRequest(ID=lease), lambda operation: self.pause()))
+            else:
+                self.pause()
+        elif self.random.random() < 0.4:
+            key = b"l%d" % self.random.randrange(4)
+            request = pb.PutRequest(key=key, value=self.unique(), lease=self.lease)
+            self.go_on(self.ask("put", request, self.hung))
+        else:
+            self.beat()
+
+    def go_on(self, asked: bool) -> None:
+        if not asked:
+            self.later(RETRY_S, self.work)
+
+    def granted(self, operation: Operation) -> None:
+        if operation.ok:
+            response = operation.response
+            self.lease, self.ttl_s = response.ID, response.TTL
+            self.world.history.renewals.append(Renewal(self.lease, self.ttl_s, operation.start, operation.end))
+        self.pause()
+
+    def hung(self, operation: Operation) -> None:
+        if operation.error == "etcdserver: requested lease not found":
+            self.lease = 0
+        self.pause()
+
+    def beat(self) -> None:
+        connection = self.connect()
+        if connection is None:
+            self.later(RETRY_S, self.work)
+            return
+        if self.beating is None or self.beating.over:
+            self.sent = []
+            self.beating = connection.stream(LEASE + "LeaseKeepAlive", self.kept, lambda status, text: None)
+        self.sent.append(self.world.clock.now)
+        self.beating.send(pb.LeaseKeepAliveRequest(ID=self.lease).SerializeToString())
+        self.later(self.ttl_s / 3, self.work)
+
+    def kept(self, body: bytes) -> None:
+        response = pb.LeaseKeepAliveResponse.FromString(body)
+        sent = self.sent.pop(0)
+        if response.TTL > 0:
+            renewal = Renewal(response.ID, response.TTL, sent, self.world.clock.now)
+            self.world.history.renewals.append(renewal)
+        elif self.lease == response.ID:
+            self.lease = 0
+
+    def lost(self) -> None:
+        super().lost()
+        self.beating = None
+
+
+class Watcher(Client):
+    """Watches ranges of keys, and goes on elsewhere where its connection broke off."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self.stream: Stream | None = None
+        self.records: dict[int, WatchRecord] = {}
+        self.wanted: list[pb.WatchCreateRequest] = []
+        self.next_id = 0
+
+    def work(self) -> None:
+        if self.stopped:
+            return
+        random = self.random
+        if self.stream is None or self.stream.over:
+            self.open()
+        elif random.random() < 0.15:
+            self.close()
+        elif random.random() < 0.3 and len(self.records) < 4:
+            self.create(self.draw())
+        elif random.random() < 0.3:
+            self.stream.send(pb.WatchRequest(progress_request={}).SerializeToString())
+        self.later(random.expovariate(1), self.work)
+
+    def draw(self) -> pb.WatchCreateRequest:
+        random = self.random
+        request = pb.WatchCreateRequest(key=b"k", range_end=b"l")
+        kind = random.randrange(4)
+        if kind == 0:
+            request.key, request.range_end = b"k%d" % random.randrange(self.world.options.keys), b""
+        elif kind == 1:
+            request.key, request.range_end = b"\0", b"\0"
+        request.prev_kv = random.random() < 0.3
+        request.progress_notify = random.random() < 0.5
+        if random.random() < 0.5:
+            seen = self.world.revision_seen
+            request.start_revision = max(1, seen + random.choice((-50, -10, -3, 0, 1, 5)))
+        return request
+
+    def open(self) -> None:
+        connection = self.connect()
+        if connection is None:
+            return
+        self.records = {}
+        self.next_id = 0
+        self.stream = connection.stream("/etcdserverpb.Watch/Watch", self.took, lambda status, text: self.broken())
+        again, self.wanted = self.wanted, []
+        for request in again or [self.draw()]:
+            self.create(request)
+
+    def create(self, request: pb.WatchCreateRequest) -> None:
+        assert self.stream is not None and self.connection is not None
+        self.next_id += 1
+        request.watch_id = self.next_id
+        record = WatchRecord(self.name, self.connection.member.machine.number, request)
+        self.records[self.next_id] = record
+        self.world.history.watches.append(record)
+        self.stream.send(pb.WatchRequest(create_request=request).SerializeToString())
+
+    def took(self, body: bytes) -> None:
+        response = pb.WatchResponse.FromString(body)
+        revision = response.header.revision
+        if response.watch_id == -1:
+            for record in self.records.values():
+                if record.live and record.created >= 0:
+                    record.items.append(("progress", revision, []))
+            return
+        record = self.records[response.watch_id]
+        if response.created:
+            record.created = revision
+        elif response.canceled:
+            record.items.append(("canceled", response.compact_revision, []))
+            record.live = False
+        elif response.events:
+            record.items.append(("events", revision, list(response.events)))
+        else:
+            record.items.append(("progress", revision, []))
+
+    def close(self) -> None:
+        if self.stream is not None:
+            self.stream.cancel()
+        self.broken()
+        self.hang_up()
+
+    def lost(self) -> None:
+        super().lost()
+        self.broken()
+
+    def broken(self) -> None:
+        """Remember where each watcher has to go on."""
+        self.stream = None
+        for record in self.records.values():
+            if not record.live:
+                continue
+            record.live = False
+            seen = resume_revision(record)
+            if seen and self.random.random() < 0.7:
+                request = pb.WatchCreateRequest()
+                request.CopyFrom(record.request)
+                request.start_revision = seen
+                self.wanted.append(request)
+        self.records = {}
+
+
+def resume_revision(record: WatchRecord) -> int:
+    """Where a watcher has to go on after what it has seen; 0 when it never began."""
+    if record.created < 0:
+        return 0
+    first = int(record.request.start_revision) or record.created + 1
+    for kind, revision, events in record.items:
+        if kind == "events":
+            first = max(first, events[-1].kv.mod_revision + 1)
+        elif kind == "progress":
+            first = max(first, revision + 1)
+    return first

@@ -1,0 +1,30 @@
+"""Limits of the server made tiny for a run, so that what is rare in life happens all the time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ratifyd.api import watch
+from ratifyd.mvcc.watch import WatchHub
+from ratifyd.server import node, sending
+from simulation.options import Options
+
+
+@contextmanager
+def turned(options: Options) -> Iterator[None]:
+    """Have the limits of a run in force meanwhile."""
+    knobs: list[tuple[Any, str, Any]] = [
+        (node, "APPLY_BUDGET", options.apply_budget),
+        (sending, "RELEASE_S", options.release_s),
+        (WatchHub.catch_up, "__defaults__", (options.catch_up_watchers, options.catch_up_revisions)),
+    ]
+    if options.watch_queue_bytes:
+        knobs.append((watch, "MAX_QUEUED_BYTES", options.watch_queue_bytes))
+    before = [getattr(owner, name) for owner, name, _ in knobs]
+    for owner, name, value in knobs:
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for (owner, name, _), value in zip(knobs, before):
+            setattr(owner, name, value)

@@ -1,0 +1,643 @@
+"""Bugs to be caught: each plants one deliberate mistake in the server, as a patch that lives here and never in src.
+
+A mutant is a function that patches; its docstring says what is broken. The share of them that the checkers catch within
+a few dozen seeds is the measure of the simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ratifyd.api import watch as api_watch
+from ratifyd.apply.entries import apply_entry
+from ratifyd.apply.state import State
+from ratifyd.lease import LeaseBook, LeaseTimer
+from ratifyd.mvcc import compaction, store
+from ratifyd.mvcc.index import Index
+from ratifyd.mvcc.watch import WatchHub
+from ratifyd.raft import confchange, core, election, follower, leader
+from ratifyd.raft.core import Options, Raft
+from ratifyd.raft.log import RaftLog
+from ratifyd.raft.messages import HardState, Message, MessageKind
+from ratifyd.raft.roles import Role
+from ratifyd.schema import CONSISTENT_INDEX, META, decode_u64, encode_u64
+from ratifyd.server import node
+from ratifyd.server.committer import Committer
+from ratifyd.server.proposals import RequestIds
+from ratifyd.server.reads import Reads
+from ratifyd.server.server import Server
+from ratifyd.storage import recover, walread
+from ratifyd.storage.snapshots import SnapshotFiles
+from ratifyd.storage.wal import Wal
+from ratifyd.storage.walsegments import SegmentWriter
+
+Patch = Callable[[Any, str, Any], None]
+MUTANTS: dict[str, Callable[[Patch], None]] = {}
+
+
+def mutant(function: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    """Add to the list."""
+    MUTANTS[function.__name__] = function
+    return function
+
+
+@contextmanager
+def planted(name: str | None) -> Iterator[None]:
+    """Have a mutant in the code meanwhile."""
+    undo: list[tuple[Any, str, Any]] = []
+
+    def patch(owner: Any, attribute: str, value: Any) -> None:
+        if isinstance(owner, dict):
+            undo.append((owner, attribute, owner[attribute]))
+            owner[attribute] = value
+        else:
+            undo.append((owner, attribute, vars(owner)[attribute]))
+            setattr(owner, attribute, value)
+
+    try:
+        if name is not None:
+            MUTANTS[name](patch)
+        yield
+    finally:
+        for owner, attribute, value in reversed(undo):
+            if isinstance(owner, dict):
+                owner[attribute] = value
+            else:
+                setattr(owner, attribute, value)
+
+
+def _step(patch: Patch, kind: MessageKind, step: Any, roles: tuple[Role, ...] = tuple(Role)) -> None:
+    """Have raft take messages of a kind otherwise."""
+    for role in roles:
+        steps = list(core._STEPS[role])
+        steps[kind] = step
+        patch(core._STEPS, role, tuple(steps))  # type: ignore[arg-type]
+
+
+# --- log and disk ----------------------------------------------------------------------------------------------------
+
+
+@mutant
+def skip_fsync(patch: Patch) -> None:
+    """The log is written, not synced."""
+
+    def init(self: Any, disk: Any, directory: Any, segments: Any, offset: int, **rest: Any) -> None:
+        original(self, disk, directory, segments, offset, **{**rest, "fsync": False})
+
+    original = SegmentWriter.__init__
+    patch(SegmentWriter, "__init__", init)
+
+
+@mutant
+def acknowledge_before_fsync(patch: Patch) -> None:
+    """An append counts as durable at once."""
+
+    def append(self: Any, entries: Any, hard_state: Any, sync: bool, done: Any) -> bool:
+        original(self, entries, hard_state, sync, lambda error: None)
+        return True
+
+    original = Wal.append
+    patch(Wal, "append", append)
+
+
+@mutant
+def vote_not_persisted(patch: Patch) -> None:
+    """The log keeps the term, but not for whom a member voted."""
+
+    def append(self: Any, entries: Any, hard_state: Any, sync: bool, done: Any) -> bool:
+        forgetful = hard_state and HardState(hard_state.term, 0, hard_state.commit)
+        return original(self, entries, forgetful, sync, done)
+
+    original = Wal.append
+    patch(Wal, "append", append)
+
+
+@mutant
+def term_not_persisted(patch: Patch) -> None:
+    """Hard states are logged only together with entries."""
+
+    def append(self: Any, entries: Any, hard_state: Any, sync: bool, done: Any) -> bool:
+        return original(self, entries, hard_state if entries else None, sync, done)
+
+    original = Wal.append
+    patch(Wal, "append", append)
+
+
+@mutant
+def torn_tail_accepted(patch: Patch) -> None:
+    """A record whose checksum does not match is taken for good."""
+
+    def refuse(self: Any, start: int, end: int, reason: str) -> None:
+        if reason != "crc mismatch":
+            original(self, start, end, reason)
+
+    original = walread._Segment._refuse
+    patch(walread._Segment, "_refuse", refuse)
+
+
+@mutant
+def torn_tail_refused(patch: Patch) -> None:
+    """A torn write at the end of the log is taken for damage."""
+    patch(walread, "has_zero_sector", lambda data, offset: False)
+
+
+@mutant
+def damage_taken_for_torn(patch: Patch) -> None:
+    """Whatever cannot be read ends the log, in the middle of it as well."""
+
+    def refuse(self: Any, start: int, end: int, reason: str) -> None:
+        raise walread._Torn
+
+    patch(walread._Segment, "_refuse", refuse)
+
+
+@mutant
+def snapshot_ahead_of_backend(patch: Patch) -> None:
+    """Snapshots do not wait until the backend holds what they stand for."""
+    patch(Committer, "sync", lambda self, done: done())
+
+
+@mutant
+def snapshot_file_not_synced(patch: Patch) -> None:
+    """Snapshot files are renamed into place without a sync."""
+
+    def init(self: Any, disk: Any, directory: str, *, fsync: bool = True) -> None:
+        original(self, disk, directory, fsync=False)
+
+    original = SnapshotFiles.__init__
+    patch(SnapshotFiles, "__init__", init)
+
+
+@mutant
+def segments_released_too_early(patch: Patch) -> None:
+    """Log files go although the newest snapshot is before their entries."""
+    original = SegmentWriter.release_to
+    patch(SegmentWriter, "release_to", lambda self, index: original(self, index + 1_000_000))
+
+
+# --- recovery and backend --------------------------------------------------------------------------------------------
+
+
+@mutant
+def forget_consistent_index(patch: Patch) -> None:
+    """Data are committed, the index they reflect only now and then."""
+
+    def seal(self: Any, done: Any) -> bool:
+        index = self.consistent_index
+        self.consistent_index = (
+            index if not index % 4 else decode_u64(self.buffer.get(META, CONSISTENT_INDEX) or bytes(8))
+        )
+        try:
+            return original(self, done)
+        finally:
+            self.consistent_index = index
+
+    original = State.seal
+    patch(State, "seal", seal)
+
+
+@mutant
+def index_ahead_of_data(patch: Patch) -> None:
+    """The committed index is one more than what the data reflect."""
+
+    def seal(self: Any, done: Any) -> bool:
+        self.consistent_index += 1
+        try:
+            return original(self, done)
+        finally:
+            self.consistent_index -= 1
+
+    original = State.seal
+    patch(State, "seal", seal)
+
+
+@mutant
+def index_in_another_commit(patch: Patch) -> None:
+    """The index is committed before the data, not with them (etcd issue 13766)."""
+
+    def seal(self: Any, done: Any) -> bool:
+        if self.buffer.flushing:
+            return False
+        rows = {META: {CONSISTENT_INDEX: encode_u64(self.consistent_index)}}
+        self.buffer._backend.commit(rows, lambda error: None)
+        return original(self, done)
+
+    original = State.seal
+    patch(State, "seal", seal)
+
+
+@mutant
+def replay_from_snapshot(patch: Patch) -> None:
+    """After a restart entries are applied again, whatever the backend says it holds."""
+
+    def restore(self: Any) -> Iterator[int]:
+        yield from original(self)
+        self.consistent_index = max(0, self.consistent_index - 2)
+
+    original = State.restore
+    patch(State, "restore", restore)
+    fit = recover._fit_together
+
+    def fit_together(*arguments: Any) -> Any:
+        recovered = fit(*arguments)
+        recovered.applied = max(recovered.snapshot.meta.index, recovered.applied - 2)
+        return recovered
+
+    patch(recover, "_fit_together", fit_together)
+
+
+@mutant
+def apply_twice(patch: Patch) -> None:
+    """Now and then an entry is executed again."""
+
+    def apply(state: Any, index: int, term: int, data: bytes, waiting: Any = (), decoded: Any = None) -> Any:
+        outcome = apply_entry(state, index, term, data, waiting, decoded)
+        if not index % 50 and data and outcome is not None and not outcome.error:
+            state.consistent_index = index - 1
+            apply_entry(state, index, term, data, waiting, None)
+        return outcome
+
+    patch(node, "apply_entry", apply)
+
+
+@mutant
+def snapshot_keeps_leases(patch: Patch) -> None:
+    """A snapshot from the leader replaces everything but the leases."""
+    patch(LeaseBook, "take_over", lambda self, other: None)
+
+
+@mutant
+def revision_lost_by_compaction(patch: Patch) -> None:
+    """The revision is that of the last row, and a compaction removes it if it is a deletion (etcd issue 17780)."""
+    compaction_forgets_tombstones(patch)
+
+    def restore(self: Any) -> None:
+        revision = self.revision
+        original(self)
+        self.revision = revision
+
+    original = store.Store._restore_compaction
+    patch(store.Store, "_restore_compaction", restore)
+
+
+# --- raft ------------------------------------------------------------------------------------------------------------
+
+
+@mutant
+def commit_without_quorum(patch: Patch) -> None:
+    """One member less than a majority commits."""
+
+    def index(incoming: Any, outgoing: Any, matches: Any) -> int:
+        found = sorted(matches.get(voter, 0) for voter in incoming)
+        return int(found[min(len(found) - 1, (len(found) - 1) // 2 + 1)])
+
+    patch(leader, "joint_committed_index", index)
+
+
+@mutant
+def count_own_copy_early(patch: Patch) -> None:
+    """The leader counts its own entries before they are durable, and lets them be applied."""
+    finish = RaftLog.begin_append
+
+    def begin(self: Any) -> None:
+        finish(self)
+        self.stable = self.written
+
+    patch(RaftLog, "begin_append", begin)
+
+    def ready(self: Any) -> Any:
+        found = original(self)
+        if self.role is Role.LEADER:
+            leader.own_entries_durable(self)
+        return found
+
+    original = Raft.ready
+    patch(Raft, "ready", ready)
+
+
+@mutant
+def vote_twice(patch: Patch) -> None:
+    """A vote already given does not keep a member from giving another."""
+
+    def requested(raft: Any, message: Any) -> None:
+        raft.vote = 0
+        election.vote_requested(raft, message)
+
+    _step(patch, MessageKind.VOTE, requested, (Role.FOLLOWER,))
+
+
+@mutant
+def vote_for_a_shorter_log(patch: Patch) -> None:
+    """Votes go to candidates that lack entries, too."""
+    patch(RaftLog, "is_up_to_date", lambda self, index, term: True)
+
+
+@mutant
+def acknowledge_what_was_not_checked(patch: Patch) -> None:
+    """A follower acknowledges to the end of its log, not of what the leader sent."""
+
+    def append(raft: Any, message: Any) -> None:
+        follower._append(raft, message)
+        for answer in raft.messages_after_append[-1:]:
+            if answer.kind is MessageKind.APP_RESP and not answer.reject:
+                answer.index = raft.log.last_index
+
+    _step(patch, MessageKind.APP, append, (Role.FOLLOWER,))
+
+
+@mutant
+def keep_conflicting_entries(patch: Patch) -> None:
+    """Entries of an older term are not replaced by the leader's."""
+
+    def first_conflict(self: Any, entries: Any) -> int:
+        return next((at for at, entry in enumerate(entries) if self.term(entry.index) is None), len(entries))
+
+    patch(RaftLog, "first_conflict", first_conflict)
+
+
+@mutant
+def answer_before_append(patch: Patch) -> None:
+    """Votes and acknowledgements leave before what they promise is durable."""
+
+    def ready(self: Any) -> Any:
+        found = original(self)
+        if found is not None:
+            found.messages = found.messages + found.messages_after_append
+            found.messages_after_append = []
+        return found
+
+    original = Raft.ready
+    patch(Raft, "ready", ready)
+
+
+@mutant
+def heartbeat_commits_too_much(patch: Patch) -> None:
+    """Heartbeats carry the commit index whether or not the follower has the entries."""
+
+    def send(self: Any, message: Any) -> None:
+        if message.kind is MessageKind.HEARTBEAT:
+            message.commit = self.log.committed
+        original(self, message)
+
+    original = Raft.send
+    patch(Raft, "send", send)
+
+    def heartbeat(raft: Any, message: Message) -> None:
+        message.commit = min(message.commit, raft.log.last_index)
+        follower._heartbeat(raft, message)
+
+    _step(patch, MessageKind.HEARTBEAT, heartbeat, (Role.FOLLOWER,))
+
+
+@mutant
+def change_members_early(patch: Patch) -> None:
+    """A configuration is in force on the leader as soon as it is proposed, and several may be under way."""
+
+    def propose(raft: Any, change: Any) -> bool:
+        raft.pending_conf_index = 0
+        if not original(raft, change):
+            return False
+        raft._switch_to(confchange.apply(raft.config, change))
+        return True
+
+    original = leader.propose_conf_change
+    patch(leader, "propose_conf_change", propose)
+
+
+@mutant
+def learners_are_counted(patch: Patch) -> None:
+    """What learners have counts towards the quorum."""
+
+    def maybe_commit(raft: Any) -> bool:
+        matches = sorted(progress.match for progress in raft.progress.values())
+        index = matches[len(matches) - len(raft.config.voters) // 2 - 1]
+        if index > raft.log.committed and raft.log.term(index) == raft.term:
+            raft.log.commit_to(index)
+            return True
+        return False
+
+    patch(leader, "_maybe_commit", maybe_commit)
+
+
+# --- requests and reads ----------------------------------------------------------------------------------------------
+
+
+@mutant
+def answer_before_commit(patch: Patch) -> None:
+    """Writes are acknowledged as soon as they are proposed."""
+
+    def propose(self: Any, row: Any, body: bytes, answer: Any, request: Any = None) -> None:
+        answered: list[bool] = []
+
+        def once(body: bytes, error: Any) -> None:
+            if not answered:
+                answered.append(True)
+                answer(body, error)
+
+        original(self, row, body, once, request)
+        self.clock.call_later(0.002, once, b"", None)
+
+    original = Server.propose
+    patch(Server, "propose", propose)
+
+
+@mutant
+def propose_twice(patch: Patch) -> None:
+    """Now and then a request stays queued after it was proposed."""
+
+    def propose(self: Any) -> None:
+        queued = self.proposals.queued
+        original(self)
+        if not self.raft.term % 2 and len(self.proposals.waiting) > 1:
+            self.proposals.queued = dict(queued)
+
+    original = node.Node._propose
+    patch(node.Node, "_propose", propose)
+
+
+@mutant
+def skip_read_index(patch: Patch) -> None:
+    """A leader answers reads without making sure that it leads."""
+
+    def read(raft: Any, request: Any) -> None:
+        leader._answer_read(raft, request, raft.log.committed)
+
+    patch(leader, "read_index", read)
+    _step(patch, MessageKind.READ_INDEX, read, (Role.LEADER,))
+
+
+@mutant
+def trust_the_clock(patch: Patch) -> None:
+    """A leader believes in its lease, also after its process stood still (etcd issue 20418)."""
+
+    def init(self: Any, member_id: int, **rest: Any) -> None:
+        original(self, member_id, options=Options(lease_reads=True), **rest)
+
+    original = Raft.__init__
+    patch(Raft, "__init__", init)
+
+
+@mutant
+def read_locally(patch: Patch) -> None:
+    """Linearizable reads are answered from what this member happens to have."""
+    patch(Server, "read", lambda self, read, argument: read(argument, None))
+
+
+@mutant
+def read_before_the_term_commits(patch: Patch) -> None:
+    """A new leader answers reads before an entry of its own term is committed."""
+
+    def read(raft: Any, request: Any) -> None:
+        if raft.is_singleton:
+            leader._answer_read(raft, request, raft.log.committed)
+            return
+        raft.reads.add(request, raft.log.committed)
+        raft.reads.acknowledge(raft.id, raft.reads.heartbeat_context())
+        leader._broadcast_heartbeat(raft)
+
+    patch(leader, "read_index", read)
+    _step(patch, MessageKind.READ_INDEX, read, (Role.LEADER,))
+
+
+@mutant
+def read_before_applied(patch: Patch) -> None:
+    """Confirmed reads do not wait until their index is applied."""
+    original = Reads.run
+    patch(Reads, "run", lambda self, applied: original(self, 1 << 62))
+
+
+@mutant
+def request_ids_repeat(patch: Patch) -> None:
+    """Request ids begin anew in each life, and are the same on all members."""
+
+    def init(self: Any, member_id: int, unix_ms: int) -> None:
+        original(self, 0, 0)
+
+    original = RequestIds.__init__
+    patch(RequestIds, "__init__", init)
+
+
+# --- store and watch -------------------------------------------------------------------------------------------------
+
+
+@mutant
+def compaction_one_too_far(patch: Patch) -> None:
+    """Compaction removes what may still be read at its own revision."""
+
+    def schedule(self: Any, revision: int, *, previous: int, complete: bool) -> None:
+        original(self, revision + 1, previous=previous, complete=complete)
+
+    original = compaction.Compaction.schedule
+    patch(compaction.Compaction, "schedule", schedule)
+
+
+@mutant
+def compaction_forgets_tombstones(patch: Patch) -> None:
+    """The tombstone at the compacted revision goes, so that a watch from there misses it (etcd issue 19179)."""
+
+    def compact_key(self: Any, key: bytes, row: bytes, bound: bytes, last: bytes) -> bool:
+        return original(self, key, row, bound, bound)
+
+    original = Index.compact_key
+    patch(Index, "compact_key", compact_key)
+
+
+@mutant
+def watch_gap_on_compaction(patch: Patch) -> None:
+    """Watchers whose history is compacted go on as if nothing was missing."""
+
+    def choose(self: Any, max_watchers: int) -> Any:
+        return list(self._lagging)
+
+    patch(WatchHub, "_choose", choose)
+
+
+@mutant
+def watch_drops_when_full(patch: Patch) -> None:
+    """Events that a slow client has no room for are forgotten (etcd issue 17529)."""
+
+    def offer(self: Any, watcher: Any, revision: int, events: Any) -> bool:
+        original(self, watcher, revision, events)
+        return True
+
+    original = api_watch.WatchStream.offer
+    patch(api_watch.WatchStream, "offer", offer)
+
+
+@mutant
+def watch_future_ignored(patch: Patch) -> None:
+    """A watch on a future revision is told of what comes before it (etcd issue 20221)."""
+
+    def add(self: Any, keys: Any, start_revision: int, **rest: Any) -> Any:
+        return original(self, keys, min(start_revision, self.store.revision + 1), **rest)
+
+    original = WatchHub.add
+    patch(WatchHub, "add", add)
+
+
+@mutant
+def watch_back_in_time(patch: Patch) -> None:
+    """After a snapshot from the leader, watchers are told everything again (etcd issue 15271)."""
+
+    def restore(self: Any, revision: int) -> None:
+        watchers = [
+            watcher for table in self._synced.prefixes.values() for group in table.values() for watcher in group
+        ]
+        original(self, revision)
+        for watcher in watchers:
+            watcher.next_revision = max(1, self.store.compacted)
+
+    original = WatchHub.restore
+    patch(WatchHub, "restore", restore)
+
+
+@mutant
+def watch_lost_on_snapshot(patch: Patch) -> None:
+    """After a snapshot from the leader, watchers go on from its revision, whatever lies in between."""
+
+    def take_over(self: Any, other: Any) -> None:
+        original(self, other)
+        for watcher in self._hub._lagging:
+            watcher.next_revision = max(watcher.next_revision, self.revision + 1)
+
+    original = store.Store.take_over
+    patch(store.Store, "take_over", take_over)
+
+
+@mutant
+def progress_too_early(patch: Patch) -> None:
+    """Progress is told while events are still to come (etcd issue 15220)."""
+    patch(WatchHub, "is_current", lambda self, watcher: True)
+
+
+# --- leases ----------------------------------------------------------------------------------------------------------
+
+
+@mutant
+def renewal_ignored(patch: Patch) -> None:
+    """Keeping a lease alive is acknowledged, but does not move its end."""
+
+    def renew(self: Any, lease_id: int, now: float) -> int:
+        self.tick(now)
+        return int(self._book.get(lease_id).ttl_s)
+
+    patch(LeaseTimer, "renew", renew)
+
+
+@mutant
+def lease_never_ends(patch: Patch) -> None:
+    """Expired leases are not revoked."""
+    patch(LeaseTimer, "expired", lambda self, now, limit=0: [])
+
+
+@mutant
+def revoke_keeps_keys(patch: Patch) -> None:
+    """A lease ends without the last of its keys."""
+
+    def revoke(self: Any, lease_id: int) -> Any:
+        return original(self, lease_id)[:-1]
+
+    original = LeaseBook.revoke
+    patch(LeaseBook, "revoke", revoke)

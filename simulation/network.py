@@ -1,0 +1,331 @@
+"""The network between members: raft messages as bytes, snapshots, peer requests; late, lost, twice, or not at all.
+
+`SimTransport` and `SimCalls` are one process's ports on it. Nothing here knows what the messages mean, with one
+exception: a forwarded proposal is never doubled, for the connections between members cannot do that either, and raft
+would rightly append it twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from random import Random
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from ratifyd.raft.codec import decode_message, encode_message
+from ratifyd.raft.messages import Message, MessageKind
+from simulation.clock import SimClock
+
+if TYPE_CHECKING:
+    from simulation.machine import Machine
+    from simulation.options import Options
+
+SILENCE_S = 5.0
+"""After so long without a word a connection counts as lost (rafthttp's read timeout)."""
+SNAPSHOT_TIMEOUT_S = 5.0
+BYTES_PER_S = 20_000_000
+
+
+class SimNetwork:
+    """All links, by the machines' numbers. A link is blocked while anything blocks it."""
+
+    def __init__(self, clock: SimClock, options: Options, random: Random) -> None:
+        self.clock = clock
+        self.options = options
+        self.random = random
+        self.machines: list[Machine] = []
+        self.faulty = True
+        self.digest = 0
+        self.sent = self.lost = 0
+        self._blocked: dict[tuple[int, int], int] = {}
+        self._slow: dict[tuple[int, int], float] = {}
+        self._last: dict[tuple[int, int], float] = {}
+        self.trace: Callable[[str], None] | None = None
+
+    # --- what faults do --------------------------------------------------------------------------------------------
+
+    def block(self, sender: int, receiver: int) -> None:
+        """Let nothing through from one machine to another, until `unblock` is called as often."""
+        self._blocked[sender, receiver] = self._blocked.get((sender, receiver), 0) + 1
+
+    def unblock(self, sender: int, receiver: int) -> None:
+        """Take back one `block`."""
+        left = self._blocked.get((sender, receiver), 0) - 1
+        if left > 0:
+            self._blocked[sender, receiver] = left
+        else:
+            self._blocked.pop((sender, receiver), None)
+
+    def slow(self, sender: int, receiver: int, seconds: float) -> None:
+        """Add a delay to a link; 0 takes it away."""
+        self._slow[sender, receiver] = seconds
+
+    def heal(self) -> None:
+        """No more faults of any kind."""
+        self.faulty = False
+        self._blocked.clear()
+        self._slow.clear()
+
+    def is_blocked(self, sender: int, receiver: int) -> bool:
+        return (sender, receiver) in self._blocked
+
+    def machine_at(self, url: str) -> Machine | None:
+        """Whose peer URL this is."""
+        return next((machine for machine in self.machines if machine.url == url), None)
+
+    # --- transport -------------------------------------------------------------------------------------------------
+
+    def delay(self, sender: int, receiver: int, size: int) -> float:
+        """How long something takes; in order, unless the network reorders."""
+        options, random = self.options, self.random
+        seconds = options.delay_min_s + random.random() * (options.delay_max_s - options.delay_min_s)
+        seconds += self._slow.get((sender, receiver), 0.0) + size / BYTES_PER_S
+        if self.faulty and random.random() < options.delay_tail:
+            seconds += random.random() * options.delay_tail_s
+        if options.reorder and self.faulty:
+            return seconds
+        now = self.clock.now
+        arrival = max(now + seconds, self._last.get((sender, receiver), 0.0) + 1e-6)
+        self._last[sender, receiver] = arrival
+        return arrival - now
+
+    def drops(self, sender: int, receiver: int) -> bool:
+        """Whether what is sent now gets lost."""
+        if (sender, receiver) in self._blocked:
+            return True
+        return self.faulty and self.options.loss > 0 and self.random.random() < self.options.loss
+
+    def send(self, sender: int, receiver: int, datas: list[bytes], *, twice: bool) -> bool:
+        """Send raft messages that leave together; False when they are lost."""
+        self.sent += len(datas)
+        if self.drops(sender, receiver):
+            self.lost += len(datas)
+            return False
+        self.clock.call_later(self.delay(sender, receiver, sum(map(len, datas))), self._arrive, sender, receiver, datas)
+        if twice and self.faulty and self.options.duplicate and self.random.random() < self.options.duplicate:
+            self.clock.call_later(self.delay(sender, receiver, 0), self._arrive, sender, receiver, datas)
+        return True
+
+    def _arrive(self, sender: int, receiver: int, datas: list[bytes]) -> None:
+        if (sender, receiver) in self._blocked:
+            self.lost += len(datas)
+            return
+        member = self.machines[receiver].member
+        if member is None:
+            return
+        digest = self.digest
+        for data in datas:
+            digest = crc32(data, digest)
+        self.digest = digest + sender + receiver + int(self.clock.now * 1e6)
+        if self.trace is not None:
+            for data in datas:
+                self.trace(f"{sender}->{receiver} {describe(decode_message(data))}")
+        member.clock.run(member.transport.deliver, sender, datas)
+
+    def note(self, what: bytes) -> None:
+        """Mix something into the digest of the run."""
+        self.digest = crc32(what, self.digest) + int(self.clock.now * 1e6)
+
+
+def describe(message: Message) -> str:
+    """A message in a line."""
+    text = f"{message.kind.name} term {message.term}"
+    if message.kind in (MessageKind.APP, MessageKind.APP_RESP):
+        text += f" index {message.index} logterm {message.log_term}"
+    if message.entries:
+        text += f" entries {[(entry.term, entry.index) for entry in message.entries][:6]}"
+    if message.commit:
+        text += f" commit {message.commit}"
+    if message.snapshot is not None:
+        text += f" snapshot {message.snapshot.meta.index}/{message.snapshot.meta.term}"
+    return text + (f" REJECT hint {message.reject_hint}" if message.reject else "")
+
+
+class SimTransport:
+    """`ports.Transport` of one process."""
+
+    def __init__(self, network: SimNetwork, machine: Machine) -> None:
+        self._network = network
+        self._machine = machine
+        self._peers: dict[int, int] = {}
+        self._since: dict[int, float] = {}
+        self._heard: dict[int, float] = {}
+
+    # --- out -------------------------------------------------------------------------------------------------------
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Send each message to the member it names, those to one member together unless the network reorders."""
+        batches: dict[int, list[bytes]] = {}
+        proposals: set[int] = set()
+        for message in messages:
+            receiver = self._peers.get(message.to)
+            if receiver is None:
+                continue
+            batches.setdefault(receiver, []).append(encode_message(message))
+            if message.kind is MessageKind.PROP:
+                proposals.add(receiver)
+        network, local = self._network, self._machine.number
+        for receiver, datas in batches.items():
+            twice = receiver not in proposals
+            if network.options.reorder:
+                for data in datas:
+                    if not network.send(local, receiver, [data], twice=twice):
+                        self._lost(receiver)
+            elif not network.send(local, receiver, datas, twice=twice) or network.machines[receiver].member is None:
+                self._lost(receiver)
+
+    def _lost(self, receiver: int) -> None:
+        member = self._machine.member
+        remote = self._network.machines[receiver].member_id
+        if member is None:
+            return
+        if self._heard.get(remote, 0.0) < member.clock.time() - SILENCE_S:
+            self._since.pop(remote, None)
+        if self._network.random.random() < 0.3:
+            member.clock.call_soon(self._unreachable, remote)
+
+    def _unreachable(self, remote: int) -> None:
+        member = self._machine.member
+        if member is not None:
+            self._since.pop(remote, None)
+            member.server.node.raft.report_unreachable(remote)
+            member.server.node.wake()
+
+    def send_snapshot(
+        self, message: Message, size: int, open_image: Callable[[], Iterator[bytes]], done: Callable[[bool], None]
+    ) -> None:
+        """Send a snapshot with its image; `done` follows."""
+        image = b"".join(islice(open_image(), None))
+        network, local, member = self._network, self._machine.number, self._machine.member
+        assert member is not None
+        receiver = self._peers.get(message.to)
+        over = False
+
+        def ended(ok: bool) -> None:
+            nonlocal over
+            if not over:
+                over = True
+                done(ok)
+                member.server.node.raft.report_snapshot(message.to, ok)
+                member.server.node.wake()
+
+        def answered(ok: bool) -> None:
+            if receiver is not None and not network.drops(receiver, local):
+                network.clock.call_later(network.delay(receiver, local, 0), member.clock.run, ended, ok)
+
+        def arrive() -> None:
+            other = None if receiver is None else network.machines[receiver].member
+            if other is not None and receiver is not None and not network.is_blocked(local, receiver):
+                if network.trace is not None:
+                    network.trace(f"{local}->{receiver} image of {len(image)} bytes, {describe(message)}")
+                other.clock.run(other.take_snapshot, decode_message(encode_message(message)), image, answered)
+
+        member.clock.call_later(SNAPSHOT_TIMEOUT_S, ended, False)
+        if receiver is not None and not network.drops(local, receiver):
+            network.clock.call_later(network.delay(local, receiver, len(image)), arrive)
+
+    # --- in --------------------------------------------------------------------------------------------------------
+
+    def deliver(self, sender: int, datas: list[bytes]) -> None:
+        """Take what has arrived, as the endpoints do: not from members that were removed, not for somebody else."""
+        member = self._machine.member
+        assert member is not None
+        remote = self._network.machines[sender]
+        members = member.state.members
+        if remote.member_id in members.removed:
+            self._network.clock.call_later(0.01, remote.told_removed)
+            return
+        now = member.clock.time()
+        self._heard[remote.member_id] = now
+        if remote.member_id in self._peers:
+            self._since.setdefault(remote.member_id, now)
+        messages = [decode_message(data) for data in datas]
+        member.server.node.receive([message for message in messages if message.to == member.server.member_id])
+
+    # --- members ---------------------------------------------------------------------------------------------------
+
+    def add_peer(self, member_id: int, urls: Sequence[str]) -> None:
+        self._know(member_id, urls)
+
+    def remove_peer(self, member_id: int) -> None:
+        self._peers.pop(member_id, None)
+        self._since.pop(member_id, None)
+
+    def update_peer(self, member_id: int, urls: Sequence[str]) -> None:
+        if member_id in self._peers:
+            self._know(member_id, urls)
+
+    def add_remote(self, member_id: int, urls: Sequence[str]) -> None:
+        self._know(member_id, urls)
+
+    def active_since(self, member_id: int) -> float | None:
+        member = self._machine.member
+        if member is not None and self._heard.get(member_id, 0.0) < member.clock.time() - SILENCE_S:
+            self._since.pop(member_id, None)
+        return self._since.get(member_id)
+
+    def _know(self, member_id: int, urls: Sequence[str]) -> None:
+        for url in urls:
+            machine = self._network.machine_at(url)
+            if machine is not None:
+                self._peers[member_id] = machine.number
+
+
+class SimRequest:
+    """A request to the peer port's pages."""
+
+    def __init__(self, method: str, path: str, body: bytes, headers: Sequence[tuple[str, str]]) -> None:
+        self.method = method
+        self.path = path
+        self.headers = {name.lower(): value for name, value in headers}
+        self.body = body
+
+
+class SimCalls:
+    """`ports.PeerCalls` of one process."""
+
+    def __init__(self, network: SimNetwork, machine: Machine) -> None:
+        self._network = network
+        self._machine = machine
+
+    def call(
+        self,
+        urls: Sequence[str],
+        method: str,
+        path: str,
+        body: bytes,
+        timeout_s: float,
+        done: Callable[[int, bytes], None],
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Ask the first URL that leads somewhere."""
+        network, local, member = self._network, self._machine.number, self._machine.member
+        assert member is not None
+        clock = member.clock
+        over = False
+
+        def ended(status: int, answer: bytes) -> None:
+            nonlocal over
+            if not over:
+                over = True
+                done(status, answer)
+
+        target = next((machine for url in urls if (machine := network.machine_at(url)) is not None), None)
+        if target is None or target.member is None:
+            clock.call_later(0.001, ended, 0, b"")
+            return
+        remote = target.number
+
+        def answer(status: int, _headers: Any, answered: bytes) -> None:
+            if not network.drops(remote, local):
+                network.clock.call_later(network.delay(remote, local, 0), clock.run, ended, status, answered)
+
+        def arrive() -> None:
+            other = target.member
+            if other is not None and not network.is_blocked(local, remote):
+                other.clock.run(other.pages.handle, SimRequest(method, path, body, headers), answer)
+
+        clock.call_later(timeout_s, ended, 0, b"")
+        if not network.drops(local, remote):
+            network.clock.call_later(network.delay(local, remote, 0), arrive)

@@ -1,0 +1,141 @@
+"""Running seeds: one by one or on several processes, with a mutant or without, and shortening what fails."""
+
+import logging
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+
+from simulation.mutants import planted
+from simulation.options import Options, draw
+from simulation.world import World
+
+
+@dataclass(slots=True)
+class Result:
+    """How a run went."""
+
+    options: Options
+    checker: str = ""
+    """The promise that was broken; empty when none was."""
+    violation: str = ""
+    digest: int = 0
+    cpu_s: float = 0.0
+    virtual_s: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    trace: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.violation
+
+
+def run_options(options: Options, mutant: str | None = None, *, trace: bool = False) -> Result:
+    """One run."""
+    logging.disable(logging.CRITICAL)
+    began = time.process_time()
+    with planted(mutant):
+        world = World(options, trace=trace)
+        violation = world.run()
+    result = Result(options, digest=world.network.digest, cpu_s=time.process_time() - began, virtual_s=world.clock.now)
+    if violation is not None:
+        result.checker, result.violation = violation.checker, str(violation)
+        if violation.__cause__ is not None:
+            result.violation += "\n" + "".join(traceback.format_exception(violation.__cause__))
+    operations = world.history.operations
+    result.counts.update(
+        seeds=1,
+        operations=len(operations),
+        acknowledged=sum(operation.ok for operation in operations),
+        entries=len(world.model.applied),
+        events=sum(len(events) for record in world.history.watches for _, _, events in record.items),
+        restarts=world.restarts,
+        messages=world.network.sent,
+        lost=world.network.lost,
+        terms=world.raft_checker.terms,
+    )
+    result.faults = world.nemesis.counts
+    result.trace = list(world.trace_lines or ())
+    return result
+
+
+def run_seed(seed: int, *, mutant: str | None = None, settings: Iterable[str] = (), trace: bool = False) -> Result:
+    """The run of a seed."""
+    return run_options(draw(seed).changed_by(list(settings)), mutant, trace=trace)
+
+
+def run_seeds(
+    seeds: Iterable[int], *, processes: int = 1, mutant: str | None = None, settings: Iterable[str] = ()
+) -> Iterator[Result]:
+    """The runs of many seeds, in order."""
+    job = partial(run_seed, mutant=mutant, settings=tuple(settings))
+    if processes == 1:
+        yield from map(job, seeds)
+        return
+    with get_context("fork").Pool(processes) as pool:
+        yield from pool.imap(job, seeds)
+
+
+def catch(mutant: str, seeds: Iterable[int], settings: Iterable[str] = ()) -> tuple[int, Result | None]:
+    """Run seeds until a mutant is caught: after how many, and how; None when none caught it."""
+    count = 0
+    for count, seed in enumerate(seeds, 1):
+        result = run_seed(seed, mutant=mutant, settings=settings)
+        if not result.ok:
+            return count, result
+    return count, None
+
+
+def shrink(failed: Result, mutant: str | None, *, budget_s: float, tell: Callable[[str], None]) -> Result:
+    """The simplest options found in time under which the same promise is still broken."""
+    best = failed
+    deadline = time.monotonic() + budget_s
+    progress = True
+    while progress and time.monotonic() < deadline:
+        progress = False
+        for candidate in _simpler(best):
+            if time.monotonic() >= deadline:
+                break
+            result = run_options(candidate, mutant)
+            if result.checker == failed.checker:
+                best, progress = result, True
+                tell(f"still fails: {' '.join(draw(best.options.seed).differences(best.options))}")
+                break
+    return best
+
+
+def _simpler(result: Result) -> Iterator[Options]:
+    """Variations with less in them, the most telling first."""
+    options = result.options
+    if result.virtual_s < options.duration_s:
+        yield options.without(duration_s=result.virtual_s)
+    for fault in options.faults:
+        yield options.without(faults=tuple(each for each in options.faults if each != fault))
+    plain: dict[str, object] = {
+        "loss": 0.0,
+        "duplicate": 0.0,
+        "reorder": False,
+        "delay_tail": 0.0,
+        "clock_drift": 0.0,
+        "in_place": 0.0,
+        "watchers": 0,
+        "keepers": 0,
+        "quota_bytes": 0,
+        "watch_queue_bytes": 0,
+        "snapshot_count": 10_000,
+        "pre_vote": True,
+        "apply_budget": 1000,
+    }
+    for name, value in plain.items():
+        if getattr(options, name) != value:
+            yield options.without(**{name: value})
+    if options.clients > 1:
+        yield options.without(clients=options.clients - 1)
+    if options.members > 1:
+        yield options.without(members=options.members - 1)
+    if options.keys > 1:
+        yield options.without(keys=1)

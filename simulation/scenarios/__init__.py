@@ -1,0 +1,26 @@
+"""The consistency bugs of etcd's public history, each as a script that would show it, and must not.
+
+The table is etcd's own (tests/robustness/README.md); the names are the numbers of the issues. `SCENARIOS` maps them to
+functions that raise when ratifyd has the bug.
+"""
+
+from simulation.scenarios import restarts, watches
+from simulation.scenarios.reads import stale_reads_after_a_pause, txn_reads_a_compacted_revision
+
+SCENARIOS = {
+    "13766 inconsistent revision after a crash under load": restarts.crash_under_load,
+    "14370 a single member loses a write in a crash": restarts.crash_after_the_answer,
+    "14685 inconsistent revision after a crash during defragmentation": restarts.crash_while_defragmenting,
+    "15220 progress is told ahead of events": watches.progress_of_a_slow_watcher,
+    "15271 a watch goes back in time after a partition": watches.partition_and_snapshot,
+    "17247 an event of a transaction comes twice": watches.events_of_transactions,
+    "17529 events are lost when a stream starves": watches.starved_stream,
+    "17780 the revision goes back in a crash during compaction": restarts.crash_while_compacting,
+    "18055 two snapshots come shortly after each other": restarts.two_snapshots,
+    "18089 a watch misses the deletion that a compaction meets": watches.compaction_at_a_deletion,
+    "18667 a transaction reads a compacted revision": txn_reads_a_compacted_revision,
+    "19179 a watch from the revision of a compaction misses its deletion": watches.watch_from_the_compaction,
+    "20221 a watch on a future revision is told something": watches.future_revision,
+    "20271 a crash while a snapshot comes in breaks the backend": restarts.crash_while_receiving,
+    "20418 a paused leader answers from the past": stale_reads_after_a_pause,
+}

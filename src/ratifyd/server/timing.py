@@ -1,0 +1,205 @@
+"""How long things take: noticed in passing, so that what is quick costs next to nothing and what is slow is logged.
+
+An entry is timed by one look at the clock between it and the next. Requests carry the moment they came; they are late
+when that is before `late_before`, which moves on whenever the loop may have spent time. Texts, fields and thresholds of
+the log lines are etcd's.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from math import inf
+
+from google.protobuf.message import DecodeError
+
+from ratifyd.apply.entries import Outcome
+from ratifyd.apply.requests import (
+    CLUSTER_MEMBER_ATTR_SET,
+    CLUSTER_VERSION_SET,
+    COMPACTION,
+    DELETE_RANGE,
+    DOWNGRADE_INFO_SET,
+    LEASE_GRANT,
+    LEASE_REVOKE,
+    PUT,
+    TXN,
+    Row,
+)
+from ratifyd.config import Config
+from ratifyd.config.values import show_duration
+from ratifyd.errors import (
+    Compacted,
+    EtcdError,
+    FutureRev,
+    LeaseExist,
+    LeaseNotFound,
+    LeaseTTLTooLarge,
+    NoSpace,
+)
+from ratifyd.metrics import Metrics
+from ratifyd.mvcc.store import Store
+from ratifyd.proto import fast, text
+from ratifyd.proto.etcdserver_pb2 import Request
+from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
+
+QUICK_S = 0.0001
+"""The lowest bound of the histograms of entries and ranges: what stays below it need not be told apart."""
+
+_INSIDE: Mapping[type[EtcdError], str] = {
+    LeaseNotFound: "lease not found",
+    LeaseExist: "lease already exists",
+    LeaseTTLTooLarge: "too large lease TTL",
+    Compacted: "mvcc: required revision has been compacted",
+    FutureRev: "mvcc: required revision is a future revision",
+    NoSpace: "etcdserver: no space",
+}
+"""What etcd calls errors as long as they have not left for a client."""
+_WITH_REVISION = (PUT, DELETE_RANGE, TXN, COMPACTION)
+_WITH_HEADER = (LEASE_GRANT, LEASE_REVOKE)
+_NO_ANSWER = (CLUSTER_VERSION_SET, CLUSTER_MEMBER_ATTR_SET, DOWNGRADE_INFO_SET)
+_V2_FIRST_BYTE = 0x08
+
+log = logging.getLogger("ratifyd.server")
+
+
+class Timing:
+    """The clock of one member's work, and what is slow by it."""
+
+    __slots__ = (
+        "_counts",
+        "_gets",
+        "_header",
+        "_metrics",
+        "_ranges_s",
+        "_store",
+        "apply_limit_s",
+        "extensive",
+        "late_after_s",
+        "late_before",
+        "now",
+        "quick_s",
+        "unary_limit_s",
+    )
+
+    def __init__(
+        self, now: Callable[[], float], config: Config, metrics: Metrics, store: Store, header: Callable[[], bytes]
+    ) -> None:
+        """`now` must be precise, and on the same scale as the member's clock; `header` makes that of an answer."""
+        self.now = now
+        self.extensive = config.metrics == "extensive"
+        """Whether the time of every call is wanted, not just that of the late ones."""
+        self.apply_limit_s = config.warning_apply_duration_s
+        self.unary_limit_s = config.warning_unary_request_duration_s
+        self.quick_s = min(QUICK_S, self.apply_limit_s)
+        """Entries that took less are of no interest one by one."""
+        self._metrics = metrics
+        self._store = store
+        self._counts = store.counts
+        self._header = header
+        self._gets = 0
+        self._ranges_s = 0.0
+        self.late_after_s = 0.0
+        self.late_before = 0.0
+        """A call that came before this moment deserves a look when it is answered."""
+        self.ticked(every_call=False)
+
+    def ticked(self, *, every_call: bool) -> None:
+        """Move on; with `every_call`, all calls are late from now on."""
+        every_call = every_call or self.extensive
+        self.late_after_s = -inf if every_call else min(self.apply_limit_s, self.unary_limit_s)
+        self.move_on()
+
+    def move_on(self) -> float:
+        """Look at the clock before answering calls."""
+        now = self.now()
+        self.late_before = now - self.late_after_s
+        return now
+
+    # --- entries ---------------------------------------------------------------------------------------------------
+
+    def quick_entries(self, row: Row, count: int, seconds: float) -> None:
+        """Count entries of one kind that were applied well, each within `quick_s`."""
+        self._metrics.apply_seconds["v3", row.operation, "true"].observe_quick(count, seconds)
+
+    def entry(self, data: bytes, outcome: Outcome, seconds: float) -> Row:
+        """Count any other entry, and log it if it was slow or in vain; the kind of which more may be quick."""
+        row, error = outcome.row, outcome.error
+        success = error is None or isinstance(error, Compacted)
+        in_v2_form = data[0] == _V2_FIRST_BYTE
+        version, operation = ("v2", Request.FromString(data).Method) if in_v2_form else ("v3", row.operation)
+        self._metrics.apply_seconds[version, operation, "true" if success else "false"].observe(seconds)
+        if success and seconds <= self.apply_limit_s:
+            return PUT if in_v2_form else row
+        request = _entry_text(data)
+        response = self._response_text(outcome)
+        if seconds > self.apply_limit_s:
+            self.slow(seconds, "", request, response, error)
+        if not success:
+            failed = {"took": show_duration(seconds), "request": request, "response": response}
+            log.warning("failed to apply request", extra={"fields": failed | _error_field(error)})
+        self.move_on()
+        return PUT if in_v2_form else row
+
+    def slow(self, seconds: float, prefix: str, request: str, response: str, error: EtcdError | None) -> None:
+        """Log and count what took longer than --warning-apply-duration."""
+        self._metrics.slow_apply_total += 1
+        fields = {
+            "took": show_duration(seconds),
+            "expected-duration": show_duration(self.apply_limit_s),
+            "prefix": prefix,
+            "request": request,
+            "response": response,
+        }
+        log.warning("apply request took too long", extra={"fields": fields | _error_field(error)})
+
+    def _response_text(self, outcome: Outcome) -> str:
+        """The size of the answer as it leaves the state machine: some have no header yet, others a part of it."""
+        row = outcome.row
+        if outcome.error is not None or row in _NO_ANSWER:
+            return ""
+        size = len(outcome.body)
+        if row in _WITH_REVISION:
+            size += len(fast.revision_header(self._store.revision))
+        elif row in _WITH_HEADER:
+            size += len(self._header())
+        return f"size:{size}"
+
+    # --- reads -----------------------------------------------------------------------------------------------------
+
+    def range(self, seconds: float, *, success: bool) -> None:
+        """Count a range that was timed on its own."""
+        self._counts.ranges += 1
+        self._ranges_s += seconds
+        self._metrics.range_seconds["true" if success else "false",].observe(seconds)
+        if seconds > QUICK_S:
+            self.move_on()
+
+    def begin_reads(self) -> float:
+        """Reads that have waited together are about to be answered."""
+        self._ranges_s = 0.0
+        return self.move_on()
+
+    def end_reads(self, began: float) -> None:
+        """They are: each single key among them gets its share of the time."""
+        gets = self._counts.gets - self._gets
+        if gets:
+            self._gets += gets
+            share = max(0.0, self.now() - began - self._ranges_s) / gets
+            self._metrics.range_seconds["true",].observe_many(gets, share)
+
+
+def _error_field(error: EtcdError | None) -> dict[str, object]:
+    return {} if error is None else {"error": inside(error)}
+
+
+def inside(error: EtcdError) -> str:
+    """What etcd calls an error as long as it has not left for a client."""
+    return next((words for kind, words in _INSIDE.items() if isinstance(error, kind)), error.message)
+
+
+def _entry_text(data: bytes) -> str:
+    if data[0] == _V2_FIRST_BYTE:
+        return text.compact(Request.FromString(data))
+    try:
+        return text.entry(InternalRaftRequest.FromString(data))
+    except DecodeError:  # a transaction as deep as the parser goes is a level too deep inside its entry
+        return f"<{len(data)} bytes>"
