@@ -11,15 +11,18 @@ from google.protobuf.message import Message
 
 from differential.operations import KEEPALIVE_PATH, WATCH_PATH, Kind, Operation
 from differential.runner import COMPACT_PATH, GRANT_PATH, HASH_PATH, RANGE_PATH, REVOKE_PATH, Session
-from ratifyd.proto import auth_pb2, rpc_pb2
+from ratifyd.proto import auth_pb2, election_pb2, lock_pb2, rpc_pb2
 
 KEYS = [b"a", b"a/1", b"a/2", b"a0", b"b", b"b\x00", b"c", b"d/x", b"\x00", b"\xff", b"\xff\xff", "ключ".encode()]
 RANGE_ENDS = [b"\x00", b"b", b"a0", b"c", b"d0", b"\xff", b"a", b"\x01", b"zz"]
 LEASES = [1, 2, 3, 4, 5, 6, -7, 7_000_000_000, 2**63 - 1]
+LOCK_LEASES = [11, 12]
+"""Apart from the others, as etcd now and then renews the lease of who locks, and so changes its time to live."""
 STREAMS = 3
 WATCHERS_A_STREAM = 5
 _LARGE_TTL = 100_000
 
+_ELECTION = "/v3electionpb.Election/"
 _Range = rpc_pb2.RangeRequest
 _Compare = rpc_pb2.Compare
 
@@ -55,6 +58,8 @@ class Generator:
             (1.5, self._watch_cancel),
             (1, self._watch_progress),
             (0.2, self._watch_nothing),
+            (1.5, self._lock),
+            (2, self._election),
             (0.2, self._watch_reopen),
             (1.5, self._hash_kv),
             (0.5, self._member_list),
@@ -230,10 +235,11 @@ class Generator:
 
     def _grant(self, session: Session) -> Operation:
         ttl = self.random.choice([_LARGE_TTL, _LARGE_TTL * 10, 9_000_000_000, 9_000_000_001])
-        return _unary(GRANT_PATH, rpc_pb2.LeaseGrantRequest(TTL=ttl, ID=self._lease()))
+        lease = self.random.choice(LOCK_LEASES) if self._chance(0.2) else self._lease()
+        return _unary(GRANT_PATH, rpc_pb2.LeaseGrantRequest(TTL=ttl, ID=lease))
 
     def _revoke(self, session: Session) -> Operation:
-        lease = 0 if self._chance(0.05) else self._lease()
+        lease = 0 if self._chance(0.05) else self.random.choice(LEASES + LOCK_LEASES)
         return _unary(REVOKE_PATH, rpc_pb2.LeaseRevokeRequest(ID=lease))
 
     def _time_to_live(self, session: Session) -> Operation:
@@ -246,6 +252,35 @@ class Generator:
 
     def _leases(self, session: Session) -> Operation:
         return _unary("/etcdserverpb.Lease/LeaseLeases", rpc_pb2.LeaseLeasesRequest())
+
+    # Locks and elections. Each lease has a lock and an election of its own: with two candidates somebody would wait.
+
+    def _lock(self, session: Session) -> Operation:
+        lease = self.random.choice(LOCK_LEASES)
+        if self._chance(0.6):
+            return _unary("/v3lockpb.Lock/Lock", lock_pb2.LockRequest(name=b"lock%d" % lease, lease=lease))
+        key = self._key() if self._chance(0.3) else b"lock%d/%x" % (lease, lease)
+        return _unary("/v3lockpb.Lock/Unlock", lock_pb2.UnlockRequest(key=key))
+
+    def _election(self, session: Session) -> Operation:
+        lease = self.random.choice(LOCK_LEASES)
+        name = b"vote%d" % lease
+        kind = self.random.random()
+        if kind < 0.4:
+            value = self.random.choice([b"", b"one", b"two"])
+            return _unary(_ELECTION + "Campaign", election_pb2.CampaignRequest(name=name, lease=lease, value=value))
+        if kind < 0.6:
+            # Under "a", "b" and so on there may be keys of other families.
+            name = name if self._chance(0.5) else self.random.choice(KEYS)
+            return _unary(_ELECTION + "Leader", election_pb2.LeaderRequest(name=name))
+        key = self._key() if self._chance(0.2) else name + b"/%x" % lease
+        revision = 0 if self._chance(0.4) else self._revision(session, latest=0)
+        leader = election_pb2.LeaderKey(name=name, key=key, rev=revision, lease=lease)
+        if kind < 0.8:
+            proclaim = election_pb2.ProclaimRequest(leader=leader, value=self._value())
+            return _unary(_ELECTION + "Proclaim", proclaim)
+        resign = election_pb2.ResignRequest(leader=None if self._chance(0.1) else leader)
+        return _unary(_ELECTION + "Resign", resign)
 
     # Watch
 

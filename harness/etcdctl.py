@@ -2,7 +2,9 @@
 
 import os
 import re
+import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,3 +83,44 @@ def start_etcdctl(
         env=_environment(env),
         bufsize=0,
     )
+
+
+class RunningEtcdctl:
+    """A command that runs until it is stopped, and its lines."""
+
+    def __init__(self, endpoint: str | Sequence[str], *args: str) -> None:
+        self.process = start_etcdctl(endpoint, *args)
+        self._lines: list[str] = []
+        self._arrived = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in iter(self.process.stdout.readline, b""):
+            with self._arrived:
+                self._lines.append(line.decode())
+                self._arrived.notify_all()
+
+    @property
+    def so_far(self) -> list[str]:
+        """The lines that have come."""
+        with self._arrived:
+            return list(self._lines)
+
+    def lines(self, count: int, timeout_s: float = 10.0) -> list[str]:
+        """Wait for that many lines."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self._lines) >= count, timeout_s), self._lines
+            return list(self._lines)
+
+    def stop(self, number: int = signal.SIGINT) -> list[str]:
+        """End it by a signal; all lines. The exit status is `process.returncode`."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        self.process.wait(10)
+        self._reader.join(10)
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+        return self._lines

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -303,6 +304,16 @@ class EtcdServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+WATCHERS = "etcd_debugging_mvcc_watcher_total"
+
+
+def metric(server: EtcdServer, name: str) -> float:
+    """The present value of a metric without labels."""
+    with urllib.request.urlopen(f"{server.client_url}/metrics", timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
 
 class EtcdCluster:

@@ -117,6 +117,15 @@ def status_of(error: Exception) -> tuple[str, str]:
     return call.code().name, call.details()
 
 
+LATE = (
+    ("DEADLINE_EXCEEDED", "context deadline exceeded"),
+    ("DEADLINE_EXCEEDED", "Deadline Exceeded"),
+    ("DEADLINE_EXCEEDED", "Stream removed (Deadline Exceeded)"),
+    ("UNKNOWN", "context deadline exceeded"),
+)
+"""What a call may end with at its deadline: server and client run for it, and 3.5 has no code for it everywhere."""
+
+
 def method_names() -> Iterator[str]:
     """Every path, as text."""
     for path in METHODS:

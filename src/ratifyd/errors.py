@@ -3,6 +3,7 @@
     EtcdError
       RequestError    the client's own outcome, deterministic; the only kind allowed while applying an entry
       Unavailable     transient: no leader, timed out, stopping; raised by the server and the edge only
+      Relayed         any of these, as the lock and election services tell it
 
 Codes and texts are etcd's as they stand on the wire (etcd 3.6 api/v3rpc/rpctypes; two rows are Unknown there because
 etcd's server returns its client-side error object).
@@ -53,6 +54,14 @@ class RequestError(EtcdError):
     def with_text(cls, code: Code, message: str) -> "RequestError":
         """An error whose text is made from the request."""
         return _row(cls, code, message)()
+
+
+class Relayed(EtcdError):
+    """An error under way through the client inside etcd's lock and election services: they pass its text on alone."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        super().__init__()
 
 
 class Unavailable(EtcdError):
@@ -156,7 +165,12 @@ NotPrimaryLessor = _request_error(Code.UNKNOWN, "not a primary lessor")
 TimeoutLeaderTransfer = _request_error(Code.UNKNOWN, "etcdserver: request timed out, leader transfer took too long")
 RangeStreamSort = _request_error(Code.UNIMPLEMENTED, "RangeStream does not support custom sort orders")
 RangeStreamFilters = _request_error(Code.UNIMPLEMENTED, "RangeStream does not support revision filters")
+NoReflectionQuestion = _request_error(Code.INVALID_ARGUMENT, "invalid MessageRequest: <nil>")
 UnknownHealthService = _request_error(Code.NOT_FOUND, "unknown service")
+SessionExpired = _request_error(Code.UNKNOWN, "mutex: session is expired")
+NotElected = _request_error(Code.UNKNOWN, "election: not leader")
+NobodyElected = _request_error(Code.UNKNOWN, "election: no leader")
+MissingLeaderKey = _request_error(Code.UNKNOWN, '"leader" field must be provided')
 ContextCanceled = _unavailable(Code.CANCELLED, "context canceled")
 ContextDeadlineExceeded = _unavailable(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
 

@@ -54,13 +54,17 @@ GRPC_CODES: Final = (
 )
 """Values of label grpc_code, by code."""
 
+_LAZY_SERVICES: Final = (
+    "v3lockpb.Lock",
+    "v3electionpb.Election",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+)
 UNKNOWN_VERSION: Final = "unknown"
 """Value of label client_api_version for clients that do not name theirs."""
 OTHER_VERSION: Final = "other"
 MAX_VERSIONS: Final = 100
 MAX_VERSION_LENGTH: Final = 64
-
-_LAZY_SERVICES: Final = ("v3lockpb.Lock", "v3electionpb.Election")
 """Their rows appear with the first call; those of all other services are there from the start."""
 
 

@@ -319,6 +319,26 @@ def test_health_watch(client: Client) -> None:
         call.cancel()
 
 
+@pytest.mark.only("ratifyd")  # the flag came with etcd 3.5.14
+@pytest.mark.parametrize(
+    ("flags", "seen"),
+    [
+        ((), ["SERVING"]),
+        (("--feature-gates=StopGRPCServiceOnDefrag=true",), ["SERVING", "NOT_SERVING", "SERVING"]),
+        (("--experimental-stop-grpc-service-on-defrag",), ["SERVING", "NOT_SERVING", "SERVING"]),
+    ],
+)
+def test_health_while_defragmenting(start_server: Callable[..., Any], flags: tuple[str, ...], seen: list[str]) -> None:
+    _, client = start_server(*flags)
+    call = client.health.Watch(health_pb2.HealthCheckRequest(), timeout=10)
+    first = next(call)
+    client.maintenance.Defragment(rpc_pb2.DefragmentRequest())
+    statuses = [first, *(next(call) for _ in seen[1:])]
+    assert [health_pb2.HealthCheckResponse.ServingStatus.Name(each.status) for each in statuses] == seen
+    assert client.health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
+    call.cancel()
+
+
 @pytest.mark.parametrize(
     ("path", "text"),
     [
@@ -326,10 +346,7 @@ def test_health_watch(client: Client) -> None:
         ("/etcdserverpb.KV/put", "unknown method put for service etcdserverpb.KV"),
         ("/etcdserverpb.Nothing/Put", "unknown service etcdserverpb.Nothing"),
         ("/KV/Put", "unknown service KV"),
-        (
-            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-            "unknown service grpc.reflection.v1alpha.ServerReflection",
-        ),
+        ("/grpc.reflection.v2.ServerReflection/Info", "unknown service grpc.reflection.v2.ServerReflection"),
     ],
 )
 def test_what_does_not_exist(client: Client, path: str, text: str) -> None:

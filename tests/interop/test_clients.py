@@ -90,6 +90,29 @@ def test_aetcd_maintenance(server: EtcdServer, prefix: str) -> None:
     asyncio.run(asyncio.wait_for(script(), 30))
 
 
+def test_aetcd_locks_exclude(server: EtcdServer, prefix: str) -> None:
+    async def script() -> None:
+        name = prefix.encode() + b"lock"
+        order: list[str] = []
+        async with _aetcd(server) as first, _aetcd(server) as second:
+            held = first.lock(name, ttl=30)
+            assert await held.acquire()
+
+            async def wait() -> None:
+                async with second.lock(name, ttl=30):
+                    order.append("second in")
+
+            waiting = asyncio.create_task(wait())
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(waiting), 0.3)
+            order.append("first out")
+            assert await held.release()
+            await waiting
+        assert order == ["first out", "second in"]
+
+    asyncio.run(asyncio.wait_for(script(), 30))
+
+
 def test_etcd_client_py(server: EtcdServer, prefix: str) -> None:
     """The Rust client; strict about trailers and content types."""
     name = prefix.encode()
@@ -135,8 +158,6 @@ def test_etcd_client_py(server: EtcdServer, prefix: str) -> None:
 
 def test_etcd_client_py_lock(server: EtcdServer, prefix: str) -> None:
     """It uses the server's Lock service."""
-    if server.kind == "ratifyd":
-        pytest.skip("ratifyd does not serve Lock yet")
 
     async def script() -> None:
         client = etcd_client.Client([server.client_url])

@@ -40,8 +40,6 @@ def test_random_sequences_with_users(kind: str) -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenarios(kind: str, name: str) -> None:
-    if kind == "ratifyd" and name == "locks and elections":
-        pytest.skip("ratifyd does not serve Lock and Election yet")
     slow = ("lease keep-alive",)
     if kind == "etcd" and name in slow:
         pytest.skip("waits for several seconds; run for the server under test only")

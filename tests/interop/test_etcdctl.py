@@ -1,15 +1,13 @@
 """etcdctl 3.5.1 says the same about both servers: every line, in every output format, and every exit status."""
 
 import re
-import signal
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from harness.etcdctl import Output, etcdctl, start_etcdctl
+from harness.etcdctl import Output, RunningEtcdctl, etcdctl
 from harness.servers import EtcdServer
 
 FORMATS = ("simple", "json", "fields", "protobuf")
@@ -279,36 +277,9 @@ def test_transcript(pair: tuple[EtcdServer, EtcdServer], topic: str) -> None:
             assert left == right, f"etcdctl {' '.join(step.args)}"
 
 
-class WatchOutput:
-    """A running `etcdctl watch` whose lines are collected."""
-
-    def __init__(self, server: EtcdServer, *args: str) -> None:
-        self._process = start_etcdctl(server.client_endpoint, "watch", *args)
-        self._lines: list[str] = []
-        self._arrived = threading.Condition()
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        for line in iter(self._process.stdout.readline, b""):
-            with self._arrived:
-                self._lines.append(line.decode())
-                self._arrived.notify_all()
-
-    def lines(self, count: int, timeout_s: float = 10.0) -> list[str]:
-        """Wait for that many lines."""
-        with self._arrived:
-            assert self._arrived.wait_for(lambda: len(self._lines) >= count, timeout_s), self._lines
-            return list(self._lines)
-
-    def stop(self) -> list[str]:
-        """End it; all lines."""
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait(10)
-        self._thread.join(10)
-        self._process.stdout.close()
-        self._process.stderr.close()
-        return self._lines
+def watching(server: EtcdServer, *args: str) -> RunningEtcdctl:
+    """A running `etcdctl watch`."""
+    return RunningEtcdctl(server.client_endpoint, "watch", *args)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +302,7 @@ def test_watch_output(pair: tuple[EtcdServer, EtcdServer], options: tuple[str, .
         assert revision
         etcdctl(server.client_endpoint, "put", name, "2")
         etcdctl(server.client_endpoint, "del", name)
-        watch = WatchOutput(server, name, f"--rev={revision[1]}", *options)
+        watch = watching(server, name, f"--rev={revision[1]}", *options)
         watch.lines(count)
         printed.append(watch.stop())
     assert printed[0] == printed[1]
@@ -340,7 +311,7 @@ def test_watch_output(pair: tuple[EtcdServer, EtcdServer], options: tuple[str, .
 def test_watch_follows_live(pair: tuple[EtcdServer, EtcdServer]) -> None:
     printed = []
     for server in pair:
-        watch = WatchOutput(server, "live/", "--prefix", "--progress-notify")
+        watch = watching(server, "live/", "--prefix", "--progress-notify")
         # The first put may come before the watcher, so it is repeated until seen.
         while True:
             etcdctl(server.client_endpoint, "put", "live/0", "start")
@@ -367,9 +338,3 @@ def test_snapshot(pair: tuple[EtcdServer, EtcdServer], tmp_path: Any) -> None:
         status = etcdctl(server.client_endpoint, "snapshot", "status", path, "-w", "json")
         assert status.status == 0, status.stderr
         assert re.match(r'\{"hash":\d+,"revision":\d+,"totalKey":\d+,"totalSize":\d+\}', status.stdout)
-
-
-def test_lock_and_elect(pair: tuple[EtcdServer, EtcdServer]) -> None:
-    for server in pair:
-        done = etcdctl(server.client_endpoint, "lock", "a lock", "echo", "in the lock")
-        assert (done.status, done.stdout) == (0, "in the lock\n"), done.stderr

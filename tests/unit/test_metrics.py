@@ -296,7 +296,7 @@ PUT = {"grpc_type": "unary", "grpc_service": "etcdserverpb.KV", "grpc_method": "
 LOCK = {"grpc_type": "unary", "grpc_service": "v3lockpb.Lock", "grpc_method": "Lock"}
 
 
-def test_grpc_rows_are_there_from_the_start_but_for_lock_and_election() -> None:
+def test_grpc_rows_are_there_from_the_start_but_for_what_etcd_registers_late() -> None:
     page = Page(render(Metrics()))
     services = {labels["grpc_service"] for labels, _ in page.samples["grpc_server_started_total"]}
     assert services == {

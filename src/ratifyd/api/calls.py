@@ -3,7 +3,17 @@
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
-from ratifyd.errors import Code, ContextDeadlineExceeded, EtcdError, NoLeader, RequestTooManyRequests
+from google.protobuf.message import Message as ProtoMessage
+
+from ratifyd.api.identity import TokenAhead, hold
+from ratifyd.errors import (
+    Code,
+    ContextDeadlineExceeded,
+    EtcdError,
+    InvalidAuthToken,
+    NoLeader,
+    RequestTooManyRequests,
+)
 from ratifyd.wire.headers import Head
 
 if TYPE_CHECKING:
@@ -27,6 +37,9 @@ MAX_UNREAD_BYTES = 4 << 20
 """Answers a stream may leave unread before further requests on it are counted."""
 MAX_UNREAD_REQUESTS = 1000
 """Requests on a stream whose answers are not read before it is ended: what nobody reads must not pile up."""
+
+Answered = Callable[[bytes, EtcdError | None], None]
+"""Gets the encoded response, or the error."""
 
 
 class CallAnswers(Protocol):
@@ -72,6 +85,9 @@ class CallEdge(Edge, Protocol):
 
     @property
     def connection(self) -> CallAnswers: ...
+
+    when_gone: dict[int, Callable[[], None]]
+    """Unary requests that may wait for long, and what to call if their client does not."""
 
     def is_open(self, stream_id: int, /) -> bool: ...
 
@@ -132,19 +148,6 @@ class Call:
 
     def run(self, steps: Generator[object, None, T], answer: Callable[[T], None]) -> None:
         """Run sliced work and answer with its result; it is dropped when the client gives up or its time is up."""
-        server, timeout_s = self.session.server, self.head.timeout_s
-        deadline = None if timeout_s is None else server.clock.time() + timeout_s
-
-        def wanted() -> bool:
-            if not self.session.is_open(self.stream_id):
-                self.route.rpc.started += 1
-                self.route.rpc.received += 1
-                self.route.rpc.handled[Code.CANCELLED] += 1
-                return False
-            if deadline is not None and server.clock.time() >= deadline:
-                self.fail(ContextDeadlineExceeded())
-                return False
-            return True
 
         def done(result: T | None, error: EtcdError | None) -> None:
             if error is not None:
@@ -152,7 +155,25 @@ class Call:
             else:
                 answer(cast(T, result))
 
-        server.slices.run(steps, done, wanted)
+        self.server.slices.run(steps, done, self._wanted())
+
+    def _wanted(self) -> Callable[[], bool]:
+        """What tells whether to go on with sliced work."""
+        clock, timeout_s = self.session.server.clock, self.head.timeout_s
+        deadline = None if timeout_s is None else clock.time() + timeout_s
+
+        def wanted() -> bool:
+            if not self.session.is_open(self.stream_id):
+                self.route.rpc.started += 1
+                self.route.rpc.received += 1
+                self.route.rpc.handled[Code.CANCELLED] += 1
+                return False
+            if deadline is not None and clock.time() >= deadline:
+                self.fail(ContextDeadlineExceeded())
+                return False
+            return True
+
+        return wanted
 
     def fail(self, error: EtcdError) -> None:
         """Answer with an error."""
@@ -177,6 +198,53 @@ class Call:
             self.reply(self.session.server.header() + body)
         else:
             self.fail(error)
+
+    def when_gone(self, gone: Callable[[], None]) -> None:
+        """Have `gone` called if the client goes or takes the request back before `settled`."""
+        self.session.when_gone[self.stream_id] = gone
+
+    def settled(self) -> None:
+        """Look out for the client no longer: the answer is ready."""
+        self.session.when_gone.pop(self.stream_id, None)
+
+
+class InnerCall(Call):
+    """A request that a handler makes of another one, for the client that `head` came from: with its identity.
+
+    The answer, or the error, goes to `done`.
+    """
+
+    __slots__ = ("_done", "_server")
+
+    def __init__(self, server: "Server", head: Head, message: bytes, done: "Answered") -> None:
+        self._server = server
+        self._done = done
+        self.head = head
+        self.message = message
+
+    @property
+    def server(self) -> "Server":
+        """The member that serves this request."""
+        return self._server
+
+    def reply(self, response: bytes) -> None:
+        """Hand the encoded response back."""
+        self._done(response, None)
+
+    def reply_parts(self, parts: Sequence[bytes]) -> None:
+        """Hand a response in parts back."""
+        self._done(b"".join(parts), None)
+
+    def fail(self, error: EtcdError) -> None:
+        """Hand an error back."""
+        self._done(b"", error)
+
+    def answer(self, body: bytes, error: EtcdError | None) -> None:
+        """Hand the outcome of a proposal back."""
+        self._done(self._server.header() + body if error is None else b"", error)
+
+    def _wanted(self) -> Callable[[], bool]:
+        return lambda: True  # whoever asked may still have to tidy up
 
 
 class Stream:
@@ -291,3 +359,23 @@ class Handler(Protocol):
     """A unary handler: answers the call at once or later, exactly once. May raise EtcdError instead."""
 
     def __call__(self, server: "Server", call: Call) -> None: ...
+
+
+def ask(handler: Handler, server: "Server", head: Head, request: ProtoMessage, done: Answered) -> None:
+    """Make a request of a handler for the client that `head` came from; `done` gets its outcome, at once or later."""
+    _attempt(handler, server, InnerCall(server, head, request.SerializeToString(), done))
+
+
+def _attempt(handler: Handler, server: "Server", call: InnerCall) -> None:
+    def settled(in_time: bool) -> None:
+        if in_time:
+            _attempt(handler, server, call)
+        else:
+            call.fail(InvalidAuthToken())
+
+    try:
+        handler(server, call)
+    except EtcdError as error:
+        call.fail(error)
+    except TokenAhead as ahead:
+        hold(server, ahead.index, len(call.message), settled)

@@ -184,11 +184,11 @@ class _Exchange:
 class UnaryExchange(_Exchange):
     """A request with one message and one answer."""
 
-    __slots__ = ("_body", "_timer", "held")
+    __slots__ = ("_body", "_timer", "when_gone")
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.held: dict[int, Callable[[], None]] = {}
+        self.when_gone: dict[int, Callable[[], None]] = {}
         """What to call when the client does not wait any longer, if the handler wants to know."""
         self._body = b""
         self._timer: Timer | None = None
@@ -268,8 +268,8 @@ class UnaryExchange(_Exchange):
         self._let_go()
 
     def _let_go(self) -> None:
-        held, self.held = self.held, {}
-        for gone in held.values():
+        departures, self.when_gone = self.when_gone, {}
+        for gone in departures.values():
             gone()
 
     def _over(self) -> None:

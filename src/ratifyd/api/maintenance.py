@@ -89,12 +89,14 @@ def defragment(server: Server, call: Call) -> None:
     require_admin(server, call.head)
     before, began = server.backend.size(), server.clock.time()
     log.info("starting defragment", extra={"fields": {"db-size-bytes": before}})
+    server.health.defrag_started()
 
     def begin() -> None:
         server.metrics.defrag_inflight += 1
         server.backend.defragment(finished)
 
     def finished(error: BaseException | None) -> None:
+        server.health.defrag_finished()
         server.metrics.defrag_inflight -= 1
         if error is not None:
             server.fail(error)

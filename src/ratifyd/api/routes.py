@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 
-from ratifyd.api import auth, cluster, health, kv, lease, maintenance
+from ratifyd.api import auth, cluster, election, health, kv, lease, lock, maintenance
 from ratifyd.api.calls import Handler, Stream
 from ratifyd.api.lease import KeepAliveStream
+from ratifyd.api.reflection import ReflectionStream
 from ratifyd.api.snapshot import SnapshotStream
 from ratifyd.api.watch import WatchStream
 from ratifyd.metrics import Rpc
-from ratifyd.proto.services import METHODS
+from ratifyd.proto.services import SERVICES
 
 _UNARY: dict[str, Handler] = {
     "/etcdserverpb.KV/Range": kv.range_,
@@ -33,6 +34,12 @@ _UNARY: dict[str, Handler] = {
     "/etcdserverpb.Maintenance/Hash": maintenance.hash_,
     "/etcdserverpb.Maintenance/HashKV": maintenance.hash_kv,
     **auth.HANDLERS,
+    "/v3lockpb.Lock/Lock": lock.lock,
+    "/v3lockpb.Lock/Unlock": lock.unlock,
+    "/v3electionpb.Election/Campaign": election.campaign,
+    "/v3electionpb.Election/Proclaim": election.proclaim,
+    "/v3electionpb.Election/Leader": election.leader,
+    "/v3electionpb.Election/Resign": election.resign,
     "/grpc.health.v1.Health/Check": health.check,
     "/grpc.health.v1.Health/List": health.list_,
 }
@@ -42,7 +49,10 @@ _STREAMING: dict[str, Callable[..., Stream]] = {
     "/etcdserverpb.Lease/LeaseKeepAlive": KeepAliveStream,
     "/etcdserverpb.Maintenance/Snapshot": SnapshotStream,
     "/etcdserverpb.KV/RangeStream": kv.RangeStream,
+    "/v3electionpb.Election/Observe": election.ObserveStream,
     "/grpc.health.v1.Health/Watch": health.HealthStream,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": ReflectionStream,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ReflectionStream,
 }
 
 
@@ -67,10 +77,6 @@ def build_routes(rpcs: Mapping[bytes, Rpc]) -> dict[bytes, Route]:
     for path, stream in _STREAMING.items():
         routes[path.encode()] = Route(rpcs[path.encode()], None, stream)
     return routes
-
-
-SERVICES = frozenset(method.service for method in METHODS.values())
-"""Services that exist, even where not every method is served yet."""
 
 
 def unimplemented(path: bytes) -> str:

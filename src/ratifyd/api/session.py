@@ -4,6 +4,7 @@ Also keeps the connection honest: pings a silent client and hangs up on a dead o
 takes its leave in two steps.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
@@ -89,6 +90,7 @@ class Session:
         "link",
         "server",
         "timing",
+        "when_gone",
     )
 
     def __init__(
@@ -107,15 +109,15 @@ class Session:
         self._routes = routes
         self._streams: dict[int, Stream] = {}
         self._unary: dict[int, _Waiting] = {}
+        self.when_gone: dict[int, Callable[[], None]] = {}
+        """Unary requests that may wait for long, and what to call if their client does not."""
         self._front = front
         self._http: dict[int, Incoming] = {}
         self._gone = False
         self._leaving: Timer | None = None
         self._read_at = server.clock.time()
         self._pinged = False
-        self._keepalive: Timer | None = None
-        if (interval_s := server.config.grpc_keepalive_interval_s) > 0:
-            self._keepalive = server.clock.call_later(interval_s, self._check_alive)
+        self._keepalive: Timer = server.clock.call_later(server.config.keepalive_s[0], self._check_alive)
 
     # --- from the connection ---------------------------------------------------------------------------------------
 
@@ -164,9 +166,9 @@ class Session:
         """The connection is gone: end everything that runs on it."""
         self._gone = True
         self._count_bytes()
-        for timer in (self._keepalive, self._leaving):
-            if timer is not None:
-                timer.cancel()
+        self._keepalive.cancel()
+        if self._leaving is not None:
+            self._leaving.cancel()
         for stream_id in list(self._unary):
             self._take_waiting(stream_id)
         streams, self._streams = self._streams, {}
@@ -175,6 +177,9 @@ class Session:
         requests, self._http = self._http, {}
         for incoming in requests.values():
             incoming.lost()
+        departures, self.when_gone = self.when_gone, {}
+        for gone in departures.values():
+            gone()
 
     def go_away(self) -> None:
         """Ask the client to move on, then refuse new calls; streams that run may finish."""
@@ -231,21 +236,21 @@ class Session:
 
     def _check_alive(self) -> None:
         """Ping a client that has been silent for the keepalive interval; hang up when it does not even answer that."""
-        config = self.server.config
+        interval_s, timeout_s = self.server.config.keepalive_s
         idle_s = self.server.clock.time() - self._read_at
-        wait_s = config.grpc_keepalive_interval_s - idle_s
+        wait_s = interval_s - idle_s
         if wait_s > 0:
             self._pinged = False
         elif not self._pinged:
             self._pinged = True
             self.connection.ping()
             self.mark_dirty()
-            wait_s = config.grpc_keepalive_timeout_s
-        elif idle_s >= config.grpc_keepalive_interval_s + config.grpc_keepalive_timeout_s:
+            wait_s = timeout_s
+        elif idle_s >= interval_s + timeout_s:
             self.link.abort()
             return
         else:
-            wait_s += config.grpc_keepalive_timeout_s
+            wait_s += timeout_s
         self._keepalive = self.server.clock.call_later(wait_s, self._check_alive)
 
     # --- the less common events ------------------------------------------------------------------------------------
@@ -279,6 +284,8 @@ class Session:
                 stream.lost(Code.CANCELLED)
             if (incoming := self._http.pop(event.stream_id, None)) is not None:
                 incoming.lost()
+            if (gone := self.when_gone.pop(event.stream_id, None)) is not None:
+                gone()
         elif isinstance(event, Writable):
             if (stream := self._streams.get(event.stream_id)) is not None:
                 stream.writable()

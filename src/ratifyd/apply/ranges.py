@@ -49,6 +49,16 @@ def range_body(reader: Reader, request: RangeRequest) -> bytes:
         if 0 < limit < len(kvs):
             kvs, more = kvs[:limit], True
         return fast.range_body(kvs, more, result.count)
+    if _is_edge(request):
+        kvs, candidates, count = reader.created(
+            keys, newest=request.sort_order == RangeRequest.DESCEND, up_to=request.max_create_revision
+        )
+        return fast.range_body(kvs, candidates > 1, count)
+    return _decoded_range_body(reader, request, keys)
+
+
+def _decoded_range_body(reader: Reader, request: RangeRequest, keys: KeyRange) -> bytes:
+    limit = request.limit
     result = reader.range(keys, revision=request.revision, limit=_fetched(request))
     items = _items(result.kvs, request)
     kvs = items[1] if _in_key_order(request) else _sorted(items, request)[1]
@@ -61,6 +71,23 @@ def range_body(reader: Reader, request: RangeRequest) -> bytes:
 def _is_plain(request: RangeRequest) -> bool:
     """Whether stored bytes can be answered as they are: key order, whole values, no filters."""
     return not (request.sort_order or request.sort_target or request.keys_only or _is_filtered(request))
+
+
+def _is_edge(request: RangeRequest) -> bool:
+    """Whether the first or the last key by creation is asked for, as locks and elections do: the index knows it."""
+    return (
+        request.sort_target == RangeRequest.CREATE
+        and request.sort_order != RangeRequest.NONE
+        and request.limit == 1
+        and request.max_create_revision >= 0
+        and not (
+            request.revision
+            or request.keys_only
+            or request.min_mod_revision
+            or request.max_mod_revision
+            or request.min_create_revision
+        )
+    )
 
 
 def _is_filtered(request: RangeRequest) -> bool:

@@ -19,7 +19,7 @@ class Feature(NamedTuple):
 
 
 FEATURES: Mapping[str, Feature] = {
-    "StopGRPCServiceOnDefrag": Feature(False, "alpha", False, "Report NOT_SERVING while defragmenting."),
+    "StopGRPCServiceOnDefrag": Feature(False, "alpha", True, "Report NOT_SERVING while defragmenting."),
     "InitialCorruptCheck": Feature(False, "alpha", True, "Compare data with the other members before serving."),
     "CompactHashCheck": Feature(False, "alpha", True, "Let the leader compare hashes of compactions."),
     "TxnModeWriteWithSharedBuffer": Feature(True, "beta", True, "Write transactions read through a shared buffer."),

@@ -156,16 +156,23 @@ class Config:
     )
     max_request_bytes: int = option(1_572_864, "Largest request the server accepts.", UINT, group="limits")
     max_concurrent_streams: int = option(
-        4_294_967_295, "Streams a client may have open on one connection.", UINT32, group="limits"
+        4_294_967_295,
+        "Streams a client may have open on one connection; 0 is no limit.",
+        UINT32,
+        group="limits",
+        zero=4_294_967_295,
     )
     grpc_keepalive_min_time_s: float = option(
-        5.0, "Clients that ping more often than this are disconnected.", DURATION, group="limits"
+        5.0, "Clients that ping more often than this are disconnected; 0 means 5m.", DURATION, group="limits"
     )
     grpc_keepalive_interval_s: float = option(
-        7200.0, "How often the server pings an idle client; 0 never does.", DURATION, group="limits"
+        7200.0, "How often the server pings an idle client; 0 means the defaults.", DURATION, group="limits"
     )
     grpc_keepalive_timeout_s: float = option(
-        20.0, "How long an unanswered ping is waited for before the connection is closed.", DURATION, group="limits"
+        20.0,
+        "How long an unanswered ping is waited for before the connection is closed; 0 means the defaults.",
+        DURATION,
+        group="limits",
     )
     warning_apply_duration_s: float = option(
         0.1, "Applying an entry for longer than this is logged as slow.", DURATION, group="limits"
@@ -478,6 +485,20 @@ class Config:
     def election_ticks(self) -> int:
         """Election timeout in heartbeats."""
         return self.election_timeout_ms // self.heartbeat_interval_ms
+
+    @property
+    def min_ping_interval_s(self) -> float:
+        """`grpc_keepalive_min_time_s` as grpc-go understands what etcd hands it: 5 minutes unless positive."""
+        return self.grpc_keepalive_min_time_s if self.grpc_keepalive_min_time_s > 0 else 300.0
+
+    @property
+    def keepalive_s(self) -> tuple[float, float]:
+        """Silence before the server pings a client, and its wait for the answer; etcd sets both or neither.
+
+        Not under a second, as grpc-go.
+        """
+        interval_s, timeout_s = self.grpc_keepalive_interval_s, self.grpc_keepalive_timeout_s
+        return (max(interval_s, 1.0), timeout_s) if interval_s > 0 and timeout_s > 0 else (7200.0, 20.0)
 
     @property
     def wal_path(self) -> str:

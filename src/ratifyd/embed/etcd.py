@@ -393,7 +393,7 @@ class Etcd:
             max_concurrent_streams=config.max_concurrent_streams,
             max_message_bytes=max_message_bytes,
             max_http_body_bytes=max_body_bytes,
-            min_ping_interval_s=config.grpc_keepalive_min_time_s,
+            min_ping_interval_s=config.min_ping_interval_s,
         )
         routes = build_routes(self.metrics.rpcs)
         render = partial(metrics_table.render, self.metrics)

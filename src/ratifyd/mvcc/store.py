@@ -8,6 +8,7 @@ Knows nothing of leases (a lease is a number in the value), users, quotas or raf
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from struct import Struct
 from types import TracebackType
 
@@ -37,6 +38,7 @@ ROWS_PER_SLICE = 1000
 """Rows looked at between two yields of sliced work."""
 
 _pack_revision = Struct(">QcQ").pack
+_BY_CREATION = attrgetter("create")
 
 
 class RangeResult:
@@ -108,6 +110,19 @@ class Store:
         """Read a range in key order at `revision` (0 and below: latest). Raises FutureRev, Compacted."""
         self.check_revision(revision)
         return self._range(keys, revision if 0 < revision < self.revision else 0, limit, count_only)
+
+    def created(self, keys: KeyRange, *, newest: bool, up_to: int) -> tuple[list[bytes], int, int]:
+        """The oldest or newest of the live keys of a range that were created up to a revision (0: whenever).
+
+        The one KeyValue, if there is any; how many keys it was chosen from; and how many the range holds.
+        """
+        index = self._index
+        entries = [] if keys.is_empty else [index.keys[name] for name in index.latest_keys(keys.start, keys.end)]
+        chosen = [entry for entry in entries if entry.create <= up_to] if up_to else entries
+        if not chosen:
+            return [], 0, len(entries)
+        edge = max(chosen, key=_BY_CREATION) if newest else min(chosen, key=_BY_CREATION)
+        return self._values([edge.mod]), len(chosen), len(entries)
 
     def count(self, keys: KeyRange, revision: int = 0) -> int:
         """Number of keys in a range at `revision`. Raises FutureRev, Compacted."""
@@ -464,6 +479,10 @@ class WriteTxn:
         if 0 < revision < self._store.compacted:
             raise errors.Compacted
         return self._store._range(keys, revision if 0 < revision < current else 0, limit, count_only)
+
+    def created(self, keys: KeyRange, *, newest: bool, up_to: int) -> tuple[list[bytes], int, int]:
+        """As `Store.created`, own changes included."""
+        return self._store.created(keys, newest=newest, up_to=up_to)
 
     def previous(self, key: bytes) -> bytes | None:
         """The KeyValue that this transaction's last change of `key` replaced, None if there was none."""

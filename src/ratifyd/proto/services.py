@@ -10,7 +10,7 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from ratifyd.proto import election_pb2, health_pb2, lock_pb2, rpc_pb2
+from ratifyd.proto import election_pb2, health_pb2, lock_pb2, reflection_v1_pb2, reflection_v1alpha_pb2, rpc_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,14 @@ def _methods(file: FileDescriptor) -> Iterator[Method]:
             )
 
 
-FILES: tuple[FileDescriptor, ...] = tuple(module.DESCRIPTOR for module in (rpc_pb2, lock_pb2, election_pb2, health_pb2))
+FILES: tuple[FileDescriptor, ...] = tuple(
+    module.DESCRIPTOR
+    for module in (rpc_pb2, lock_pb2, election_pb2, health_pb2, reflection_v1_pb2, reflection_v1alpha_pb2)
+)
 """The files that define services."""
 
 METHODS: dict[bytes, Method] = {method.path: method for file in FILES for method in _methods(file)}
 """Every method by path, in the order of definition."""
+
+SERVICES = frozenset(method.service for method in METHODS.values())
+"""Services that exist, even where not every method is served yet."""

@@ -22,6 +22,7 @@ from ratifyd.server.authentication import Authentication
 from ratifyd.server.committer import Committer
 from ratifyd.server.compaction import AutoCompactor, CompactionRunner
 from ratifyd.server.corruption import CorruptionChecks
+from ratifyd.server.health import Health
 from ratifyd.server.installing import SnapshotInstaller
 from ratifyd.server.leader import Leadership
 from ratifyd.server.leases import APPLY_TIMEOUT_S, LeaseService
@@ -126,6 +127,7 @@ class Server:
         self.held_bytes = 0
         self.snapshots_running = 0
         self.images = parts.images
+        self.health = Health(stops_on_defrag=config.features["StopGRPCServiceOnDefrag"])
         self.needing_leader: dict[NeedsLeader, None] = {}
         self._leaderless_ticks = 0
         self._raising_nospace = False

@@ -284,12 +284,22 @@ def test_a_client_that_answers_the_ping_stays() -> None:
         assert not client.link.aborted
 
 
-def test_no_interval_no_pings() -> None:
-    member = Member(grpc_keepalive_interval_s=0.0).start()
-    before = member.clock.pending
+@pytest.mark.parametrize(
+    ("options", "silent_s"),
+    [
+        ({"grpc_keepalive_interval_s": 0.0}, 7200),
+        ({"grpc_keepalive_interval_s": 5.0, "grpc_keepalive_timeout_s": 0.0}, 7200),
+        ({"grpc_keepalive_interval_s": 0.01}, 1),
+    ],
+)
+def test_intervals_as_grpc_go_takes_them(options: dict[str, float], silent_s: int) -> None:
+    member = Member(**options).start()
     client = Client(member)
-    assert member.clock.pending == before
+    member.clock.advance(silent_s - 0.5)
     assert pings(client) == 0
+    member.clock.advance(1)
+    assert pings(client) == 1
+    assert not client.link.aborted
 
 
 def test_a_client_that_talks_is_not_pinged() -> None:

@@ -13,6 +13,7 @@ from ratifyd.api.lease import MAX_PENDING_RENEWALS
 from ratifyd.api.maintenance import MAX_HASHES
 from ratifyd.apply import requests
 from ratifyd.apply.ranges import LONG_KEYS, range_body
+from ratifyd.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse
 from ratifyd.proto.rpc_pb2 import (
     CORRUPT,
     NOSPACE,
@@ -46,6 +47,7 @@ from tests.support_member import Member
 
 LEASE = "/etcdserverpb.Lease/"
 MAINTENANCE = "/etcdserverpb.Maintenance/"
+HEALTH = "/grpc.health.v1.Health/"
 UNKNOWN, UNIMPLEMENTED, UNAVAILABLE, OUT_OF_RANGE = 2, 12, 14, 11
 
 
@@ -316,6 +318,31 @@ def test_a_defragmentation_answers_when_done() -> None:
     client.read()
     assert not client.streams[stream_id].ended
     assert client.answer(stream_id).parse(DefragmentResponse) == [DefragmentResponse()]
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_health_during_a_defragmentation(stops: bool) -> None:
+    member = Member(stepped=True, feature_gates=f"StopGRPCServiceOnDefrag={str(stops).lower()}").start()
+    client = Client(member)
+    member.settle()
+    during = HealthCheckResponse.NOT_SERVING if stops else HealthCheckResponse.SERVING
+    watching = [client.begin(HEALTH + "Watch", HealthCheckRequest(service=name)) for name in ("", "", "none")]
+    for _ in range(2):
+        client.begin(MAINTENANCE + "Defragment", DefragmentRequest())
+    member.clock.run()
+    asked = client.begin(HEALTH + "Check", HealthCheckRequest())
+    listed = client.begin(HEALTH + "List", HealthListRequest())
+    member.clock.run()
+    client.read()
+    assert client.streams[asked].parse(HealthCheckResponse)[0].status == during
+    assert client.streams[listed].parse(HealthListResponse)[0].statuses[""].status == during
+    client.reset(watching[1])
+    statuses = [[each.status for each in client.answer(stream).parse(HealthCheckResponse)] for stream in watching]
+    assert statuses[0] == ([1, 2, 1] if stops else [1])
+    assert statuses[1] == ([1, 2] if stops else [1])
+    assert statuses[2] == [HealthCheckResponse.SERVICE_UNKNOWN]
+    client.session.closed()
+    assert not member.server.health.watchers
 
 
 def test_a_physical_compaction_answers_when_the_rows_are_gone() -> None:

@@ -209,7 +209,8 @@ def test_former_names() -> None:
     )
     for former in formers():
         assert former.feature or former.successor in {row.flag for row in options()}
-    assert "feature-gates=StopGRPCServiceOnDefrag" in refusal("--experimental-stop-grpc-service-on-defrag")
+    gates = settings("--experimental-stop-grpc-service-on-defrag").features
+    assert gates["StopGRPCServiceOnDefrag"] and not gates["SetMemberLocalAddr"]
 
 
 def test_corruption_checks_in_both_spellings() -> None:

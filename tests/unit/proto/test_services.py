@@ -10,6 +10,8 @@ STREAMING = {
     "/etcdserverpb.Maintenance/Snapshot": "server_stream",
     "/v3electionpb.Election/Observe": "server_stream",
     "/grpc.health.v1.Health/Watch": "server_stream",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": "bidi_stream",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "bidi_stream",
 }
 
 
@@ -27,6 +29,8 @@ def test_methods_by_service() -> None:
         "v3lockpb.Lock": 2,
         "v3electionpb.Election": 5,
         "grpc.health.v1.Health": 3,
+        "grpc.reflection.v1.ServerReflection": 1,
+        "grpc.reflection.v1alpha.ServerReflection": 1,
     }
 
 
