@@ -50,7 +50,7 @@ def _answer_get(call: Call, error: EtcdError | None) -> None:
     if error is not None:
         call.fail(error)
         return
-    server = call.session.server
+    server = call.server
     if server.auth.enabled and (refused := _refused_get(server, call)) is not None:
         call.fail(refused)
         return
@@ -76,7 +76,7 @@ def _answer_range(argument: tuple[Call, RangeRequest], error: EtcdError | None) 
     if error is not None:
         call.fail(error)
         return
-    server = call.session.server
+    server = call.server
     store, timing = server.store, server.timing
     identity = ANONYMOUS
     if server.auth.enabled:
