@@ -68,11 +68,11 @@ class WatchStream:
     def progress(self) -> None:
         self.send(rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest()))
 
-    def events(self, count: int) -> list[kv_pb2.Event]:
-        """Take responses until `count` events are there."""
+    def events(self, count: int, timeout_s: float = TIMEOUT_S) -> list[kv_pb2.Event]:
+        """Take responses until `count` events are there; each within the deadline."""
         events: list[kv_pb2.Event] = []
         while len(events) < count:
-            events += self.take().events
+            events += self.take(timeout_s).events
         return events
 
     def nothing_before_fence(self) -> list[rpc_pb2.WatchResponse]:

@@ -252,11 +252,11 @@ def replay_from_snapshot(patch: Patch) -> None:
 def apply_twice(patch: Patch) -> None:
     """Now and then an entry is executed again."""
 
-    def apply(state: Any, index: int, term: int, data: bytes, waiting: Any = (), decoded: Any = None) -> Any:
-        outcome = apply_entry(state, index, term, data, waiting, decoded)
+    def apply(state: Any, index: int, term: int, data: bytes, waiters: Any) -> Any:
+        outcome = apply_entry(state, index, term, data, waiters)
         if not index % 50 and data and outcome is not None and not outcome.error:
             state.consistent_index = index - 1
-            apply_entry(state, index, term, data, waiting, None)
+            apply_entry(state, index, term, data, {})
         return outcome
 
     patch(node, "apply_entry", apply)
@@ -450,8 +450,8 @@ def propose_twice(patch: Patch) -> None:
     def propose(self: Any) -> None:
         queued = self.proposals.queued
         original(self)
-        if not self.raft.term % 2 and len(self.proposals.waiting) > 1:
-            self.proposals.queued = dict(queued)
+        if not self.raft.term % 2 and self.proposals.pending > 1:
+            self.proposals.queued = list(queued)
 
     original = node.Node._propose
     patch(node.Node, "_propose", propose)

@@ -64,8 +64,8 @@ class StateChecker:
         sizes = {
             "messages": len(node._messages),
             "held": len(node._held),
-            "proposals": len(node.proposals.waiting),
-            "decoded": len(node.proposals.decoded),
+            "proposals": node.proposals.pending,
+            "queued": len(node.proposals.queued),
             "reads": len(node.reads.queued) + len(node.reads.confirmed),
             "unapplied": len(node._unapplied),
             "wal": len(member.wal._waiting),

@@ -116,7 +116,7 @@ def test_a_running_follower_gets_a_snapshot_and_its_watchers_miss_nothing(start_
         for number in range(1, 120):
             client.put(b"watched/%d" % number, bytes(1_000_000))  # more than the leader keeps for a stream
         follower.signal(signal.SIGCONT)
-        events = watch.events(119)
+        events = watch.events(119, 60.0)  # a snapshot of more than 100 MB has to come first
         assert [event.kv.key for event in events] == [b"watched/%d" % number for number in range(1, 120)]
         client.put(b"watched/last", b"v")
         assert watch.events(1)[0].kv.key == b"watched/last"

@@ -97,9 +97,9 @@ class _LyingConnection:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
-    def unary(self, path: str, request: bytes) -> Any:
+    def unary(self, path: str, request: bytes, metadata: Any = ()) -> Any:
         async def call() -> Answer:
-            answer = await self._connection.unary(path, request)
+            answer = await self._connection.unary(path, request, metadata)
             return self._tell(path, answer) if self._tell else answer
 
         return asyncio.ensure_future(call())

@@ -416,7 +416,7 @@ def test_requests_do_what_the_model_does(script: list[Any]) -> None:
     for index, request in enumerate(script, 1):
         row = ROWS[type(request)]
         data = fast.internal_raft_request(row.tag, request.SerializeToString(), fast.request_header(index))
-        outcome = apply_entry(state, index, 1, data, {index})
+        outcome = apply_entry(state, index, 1, data, {data: (lambda body, error: None, 0.0, None)})
         assert outcome is not None
         try:
             expected = model.apply(request)
@@ -453,12 +453,11 @@ def test_reads_of_a_txn_are_the_same_by_either_way(script: list[Any], request: T
         pass
     for index, each in enumerate(script, 1):
         row = ROWS[type(each)]
-        apply_entry(
-            state, index, 1, fast.internal_raft_request(row.tag, each.SerializeToString(), fast.request_header(index))
-        )
+        entry = fast.internal_raft_request(row.tag, each.SerializeToString(), fast.request_header(index))
+        apply_entry(state, index, 1, entry, {})
     index = len(script) + 1
     data = fast.internal_raft_request(requests.TXN.tag, request.SerializeToString(), fast.request_header(index))
-    outcome = apply_entry(state, index, 1, data, {index})
+    outcome = apply_entry(state, index, 1, data, {data: (lambda body, error: None, 0.0, None)})
     assert outcome is not None
     try:
         body = read_txn_body(state.store, Txn(request))

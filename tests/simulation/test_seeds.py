@@ -22,11 +22,13 @@ CAUGHT_AT_ONCE = {
         "members=3",
         "pre_vote=False",
         "election_ticks=3",
-        "faults=crash_in_election",
-        "fault_interval_s=1.0",
+        "faults=contend,crash_in_election",
+        "fault_interval_s=0.5",
         "delay_max_s=0.05",
         "clients=1",
         "watchers=0",
+        "keepers=0",
+        "duration_s=20",
     ),
 }
 """Mutants, and the options under which a few seeds are enough."""

@@ -109,14 +109,14 @@ class StreamEdge(Edge, Protocol):
 class Call:
     """A whole request message, waiting for its one answer. Answering a request the client has given up is harmless."""
 
-    __slots__ = ("_session", "began", "head", "message", "route", "stream_id")
+    __slots__ = ("began", "head", "message", "route", "session", "stream_id")
 
     def __init__(
         self, session: CallEdge, stream_id: int, head: Head, message: bytes, route: "Route", began: float
     ) -> None:
         """`began` is when the message came."""
         self.began = began
-        self._session = session
+        self.session = session
         self.stream_id = stream_id
         self.head = head
         self.message = message
@@ -125,12 +125,12 @@ class Call:
     @property
     def server(self) -> "Server":
         """The member that serves this request."""
-        return self._session.server
+        return self.session.server
 
     def reply(self, response: bytes) -> None:
         """Answer with an encoded response."""
         self.route.rpc.served += 1
-        session = self._session
+        session = self.session
         session.connection.reply(self.stream_id, response)
         if self.began < session.timing.late_before:
             session.late(self, response, None)
@@ -140,7 +140,7 @@ class Call:
     def reply_parts(self, parts: Sequence[bytes]) -> None:
         """Answer with a response in parts, for one that is too long to be joined."""
         self.route.rpc.served += 1
-        session = self._session
+        session = self.session
         session.connection.reply_parts(self.stream_id, parts)
         if self.began < session.timing.late_before and sum(map(len, parts)) <= MAX_LOGGED_BYTES:
             session.late(self, b"".join(parts), None)
@@ -159,11 +159,11 @@ class Call:
 
     def _wanted(self) -> Callable[[], bool]:
         """What tells whether to go on with sliced work."""
-        clock, timeout_s = self._session.server.clock, self.head.timeout_s
+        clock, timeout_s = self.session.server.clock, self.head.timeout_s
         deadline = None if timeout_s is None else clock.time() + timeout_s
 
         def wanted() -> bool:
-            if not self._session.is_open(self.stream_id):
+            if not self.session.is_open(self.stream_id):
                 self.route.rpc.started += 1
                 self.route.rpc.received += 1
                 self.route.rpc.handled[Code.CANCELLED] += 1
@@ -181,7 +181,7 @@ class Call:
         rpc.started += 1
         rpc.received += 1
         rpc.handled[error.code] += 1
-        session = self._session
+        session = self.session
         session.connection.fail(self.stream_id, error.code, error.message)
         if self.began < session.timing.late_before:
             session.late(self, b"", error)
@@ -189,23 +189,23 @@ class Call:
 
     def refuse(self, error: EtcdError) -> None:
         """Answer a malformed request, which as in etcd is not counted."""
-        self._session.connection.fail(self.stream_id, error.code, error.message)
-        self._session.mark_dirty()
+        self.session.connection.fail(self.stream_id, error.code, error.message)
+        self.session.mark_dirty()
 
     def answer(self, body: bytes, error: EtcdError | None) -> None:
         """Take the outcome of a proposal: a response body that lacks its header, or the error."""
         if error is None:
-            self.reply(self._session.server.header() + body)
+            self.reply(self.session.server.header() + body)
         else:
             self.fail(error)
 
     def when_gone(self, gone: Callable[[], None]) -> None:
         """Have `gone` called if the client goes or takes the request back before `settled`."""
-        self._session.when_gone[self.stream_id] = gone
+        self.session.when_gone[self.stream_id] = gone
 
     def settled(self) -> None:
         """Look out for the client no longer: the answer is ready."""
-        self._session.when_gone.pop(self.stream_id, None)
+        self.session.when_gone.pop(self.stream_id, None)
 
 
 class InnerCall(Call):

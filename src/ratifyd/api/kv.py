@@ -50,7 +50,7 @@ def _answer_get(call: Call, error: EtcdError | None) -> None:
     if error is not None:
         call.fail(error)
         return
-    server = call.server
+    server = call.session.server
     if server.auth.enabled and (refused := _refused_get(server, call)) is not None:
         call.fail(refused)
         return

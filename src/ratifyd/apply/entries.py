@@ -1,38 +1,47 @@
 """`apply_entry`: one committed normal entry, exactly once, through the same gates on every member."""
 
-from collections.abc import Container
+from collections.abc import Callable
 
 from ratifyd.apply.requests import Decoded, Row, cost_bound, decode
 from ratifyd.apply.state import State
 from ratifyd.errors import Corrupt, EtcdError, NoSpace, RequestError
 from ratifyd.proto.rpc_pb2 import CORRUPT, NOSPACE
 
+Answer = Callable[[bytes, EtcdError | None], None]
+"""Receives a response body (after the header) or the error, exactly once."""
+Waiter = tuple[Answer, float, Decoded | None]
+"""Whoever waits for an entry: where the answer goes, until when (clock time), and what the entry was made from."""
+Waiters = dict[bytes, Waiter]
+"""By the bytes of the entry, which hold a request id and so are its own."""
+
 
 class Outcome:
-    """What an entry came to: the id its proposer waits under, and the answer's body or the error."""
+    """What an entry came to: the answer's body or the error, and who waits for it, if anybody does."""
 
-    __slots__ = ("body", "error", "raise_nospace", "request_id", "row")
+    __slots__ = ("answer", "body", "error", "raise_nospace", "request_id", "row")
 
-    def __init__(self, request_id: int, row: Row, body: bytes, error: EtcdError | None, raise_nospace: bool) -> None:
+    def __init__(
+        self,
+        request_id: int,
+        row: Row,
+        answer: Answer | None,
+        body: bytes,
+        error: EtcdError | None,
+        raise_nospace: bool,
+    ) -> None:
         self.request_id = request_id
         self.row = row
+        self.answer = answer
         self.body = body
         self.error = error
         self.raise_nospace = raise_nospace
 
 
-def apply_entry(
-    state: State,
-    index: int,
-    term: int,
-    data: bytes,
-    waiting: Container[int] = (),
-    decoded: dict[bytes, Decoded] | None = None,
-) -> Outcome | None:
+def apply_entry(state: State, index: int, term: int, data: bytes, waiters: Waiters) -> Outcome | None:
     """Execute a committed entry; None when the state already reflects it or it is a leader's empty entry.
 
-    `waiting` holds the request ids somebody on this member waits for, `decoded` requests by entry that need not be
-    decoded again. Any exception but RequestError means that the state cannot be computed: the member must stop.
+    Its waiter is taken out of `waiters`. Any exception but RequestError means that the state cannot be computed: the
+    member must stop.
     """
     if index <= state.consistent_index:
         return None
@@ -40,8 +49,13 @@ def apply_entry(
     state.term = term
     if not data:
         return None
-    known = decoded.pop(data, None) if decoded else None
-    request_id, row, request, identity = known or decode(data)
+    waiter = waiters.pop(data, None)
+    if waiter is None:
+        answer = None
+        request_id, row, request, identity = decode(data)
+    else:
+        answer, _, decoded = waiter
+        request_id, row, request, identity = decoded or decode(data)
     nospace = False
     try:
         if state.alarms and not row.corrupt_allowed and state.has_alarm(CORRUPT):
@@ -50,13 +64,13 @@ def apply_entry(
             nospace = _check_space(state, row.cost(request))
         if state.auth.enabled and row.permit is not None:
             row.permit(state, identity, request)
-        body = row.apply(state, request, request_id in waiting)
+        body = row.apply(state, request, answer is not None)
         if nospace:
             # The write happened before the alarm could stop it; its proposer is told all the same (semantics 10.4).
-            return Outcome(request_id, row, b"", NoSpace(), True)
-        return Outcome(request_id, row, body, None, False)
+            return Outcome(request_id, row, answer, b"", NoSpace(), True)
+        return Outcome(request_id, row, answer, body, None, False)
     except RequestError as error:
-        return Outcome(request_id, row, b"", error, False)
+        return Outcome(request_id, row, answer, b"", error, False)
 
 
 def _check_space(state: State, cost: int) -> bool:

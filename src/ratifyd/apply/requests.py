@@ -57,10 +57,22 @@ class Row:
     when it cannot grow it (semantics 10.2). `permit(state, identity, request)` raises RequestError for whoever may not
     have it executed, None when everybody may; asked only while auth is on. `message` is what its bytes are read as, the
     type of the field by default; `read` turns that into what the others take, None when it is the message itself.
-    `corrupt_allowed`: it still runs while the CORRUPT alarm is on.
+    `corrupt_allowed`: it runs while the CORRUPT alarm is on, too. `quiet`: its outcome matters to its proposer only.
     """
 
-    __slots__ = ("apply", "corrupt_allowed", "cost", "field", "message", "number", "operation", "permit", "read", "tag")
+    __slots__ = (
+        "apply",
+        "corrupt_allowed",
+        "cost",
+        "field",
+        "message",
+        "number",
+        "operation",
+        "permit",
+        "quiet",
+        "read",
+        "tag",
+    )
 
     def __init__(
         self,
@@ -73,6 +85,7 @@ class Row:
         message: type[Message] | None = None,
         read: Callable[[Any], Any] | None = None,
         corrupt_allowed: bool = False,
+        quiet: bool = False,
     ) -> None:
         descriptor = InternalRaftRequest.DESCRIPTOR.fields_by_name[field]
         self.field = field
@@ -84,6 +97,7 @@ class Row:
         self.message = message or type(getattr(_EMPTY, field))
         self.read = read
         self.corrupt_allowed = corrupt_allowed
+        self.quiet = quiet
         self.tag = fast.varint(descriptor.number << 3 | 2)
         """Of the field, as it stands in an entry."""
 
@@ -116,9 +130,9 @@ def lease_cost(request: LeaseGrantRequest) -> int:
 Decoded = tuple[int, Row, Any, Identity]
 """Request id, row, the request as the row applies it, and whose it is."""
 
-PUT = Row("put", "Put", kv.put, put_cost, permit=permissions.check_put)
-DELETE_RANGE = Row("delete_range", "DeleteRange", kv.delete_range, permit=permissions.check_delete_range)
-TXN = Row("txn", "Txn", txns.txn, txn_cost, permit=permissions.check_txn, read=Txn)
+PUT = Row("put", "Put", kv.put, put_cost, permit=permissions.check_put, quiet=True)
+DELETE_RANGE = Row("delete_range", "DeleteRange", kv.delete_range, permit=permissions.check_delete_range, quiet=True)
+TXN = Row("txn", "Txn", txns.txn, txn_cost, permit=permissions.check_txn, read=Txn, quiet=True)
 COMPACTION = Row("compaction", "Compaction", kv.compact)
 LEASE_GRANT = Row("lease_grant", "LeaseGrant", leases.grant, lease_cost)
 LEASE_REVOKE = Row("lease_revoke", "LeaseRevoke", leases.revoke, permit=permissions.check_lease_revoke)

@@ -18,7 +18,7 @@ FIRST_REVISION: Final = 1
 class AuthStore:
     """Users and roles of one member. A change of them goes through the methods, which forget what was derived."""
 
-    __slots__ = ("_grants", "bcrypt_cost", "enabled", "revision", "roles", "tokens", "users")
+    __slots__ = ("_grants", "enabled", "revision", "roles", "tokens", "users")
 
     def __init__(self) -> None:
         self.enabled = False
@@ -26,8 +26,6 @@ class AuthStore:
         self.users: dict[str, User] = {}
         self.roles: dict[str, Role] = {}
         self.tokens: TokenProvider = NoTokens()
-        self.bcrypt_cost = 10
-        """What a new password costs to try; the proposer hashes it, nothing here does."""
         self._grants: dict[str, Grants] = {}
 
     def restore(

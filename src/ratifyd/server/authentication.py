@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Any
 
 from ratifyd.apply import requests
+from ratifyd.apply.entries import Answer
 from ratifyd.apply.requests import Row
 from ratifyd.auth.passwords import MAX_BYTES, SALT_BYTES, check_password, encode_hash, hash_password
 from ratifyd.auth.store import AuthStore
@@ -18,7 +19,6 @@ from ratifyd.errors import AuthFailed, AuthNotEnabled, EtcdError, PasswordTooLon
 from ratifyd.ports import Clock, Worker
 from ratifyd.proto.raft_internal_pb2 import InternalAuthenticateRequest
 from ratifyd.server.parts import Parts
-from ratifyd.server.proposals import Answer
 from ratifyd.server.reads import Read
 
 MAX_WAITING = 1000

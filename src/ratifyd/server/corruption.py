@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from ratifyd.apply.entries import Answer
 from ratifyd.apply.requests import ALARM, Row
 from ratifyd.errors import EtcdError
 from ratifyd.membership import Membership, hex_id
@@ -18,7 +19,6 @@ from ratifyd.mvcc.hash import KvHash
 from ratifyd.mvcc.store import Store
 from ratifyd.ports import PeerCalls
 from ratifyd.proto.rpc_pb2 import CORRUPT, AlarmRequest
-from ratifyd.server.proposals import Answer
 from ratifyd.server.reads import Read
 from ratifyd.server.slices import Slices
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
+from ratifyd.apply.entries import Answer
 from ratifyd.errors import EtcdError
 from ratifyd.lease import Lease, LeaseBook, LeaseTimer
 from ratifyd.proto.rpc_pb2 import LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest
-from ratifyd.server.proposals import Answer
 
 EXPIRY_LIMIT = 500
 """Leases revoked in one pass at most (semantics 8.13)."""

@@ -180,8 +180,8 @@ class Node:
 
     def _propose(self) -> None:
         queued = self.proposals.queued
-        if self.raft.propose(list(queued.values())):
-            self.proposals.queued = {}
+        if self.raft.propose(queued):
+            self.proposals.queued = []
         # Else leadership is on its way elsewhere, or too much is uncommitted: they wait.
 
     def _propose_changes(self) -> None:
@@ -245,8 +245,8 @@ class Node:
         unapplied = self._unapplied
         if not unapplied or not self._has_room():
             return  # a backend that is behind wakes us when it has caught up
-        state, proposals, on_outcome = self.state, self.proposals, self.on_outcome
-        waiting, decoded, resolve = proposals.waiting, proposals.decoded, proposals.resolve
+        state, on_outcome = self.state, self.on_outcome
+        waiters = self.proposals.waiters
         timing = self._timing
         now, quick_s = timing.now, timing.quick_s
         row, quick = PUT, 0  # of the entries since `since`, each of which took next to nothing
@@ -254,7 +254,7 @@ class Node:
         for _ in range(min(APPLY_BUDGET, len(unapplied))):
             entry = unapplied.popleft()
             if entry.kind == EntryKind.NORMAL:
-                outcome = apply_entry(state, entry.index, entry.term, entry.data, waiting, decoded)
+                outcome = apply_entry(state, entry.index, entry.term, entry.data, waiters)
                 self.applied = entry.index
                 if outcome is not None:
                     after = now()
@@ -266,8 +266,10 @@ class Node:
                         row, quick = timing.entry(entry.data, outcome, after - before), 0
                         since = after
                     before = after
-                    resolve(outcome.request_id, outcome.body, outcome.error)
-                    on_outcome(outcome)
+                    if (answer := outcome.answer) is not None:
+                        answer(outcome.body, outcome.error)
+                    if not outcome.row.quiet or outcome.raise_nospace:
+                        on_outcome(outcome)
             else:
                 self._apply_conf_change(entry)
                 self.applied = entry.index
@@ -293,7 +295,7 @@ class Node:
         self.state.conf_state_json = encode_conf_state_json(conf_state)
         if error is None:
             self.on_member_change(change)
-        self.proposals.resolve(conf_change.id, b"", error)
+        self.proposals.changed(conf_change.id, error)
 
     def stop(self) -> None:
         """Take no further turns; what was answered before still leaves."""

@@ -1,20 +1,18 @@
 """Proposals: requests on their way through raft, each answered once: when applied, or when its time is up.
 
-The registry maps request ids to whoever waits. Without a leader they wait to be proposed, until their time is up. A
-request that was proposed may still commit after that; nobody hears of it.
+Whoever waits is found by the bytes of the entry. Without a leader requests wait to be proposed, until their time is
+up. One that was proposed may still commit after that; nobody hears of it.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from ratifyd.apply.requests import Decoded, Row
+from ratifyd.apply.entries import Answer, Waiters
+from ratifyd.apply.requests import Row
 from ratifyd.auth.identity import ANONYMOUS, Identity
 from ratifyd.errors import ContextDeadlineExceeded, EtcdError, RequestTooLarge, RequestTooManyRequests, Stopped
 from ratifyd.proto import fast
 from ratifyd.raft.messages import ConfChange
-
-Answer = Callable[[bytes, EtcdError | None], None]
-"""Receives a response body (after the header) or the error, exactly once."""
 
 MAX_GAP = 5000
 """Entries committed but not yet applied above which proposals are refused (etcd maxGapBetweenApplyAndCommitIndex)."""
@@ -41,18 +39,16 @@ class Proposals:
     """Requests waiting to be proposed, and those waiting to be applied."""
 
     __slots__ = (
-        "_change_deadlines",
-        "_deadlines",
+        "_changing",
         "_ids",
         "_max_bytes",
         "_timeout_s",
         "changes",
-        "decoded",
         "failed_total",
         "now",
         "queued",
         "stopped",
-        "waiting",
+        "waiters",
     )
 
     def __init__(self, ids: RequestIds, *, max_bytes: int, timeout_s: float, now: Callable[[], float]) -> None:
@@ -60,14 +56,13 @@ class Proposals:
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self.now = now
-        self.queued: dict[int, bytes] = {}
+        self.queued: list[bytes] = []
         self.changes: list[ConfChange] = []
         """Membership changes waiting to be proposed."""
-        self.waiting: dict[int, Answer] = {}
-        self.decoded: dict[bytes, Decoded] = {}
-        """Requests the API has decoded already, by their entry: most come back here to be applied."""
-        self._deadlines: dict[int, tuple[float, bytes]] = {}
-        self._change_deadlines: dict[int, float] = {}
+        self.waiters: Waiters = {}
+        """Who waits, in the order of their deadlines, as all have the same time; `apply_entry` takes them out."""
+        self._changing: dict[int, tuple[Answer, float]] = {}
+        """Who waits for a membership change, and until when, by its id."""
         self.failed_total = 0
         self.stopped = False
 
@@ -100,20 +95,17 @@ class Proposals:
         data = fast.internal_raft_request(row.tag, body, header)
         if len(data) > self._max_bytes:
             raise RequestTooLarge
-        self.queued[request_id] = data
-        self.waiting[request_id] = answer
-        self._deadlines[request_id] = (self.now() + self._timeout_s, data)
-        if request is not None:
-            self.decoded[data] = (request_id, row, request, identity)
+        self.queued.append(data)
+        decoded = None if request is None else (request_id, row, request, identity)
+        self.waiters[data] = (answer, self.now() + self._timeout_s, decoded)
 
     def add_encoded(self, encode: Callable[[int], bytes], answer: Answer) -> None:
         """Queue an entry that `encode` makes from its request id. Raises Stopped at once."""
         if self.stopped:
             raise Stopped
-        request_id = self._ids.next()
-        self.queued[request_id] = data = encode(request_id)
-        self.waiting[request_id] = answer
-        self._deadlines[request_id] = (self.now() + self._timeout_s, data)
+        data = encode(self._ids.next())
+        self.queued.append(data)
+        self.waiters[data] = (answer, self.now() + self._timeout_s, None)
 
     def add_change(self, change: ConfChange, answer: Answer, *, timeout_s: float) -> None:
         """Queue a membership change, whose id is set here. Raises Stopped at once."""
@@ -121,46 +113,55 @@ class Proposals:
             raise Stopped
         request_id = self._ids.next()
         self.changes.append(ConfChange(change.kind, change.node_id, change.context, request_id))
-        self.waiting[request_id] = answer
-        self._change_deadlines[request_id] = self.now() + timeout_s
+        self._changing[request_id] = (answer, self.now() + timeout_s)
 
-    def resolve(self, request_id: int, body: bytes, error: EtcdError | None) -> None:
-        """Answer whoever waits for this request, if anybody does."""
-        answer = self.waiting.pop(request_id, None)
-        if answer is not None:
-            if self._deadlines.pop(request_id, None) is None:
-                self._change_deadlines.pop(request_id, None)
-            answer(body, error)
+    def changed(self, request_id: int, error: EtcdError | None) -> None:
+        """Answer whoever waits for this membership change, if anybody does."""
+        if (waiter := self._changing.pop(request_id, None)) is not None:
+            waiter[0](b"", error)
+
+    @property
+    def pending(self) -> int:
+        """How many wait."""
+        return len(self.waiters) + len(self._changing)
 
     def expire(self, now: float, why: Callable[[float], EtcdError]) -> None:
         """Give up on requests whose time is up; `why` gives the error for one that was proposed at a time.
 
         One that was never proposed ends with its deadline and nothing else (semantics 13.6).
         """
-        while self._deadlines:
-            request_id, (deadline, data) = next(iter(self._deadlines.items()))  # in order: all have the same time
-            if deadline > now:
+        overdue: Waiters = {}
+        for data, waiter in self.waiters.items():
+            if waiter[1] > now:
                 break
-            self.failed_total += 1
-            self.decoded.pop(data, None)
+            overdue[data] = waiter
+        if overdue:
             # A leader found later shall not see what nobody waits for.
-            unproposed = self.queued.pop(request_id, None) is not None
-            self.resolve(request_id, b"", ContextDeadlineExceeded() if unproposed else why(deadline - self._timeout_s))
-        if self._change_deadlines:
+            unproposed = overdue.keys() & set(self.queued)
+            self.queued = [data for data in self.queued if data not in unproposed]
+            for data, (answer, deadline, _) in overdue.items():
+                self.failed_total += 1
+                del self.waiters[data]
+                answer(b"", ContextDeadlineExceeded() if data in unproposed else why(deadline - self._timeout_s))
+        if self._changing:
             self._expire_changes(now, why)
 
     def _expire_changes(self, now: float, why: Callable[[float], EtcdError]) -> None:
-        overdue = [request_id for request_id, deadline in self._change_deadlines.items() if deadline <= now]
+        overdue = [request_id for request_id, (_, deadline) in self._changing.items() if deadline <= now]
         for request_id in overdue:
             self.failed_total += 1
             unproposed = any(change.id == request_id for change in self.changes)
             self.changes = [change for change in self.changes if change.id != request_id]
-            self.resolve(request_id, b"", ContextDeadlineExceeded() if unproposed else why(now - self._timeout_s))
+            self.changed(request_id, ContextDeadlineExceeded() if unproposed else why(now - self._timeout_s))
 
     def stop(self) -> None:
         """Refuse what still waits: the member is stopping."""
         self.stopped = True
         self.queued.clear()
         self.changes.clear()
-        for request_id in list(self.waiting):
-            self.resolve(request_id, b"", Stopped())
+        waiters = list(self.waiters.values())
+        self.waiters.clear()
+        for answer, _, _ in waiters:
+            answer(b"", Stopped())
+        for request_id in list(self._changing):
+            self.changed(request_id, Stopped())

@@ -30,7 +30,7 @@ def connect(metrics: Metrics, server: Server) -> None:
     metrics.quota_bytes = lambda: server.quota.limit_bytes
     metrics.proposals_committed = lambda: raft.log.committed
     metrics.proposals_applied = lambda: server.node.applied
-    metrics.proposals_pending = lambda: len(server.proposals.waiting)
+    metrics.proposals_pending = lambda: server.proposals.pending
     metrics.proposals_failed = lambda: server.proposals.failed_total
     counts, reads, leasing = store.counts, server.reads, server.leasing
     metrics.range_total = metrics.old_range_total = lambda: counts.ranges + counts.gets

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from ratifyd import schema
 from ratifyd.apply import requests
-from ratifyd.apply.entries import Outcome
+from ratifyd.apply.entries import Answer, Outcome
 from ratifyd.apply.requests import Row
 from ratifyd.auth.identity import ANONYMOUS, ROOT, Identity
 from ratifyd.config import Config
@@ -30,7 +30,7 @@ from ratifyd.server.leasing import Leasing
 from ratifyd.server.members import MemberChanges
 from ratifyd.server.node import Node
 from ratifyd.server.parts import Parts
-from ratifyd.server.proposals import Answer, Proposals, RequestIds
+from ratifyd.server.proposals import Proposals, RequestIds
 from ratifyd.server.quota import Quota
 from ratifyd.server.reads import Read, Reads
 from ratifyd.server.sending import SnapshotSender
@@ -93,7 +93,6 @@ class Server:
         self.quota = Quota(config.quota_backend_bytes, parts.backend.size)
         self.state.over_quota = self.quota.exceeded_by
         self.tokens = self.auth.tokens = parts.tokens
-        self.auth.bcrypt_cost = config.bcrypt_cost
         self._tick_s = config.heartbeat_interval_ms / 1000
         election_s = config.election_timeout_ms / 1000
         self.timeout_s = timeout_s = REQUEST_TIMEOUT_S + 2 * election_s
@@ -432,15 +431,12 @@ class Server:
 
     def _applied(self, outcome: Outcome) -> None:
         row = outcome.row
-        if row is requests.PUT or row is requests.TXN or row is requests.DELETE_RANGE:
-            if outcome.raise_nospace:
-                self.raise_nospace()
-        elif row is requests.LEASE_GRANT or row is requests.LEASE_REVOKE:
+        if outcome.raise_nospace:
+            self.raise_nospace()
+        if row is requests.LEASE_GRANT or row is requests.LEASE_REVOKE:
             self.leasing.changed(self.clock.time())
             if outcome.error is None:
                 self._count_lease(outcome)
-            if outcome.raise_nospace:
-                self.raise_nospace()
         elif row is requests.COMPACTION and outcome.error is None:
             self.compaction.start()
         elif row is requests.CLUSTER_VERSION_SET:

@@ -11,6 +11,7 @@ from math import inf
 
 from google.protobuf.message import DecodeError
 
+from ratifyd import errors
 from ratifyd.apply.entries import Outcome
 from ratifyd.apply.requests import (
     CLUSTER_MEMBER_ATTR_SET,
@@ -18,23 +19,14 @@ from ratifyd.apply.requests import (
     COMPACTION,
     DELETE_RANGE,
     DOWNGRADE_INFO_SET,
-    LEASE_GRANT,
-    LEASE_REVOKE,
     PUT,
+    ROWS,
     TXN,
     Row,
 )
 from ratifyd.config import Config
 from ratifyd.config.values import show_duration
-from ratifyd.errors import (
-    Compacted,
-    EtcdError,
-    FutureRev,
-    LeaseExist,
-    LeaseNotFound,
-    LeaseTTLTooLarge,
-    NoSpace,
-)
+from ratifyd.errors import Compacted, EtcdError
 from ratifyd.metrics import Metrics
 from ratifyd.mvcc.store import Store
 from ratifyd.proto import fast, text
@@ -45,16 +37,33 @@ QUICK_S = 0.0001
 """The lowest bound of the histograms of entries and ranges: what stays below it need not be told apart."""
 
 _INSIDE: Mapping[type[EtcdError], str] = {
-    LeaseNotFound: "lease not found",
-    LeaseExist: "lease already exists",
-    LeaseTTLTooLarge: "too large lease TTL",
-    Compacted: "mvcc: required revision has been compacted",
-    FutureRev: "mvcc: required revision is a future revision",
-    NoSpace: "etcdserver: no space",
+    errors.LeaseNotFound: "lease not found",
+    errors.LeaseExist: "lease already exists",
+    errors.LeaseTTLTooLarge: "too large lease TTL",
+    errors.Compacted: "mvcc: required revision has been compacted",
+    errors.FutureRev: "mvcc: required revision is a future revision",
+    errors.NoSpace: "etcdserver: no space",
+    errors.RootUserNotExist: "auth: root user does not exist",
+    errors.RootRoleNotExist: "auth: root user does not have root role",
+    errors.UserAlreadyExist: "auth: user already exists",
+    errors.UserEmpty: "auth: user name is empty",
+    errors.UserNotFound: "auth: user not found",
+    errors.RoleAlreadyExist: "auth: role already exists",
+    errors.RoleNotFound: "auth: role not found",
+    errors.RoleEmpty: "auth: role name is empty",
+    errors.AuthFailed: "auth: authentication failed, invalid user ID or password",
+    errors.PermissionNotGiven: "auth: permission not given",
+    errors.PermissionDenied: "auth: permission denied",
+    errors.RoleNotGranted: "auth: role is not granted to the user",
+    errors.PermissionNotGranted: "auth: permission is not granted to the role",
+    errors.AuthNotEnabled: "auth: authentication is not enabled",
+    errors.InvalidAuthToken: "auth: invalid auth token",
+    errors.InvalidAuthMgmt: "auth: invalid auth management",
+    errors.AuthOldRevision: "auth: revision in header is old",
 }
 """What etcd calls errors as long as they have not left for a client."""
 _WITH_REVISION = (PUT, DELETE_RANGE, TXN, COMPACTION)
-_WITH_HEADER = (LEASE_GRANT, LEASE_REVOKE)
+_WITH_HEADER = tuple(row for row in ROWS if row.field.startswith(("auth", "lease_")))
 _NO_ANSWER = (CLUSTER_VERSION_SET, CLUSTER_MEMBER_ATTR_SET, DOWNGRADE_INFO_SET)
 _V2_FIRST_BYTE = 0x08
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from ratifyd.apply.entries import Answer
 from ratifyd.apply.requests import (
     CLUSTER_MEMBER_ATTR_SET,
     CLUSTER_VERSION_SET,
@@ -25,7 +26,6 @@ from ratifyd.proto.membership_pb2 import (
     ClusterVersionSetRequest,
     DowngradeInfoSetRequest,
 )
-from ratifyd.server.proposals import Answer
 from ratifyd.version import CLUSTER_VERSION, ETCD_VERSION, MIN_CLUSTER_VERSION
 
 VERSION_PERIOD_S = 4.0

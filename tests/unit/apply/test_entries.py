@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 
 from ratifyd import schema
 from ratifyd.apply import requests
-from ratifyd.apply.entries import Outcome, apply_entry
+from ratifyd.apply.entries import Outcome, Waiters, apply_entry
 from ratifyd.apply.requests import ROWS, Row, cost_bound, decode
 from ratifyd.apply.state import State
 from ratifyd.apply.txn import Txn
@@ -63,7 +63,9 @@ class Machine:
     def apply(self, row: Row, request: Any, *, wanted: bool = True) -> Outcome:
         data = self.entry(row, request)
         self.index += 1
-        outcome = apply_entry(self.state, self.index, 3, data, {self.index} if wanted else ())
+        outcome = apply_entry(
+            self.state, self.index, 3, data, {data: (lambda body, error: None, 0.0, None)} if wanted else {}
+        )
         assert outcome is not None
         assert outcome.request_id == self.index
         return outcome
@@ -102,14 +104,14 @@ def test_an_entry_the_state_reflects_is_skipped(machine: Machine) -> None:
     machine.do(requests.PUT, put())
     data = machine.entry(requests.PUT, put())
     for index in (0, 1):
-        assert apply_entry(machine.state, index, 3, data) is None
+        assert apply_entry(machine.state, index, 3, data, {}) is None
     assert machine.state.store.revision == 2
-    assert apply_entry(machine.state, 2, 4, data) is not None
+    assert apply_entry(machine.state, 2, 4, data, {}) is not None
     assert (machine.state.store.revision, machine.state.consistent_index, machine.state.term) == (3, 2, 4)
 
 
 def test_a_leaders_empty_entry_moves_the_index_only(machine: Machine) -> None:
-    assert apply_entry(machine.state, 1, 3, b"") is None
+    assert apply_entry(machine.state, 1, 3, b"", {}) is None
     assert (machine.state.consistent_index, machine.state.term, machine.state.store.revision) == (1, 3, 1)
 
 
@@ -132,19 +134,19 @@ def test_index_and_term_are_stored_with_the_rows(machine: Machine) -> None:
 def test_what_no_version_knows_stops_the_member(machine: Machine) -> None:
     for data in (InternalRaftRequest(ID=5).SerializeToString(), b"\xff\xff\xff", b"\x1a"):
         with pytest.raises(Exception) as caught:
-            apply_entry(machine.state, 1, 1, data)
+            apply_entry(machine.state, 1, 1, data, {})
         assert not isinstance(caught.value, AssertionError)
         machine.state.consistent_index = 0
 
 
 def test_decoded_requests_are_used_once(machine: Machine) -> None:
     data = machine.entry(requests.PUT, put())
-    memo = {data: (77, requests.PUT, put(b"other"), ANONYMOUS)}
-    outcome = apply_entry(machine.state, 1, 1, data, (), memo)
+    waiters: Waiters = {data: (lambda body, error: None, 0.0, (77, requests.PUT, put(b"other"), ANONYMOUS))}
+    outcome = apply_entry(machine.state, 1, 1, data, waiters)
     assert outcome is not None
     assert outcome.request_id == 77
     assert machine.state.store.get(b"other") is not None
-    assert not memo
+    assert not waiters
 
 
 def test_fields_in_any_order_are_read(machine: Machine) -> None:
@@ -172,7 +174,7 @@ def test_a_txn_as_deep_as_the_api_takes_can_be_read_from_the_log(machine: Machin
         levels += 1
     assert levels > 40
     data = fast.internal_raft_request(requests.TXN.tag, nested(levels), fast.request_header(1))
-    outcome = apply_entry(machine.state, 1, 1, data, {1})
+    outcome = apply_entry(machine.state, 1, 1, data, {data: (lambda body, error: None, 0.0, None)})
     assert outcome is not None
     assert outcome.error is None
     assert machine.state.store.revision == 2

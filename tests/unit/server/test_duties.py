@@ -152,11 +152,11 @@ def test_a_write_beyond_the_quota_is_done_and_raises_the_alarm() -> None:
 def test_the_alarm_is_proposed_once_at_a_time(member: Member) -> None:
     for _ in range(5):
         member.server.raise_nospace()
-    assert len(member.server.proposals.waiting) == 1
+    assert member.server.proposals.pending == 1
     member.settle()
     assert len(member.state.alarms) == 1
     member.server.raise_nospace()
-    assert len(member.server.proposals.waiting) == 1
+    assert member.server.proposals.pending == 1
 
 
 class Proposed:

@@ -36,6 +36,7 @@ class World:
     """Since when each other member is connected."""
     replies: list[tuple[int, bytes]] = field(default_factory=list)
     asked: list[tuple[Sequence[str], str, str, bytes]] = field(default_factory=list)
+    headers: list[Sequence[tuple[str, str]]] = field(default_factory=list)
     transfers: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -75,8 +76,9 @@ class World:
         body: bytes,
         left: float,
         answered: Callable[[int, bytes], None],
-        headers: Sequence[tuple[str, str]],
+        headers: Sequence[tuple[str, str]] = (),
     ) -> None:
+        self.headers.append(tuple(headers))
         self.asked.append((urls, method, path, body))
         status, answer = self.replies.pop(0)
         self.clock.call_soon(answered, status, answer)
@@ -151,6 +153,16 @@ def test_the_leader_is_asked_until_it_answers_well() -> None:
     assert asked.taken == [b"answer"]
     assert not asked.failed
     assert world.asked == [(("http://m2:1",), "POST", "/leases", b"body")] * 3
+
+
+def test_headers_go_with_each_question() -> None:
+    world = World(leader=2, replies=[(0, b""), (200, b"answer")])
+    failed: list[EtcdError] = []
+    headers = [("Authorization", "token")]
+    world.leadership.ask("/members/promote/5", b"", lambda status, _: status == 200, failed.append, headers)
+    world.clock.advance(1.0)
+    assert world.headers == [tuple(headers)] * 2
+    assert not failed
 
 
 def test_a_question_follows_the_leadership() -> None:

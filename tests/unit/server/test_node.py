@@ -220,8 +220,7 @@ def test_a_refused_membership_change_is_still_a_step(member: Member) -> None:
         kind = ConfChangeKind.REMOVE_NODE if removed else ConfChangeKind.ADD_NODE
         change = Change(ChangeKind(int(kind)), ClusterMember(other, tuple(peer_urls)))
         waiter = Waiter()
-        member.server.proposals.waiting[other] = waiter
-        member.server.proposals._deadlines[other] = (member.clock.now + 7, b"")
+        member.server.proposals._changing[other] = (waiter, member.clock.now + 7)
         assert member.raft.propose_conf_change(ConfChange(kind, other, change.context(), other))
         member.server.node.wake()
         member.settle()

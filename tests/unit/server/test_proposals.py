@@ -54,27 +54,30 @@ def test_the_counter_wraps_inside_its_48_bits() -> None:
 
 def take(proposals: Proposals) -> list[bytes]:
     """What the node does when raft has accepted everything queued."""
-    queued, proposals.queued = proposals.queued, {}
-    return list(queued.values())
+    queued, proposals.queued = proposals.queued, []
+    return queued
 
 
 def test_an_entry_is_etcds_request_with_the_waiters_id(proposals: Proposals) -> None:
     add(proposals)
     (data,) = take(proposals)
-    request_id, row, request, _ = decode(data)
+    _, row, request, _ = decode(data)
     assert (row, request.key, request.value) == (requests.PUT, b"k", b"v")
-    assert list(proposals.waiting) == [request_id]
+    assert list(proposals.waiters) == [data]
     assert not proposals.queued
     assert take(proposals) == []
 
 
 def test_an_answer_comes_once_and_only_to_its_waiter(proposals: Proposals) -> None:
-    first, second = add(proposals), add(proposals)
-    request_id, *_ = decode(take(proposals)[1])
-    proposals.resolve(request_id, b"body", None)
-    proposals.resolve(request_id, b"again", None)
-    proposals.resolve(12345, b"nobody's", None)
-    assert second.body == b"body"
+    first, second = Waiter(), Waiter()
+    for waiter in (first, second):
+        proposals.add_change(ConfChange(ConfChangeKind.REMOVE_NODE, 5), waiter, timeout_s=1)
+    request_id = proposals.changes[1].id
+    proposals.changed(request_id, None)
+    proposals.changed(request_id, Timeout())
+    proposals.changed(12345, None)
+    assert second.done
+    assert second.error is None
     assert not first.done
 
 
@@ -100,7 +103,7 @@ def test_membership_changes_have_deadlines_of_their_own(proposals: Proposals, cl
     assert not late.done
     (left,) = proposals.changes
     proposals.changes.clear()
-    proposals.resolve(left.id, b"", None)
+    proposals.changed(left.id, None)
     assert late.done
     proposals.expire(clock.now + 2000, why)
 
@@ -125,15 +128,16 @@ def test_what_nobody_waits_for_is_not_proposed_any_more(proposals: Proposals, cl
     live = add(proposals)
     proposals.expire(clock.now, why)
     (data,) = take(proposals)
-    assert decode(data)[0] == next(iter(proposals.waiting))
+    assert list(proposals.waiters) == [data]
     assert not live.done
 
 
 def test_decoded_requests_go_with_their_proposal(proposals: Proposals, clock: SimClock) -> None:
     proposals.add(requests.PUT, BODY, Waiter(), gap=0, request=PutRequest.FromString(BODY))
-    assert len(proposals.decoded) == 1
+    ((_, _, decoded),) = proposals.waiters.values()
+    assert decoded == decode(proposals.queued[0])
     proposals.expire(clock.now + 7, why)
-    assert not proposals.decoded
+    assert not proposals.waiters
     assert not proposals.queued
 
 
@@ -143,7 +147,7 @@ def test_refusals_come_at_once(proposals: Proposals) -> None:
     add(proposals, gap=MAX_GAP)
     with pytest.raises(RequestTooManyRequests):
         add(proposals, gap=MAX_GAP + 1)
-    assert len(proposals.waiting) == len(proposals.queued) == 1
+    assert len(proposals.waiters) == len(proposals.queued) == 1
 
 
 def test_the_limit_is_on_the_whole_entry(proposals: Proposals) -> None:
