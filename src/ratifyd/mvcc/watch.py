@@ -26,10 +26,10 @@ None unknown)."""
 
 MAX_WATCHERS_PER_PASS = 512
 MAX_REVISIONS_PER_PASS = 1000
-MAX_BYTES_PER_PASS = 4 << 20
+MAX_BYTES_PER_PASS = 8 << 20
 """Values read from history in one pass."""
 MAX_EVENTS_PER_PASS = 10_000
-MAX_OFFERED_BYTES_PER_PASS = 4 << 20
+MAX_OFFERED_BYTES_PER_PASS = 8 << 20
 """Events offered in one pass, over all watchers: hundreds may want the same."""
 _CHANGES_AT_ONCE = 50
 _MAIN_BYTES = 8

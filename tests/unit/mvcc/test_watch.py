@@ -255,7 +255,7 @@ def test_one_pass_offers_no_more_than_its_limits():
 
 def test_one_pass_reads_no_more_than_its_limits():
     store, hub = make()
-    for _ in range(20):
+    for _ in range(40):
         with store.write() as txn:
             txn.put(b"a", bytes(1_000_000))
     sink = Collector()
@@ -264,4 +264,4 @@ def test_one_pass_reads_no_more_than_its_limits():
     while hub.catch_up():
         passes += 1
     assert 4 <= passes <= 6
-    assert sum(len(events) for _, events in sink.offers) == 20
+    assert sum(len(events) for _, events in sink.offers) == 40
