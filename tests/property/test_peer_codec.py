@@ -60,7 +60,7 @@ def test_appends_survive_any_cuts(sent: list[Message], data: st.DataObject) -> N
     assert got == sent
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(appends())
 def test_appends_survive_every_single_cut(sent: list[Message]) -> None:
     encoder = MsgAppEncoder(SharedEntries())
