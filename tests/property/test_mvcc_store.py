@@ -106,6 +106,11 @@ class Model:
         if sub:
             self.revision = main
 
+    def overwrites(self, revision):
+        """Whether a key changes twice in a revision: compacting to it removes the first change, seen or not."""
+        keys = [row.kv.key for row in self.rows if row.main == revision]
+        return len(set(keys)) < len(keys)
+
     def kept(self, compacted):
         """Records that a finished compaction leaves."""
         if compacted < 0:
@@ -297,6 +302,9 @@ class StoreMachine(RuleBasedStateMachine):
             with raises(errors.Compacted):
                 self.store.compact(revision)
             return
+        waiting = any(not watcher.synced and watcher.next_revision == revision for watcher in self.watchers)
+        if waiting and self.model.overwrites(revision):
+            return
         complete = not self.store.compacting
         self.store.compact(revision)
         previous, self.model.compacted = self.model.compacted, revision
@@ -305,7 +313,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(rows=st.integers(1, 5))
     def compaction_step(self, rows):
-        if self.slices and self.store.compacting:
+        if any(revision < self.store.compacting_to for revision, *_ in self.slices):
             before = self.store.rows_compacted
             assert self.store.compaction_step(rows)
             assert self.store.rows_compacted == before
@@ -350,15 +358,16 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(keys=ranges, limit=st.integers(0, 4), rows=st.integers(1, 3))
     def open_slices(self, keys, limit, rows):
-        steps = self.store.range_slices(keys, revision=self.model.revision, limit=limit, rows=rows)
-        found = [kv.SerializeToString() for kv in self.model.range(keys, self.model.revision)]
-        self.slices.append((steps, next(steps), found[:limit] if limit else found))
+        revision = self.model.revision
+        steps = self.store.range_slices(keys, revision=revision, limit=limit, rows=rows)
+        found = [kv.SerializeToString() for kv in self.model.range(keys, revision)]
+        self.slices.append((revision, steps, next(steps), found[:limit] if limit else found))
 
     @precondition(lambda self: self.slices)
     @rule()
     def close_slices(self):
-        """Sliced reads begun earlier still answer as of their revision."""
-        for steps, found, expected in self.slices:
+        """Sliced reads begun earlier still answer as of their revision, whatever was compacted meanwhile."""
+        for _, steps, found, expected in self.slices:
             for part in steps:
                 found += part
             assert found == expected
@@ -387,6 +396,8 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def watch(self, keys, ahead, prev_kv, no_put, no_delete):
         start = max(0, self.model.revision + ahead)
+        if start == self.model.compacted and self.model.overwrites(start):
+            return
         for each in keys:
             sink = RecordingSink(self.model, each, start or self.model.revision + 1, prev_kv, no_put, no_delete)
             watcher = self.hub.add(each, start, sink=sink, prev_kv=prev_kv, no_put=no_put, no_delete=no_delete)

@@ -54,6 +54,8 @@ class CorruptionChecks:
         "_checked_revision",
         "_cluster",
         "_compact_period_s",
+        "_compact_under_way",
+        "_full_under_way",
         "_members",
         "_next_compact",
         "_next_full",
@@ -61,7 +63,6 @@ class CorruptionChecks:
         "_slices",
         "_store",
         "_timeout_s",
-        "_under_way",
     )
 
     def __init__(
@@ -87,27 +88,25 @@ class CorruptionChecks:
         self._compact_period_s = compact_period_s
         self._next_full = now + period_s
         self._next_compact = now + compact_period_s
-        self._under_way = False
+        self._full_under_way = False
+        self._compact_under_way = False
         self._checked_revision = 0
 
     def tick(self, now: float, *, leading: bool) -> None:
-        """Check what is due; only a leader does, and one thing at a time."""
-        if self._under_way:
-            return
-        if self._period_s > 0 and now >= self._next_full:
+        """Check what is due; only a leader does, and each thing once at a time."""
+        if self._period_s > 0 and now >= self._next_full and not self._full_under_way:
             self._next_full = now + self._period_s
             if leading:
-                self._under_way = True
-                _PeriodicCheck(self, self._done)
-                return
-        if self._compact_period_s > 0 and now >= self._next_compact:
+                self._full_under_way = True
+                _PeriodicCheck(self, self._full_done)
+        if self._compact_period_s > 0 and now >= self._next_compact and not self._compact_under_way:
             self._next_compact = now + self._compact_period_s
             if leading:
-                self._under_way = True
+                self._compact_under_way = True
                 self._check_compactions()
 
-    def _done(self) -> None:
-        self._under_way = False
+    def _full_done(self) -> None:
+        self._full_under_way = False
 
     # --- what the checks share -------------------------------------------------------------------------------------
 
@@ -212,7 +211,7 @@ class CorruptionChecks:
 
         def finished(checked: int) -> None:
             log.info("finished compaction hash check", extra={"fields": {"number-of-hashes-checked": checked}})
-            self._done()
+            self._compact_under_way = False
 
         following()
 

@@ -280,6 +280,16 @@ def test_without_a_majority_nobody_is_named(compacted: World, third: Answer) -> 
     assert compacted.alarms == [0]
 
 
+def test_one_check_does_not_keep_the_other_from_its_turn() -> None:
+    world = World(period_s=0.05, compact_period_s=0.05)
+    world.put(20)
+    world.compact(10)
+    world.tell(of_compaction(world), of_compaction(world))
+    for _ in range(3):
+        world.tick(0.1)
+    assert {revision for _, revision in world.asked} == {21, 10}
+
+
 # --- before serving
 
 
