@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -96,7 +97,7 @@ class Node:
             "restapi": {"listen": api, "connect_address": api},
             "etcd3": {"hosts": list(endpoints)},
             "bootstrap": {
-                # Patient, as the machine may be busy while the store restarts: the leader steps down after retry_timeout.
+                # Patient with a store that restarts on a busy machine: a leader steps down after retry_timeout.
                 "dcs": {"ttl": 60, "loop_wait": 2, "retry_timeout": 28, "postgresql": {"use_pg_rewind": False}},
                 "initdb": [{"encoding": "UTF8"}, {"auth": "trust"}, "no-sync"],
                 "pg_hba": ["host replication all 127.0.0.1/32 trust", "host all all 127.0.0.1/32 trust"],
@@ -133,6 +134,10 @@ class Node:
                 cwd=self.directory,
                 env={**environment, "HOME": str(self.directory)},
             )
+
+    def endpoint(self) -> str:
+        """The member of the store that Patroni has chosen."""
+        return re.findall(r"Selected new etcd server http://(\S+)", self.log.read_text())[-1]
 
     def control(self, *arguments: str) -> str:
         """What patronictl prints."""

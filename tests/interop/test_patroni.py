@@ -235,15 +235,29 @@ def test_a_cluster_switches_over_and_outlives_restarts(alone: EtcdServer, nodes:
     _follow(two, one, 3)
 
 
+def _make_leader(cluster: EtcdCluster, chosen: EtcdServer) -> None:
+    def status(member: EtcdServer) -> Any:
+        with Client(member.client_endpoint) as client:
+            return client.maintenance.Status(rpc_pb2.StatusRequest(), timeout=30)
+
+    statuses = {member.name: status(member) for member in cluster.members}
+    wanted, leader = statuses[chosen.name].header.member_id, statuses[chosen.name].leader
+    if leader == wanted:
+        return
+    now = next(member for member in cluster.members if statuses[member.name].header.member_id == leader)
+    with Client(now.client_endpoint) as client:
+        client.maintenance.MoveLeader(rpc_pb2.MoveLeaderRequest(targetID=wanted), timeout=30)
+    assert status(chosen).leader == wanted
+
+
 @pytest.mark.slow
 def test_the_lock_outlives_the_leader_of_the_store(three: EtcdCluster, nodes: Callable[..., Node]) -> None:
     node = nodes("one", three.endpoints)
     _lead(node)
     wait_for("it is listed", lambda: node.listed() == {"one": ("Leader", "running")})
-    with Client(three.endpoints[0]) as client:
-        status = client.maintenance.Status(rpc_pb2.StatusRequest(), timeout=10)
-        names = {each.ID: each.name for each in client.cluster.MemberList(rpc_pb2.MemberListRequest()).members}
-    leader = next(member for member in three.members if member.name == names[status.leader])
-    survivor = next(member for member in three.members if member is not leader)
-    _still_leads(node, survivor.client_endpoint, leader.kill)
+    chosen = next(member for member in three.members if member.client_endpoint == node.endpoint())
+    survivor = next(member for member in three.members if member is not chosen)
+    _make_leader(three, chosen)
+    _still_leads(node, survivor.client_endpoint, chosen.kill)
+    assert node.endpoint() != chosen.client_endpoint
     assert node.listed() == {"one": ("Leader", "running")}
