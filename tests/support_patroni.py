@@ -8,23 +8,21 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import grpc
 import psycopg2
 import yaml
 
+from harness import clusters
 from harness.servers import free_port
 
 SCOPE = "pg"
 NAMESPACE = "/service/"
 _PROGRAMS = ("postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_controldata", "pg_isready")
 _CONTROL = "from patroni.ctl import ctl; ctl()"
-_POLL_S = 0.1
 _STOP_S = 30.0
 
 
@@ -62,16 +60,14 @@ def obstacle() -> str:
 
 def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """The first true result of `condition`; a database or store that does not answer counts as false."""
-    deadline = time.monotonic() + timeout_s
-    problem: Exception | None = None
-    while time.monotonic() < deadline:
+
+    def look() -> Any:
         try:
-            if result := condition():
-                return result
-        except (psycopg2.Error, grpc.RpcError, subprocess.CalledProcessError) as error:
-            problem = error
-        time.sleep(_POLL_S)
-    raise TimeoutError(f"not within {timeout_s:.0f} s: {what} ({problem})")
+            return condition() or None
+        except (psycopg2.Error, subprocess.CalledProcessError):
+            return None
+
+    return clusters.wait_for(what, look, timeout_s)
 
 
 class Node:
