@@ -335,16 +335,9 @@ def vote_for_a_shorter_log(patch: Patch) -> None:
 
 
 @mutant
-def acknowledge_what_was_not_checked(patch: Patch) -> None:
-    """A follower acknowledges to the end of its log, not of what the leader sent."""
-
-    def append(raft: Any, message: Any) -> None:
-        follower._append(raft, message)
-        for answer in raft.messages_after_append[-1:]:
-            if answer.kind is MessageKind.APP_RESP and not answer.reject:
-                answer.index = raft.log.last_index
-
-    _step(patch, MessageKind.APP, append, (Role.FOLLOWER,))
+def append_without_a_check(patch: Patch) -> None:
+    """A follower takes entries whatever it has before them, as long as there is no gap."""
+    patch(RaftLog, "matches", lambda self, index, term: index <= self.last_index)
 
 
 @mutant
