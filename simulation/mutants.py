@@ -421,7 +421,7 @@ def learners_are_counted(patch: Patch) -> None:
 def answer_before_commit(patch: Patch) -> None:
     """Writes are acknowledged as soon as they are proposed."""
 
-    def propose(self: Any, row: Any, body: bytes, answer: Any, request: Any = None) -> None:
+    def propose(self: Any, row: Any, body: bytes, answer: Any, *rest: Any, **named: Any) -> None:
         answered: list[bool] = []
 
         def once(body: bytes, error: Any) -> None:
@@ -429,7 +429,7 @@ def answer_before_commit(patch: Patch) -> None:
                 answered.append(True)
                 answer(body, error)
 
-        original(self, row, body, once, request)
+        original(self, row, body, once, *rest, **named)
         self.clock.call_later(0.002, once, b"", None)
 
     original = Server.propose

@@ -31,6 +31,7 @@ RARE = {
     "deposed a leader that has lost its quorum is read": quorums.read_of_a_deposed_leader,
     "elected a new leader is read before its term commits": quorums.read_of_a_new_leader,
     "learner a leader reaches nobody but a learner": quorums.leader_with_a_learner,
+    "equal requests come to two members at once": quorums.equal_requests_on_two_members,
     "removals a leader reaches nobody and removes them": quorums.removals_by_an_isolated_leader,
 }
 

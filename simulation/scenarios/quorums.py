@@ -95,6 +95,27 @@ def removals_by_an_isolated_leader() -> None:
     play(script, 3)
 
 
+def equal_requests_on_two_members() -> None:
+    """Clients of two members ask for the same deletion at the same time: one of them deletes, and only one."""
+
+    def script(stage: Stage) -> None:
+        for _ in range(4):
+            _delete_at_once(stage, 12)
+
+    play(script, 3)
+
+
+def _delete_at_once(stage: Stage, count: int) -> None:
+    stage.put(stage.leader(), b"k")
+    done: list[Operation] = []
+    members = _others(stage, stage.leader())
+    for _ in range(count):
+        for member in members:
+            stage.send(member, "delete_range", pb.DeleteRangeRequest(key=b"k"), done.append)
+    stage.until(lambda: len(done) == count * len(members))
+    assert sum(operation.response.deleted for operation in done) == 1, "deleted more than once"
+
+
 def _others(stage: Stage, member: SimMember) -> list[SimMember]:
     return [other for other in stage.living() if other is not member]
 

@@ -19,6 +19,7 @@ NOTICED = {
     "deposed": "skip_read_index",
     "elected": "read_before_the_term_commits",
     "learner": "learners_are_counted",
+    "equal": "request_ids_repeat",
     "removals": "change_members_early",
 }
 """Scenarios by the first word of their name, and a mutant that has the bug."""
