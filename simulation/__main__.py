@@ -7,9 +7,10 @@ from collections import Counter
 
 from simulation.mutants import MUTANTS
 from simulation.options import draw
-from simulation.runner import Result, catch, run_options, run_seeds, shrink
+from simulation.runner import Result, catch, catch_as_recorded, run_options, run_seeds, shrink
 
 SHOWN_LINES = 120
+DEFAULT_SEEDS = range(1, 101)
 
 
 def say(text: str) -> None:
@@ -39,7 +40,9 @@ def run(options: argparse.Namespace) -> int:
     faults: Counter[str] = Counter()
     began, virtual_s, cpu_s = time.monotonic(), 0.0, 0.0
     failures = 0
-    for result in run_seeds(options.seeds, processes=options.processes, mutant=options.mutant, settings=options.set):
+    for result in run_seeds(
+        options.seeds or DEFAULT_SEEDS, processes=options.processes, mutant=options.mutant, settings=options.set
+    ):
         counts += result.counts
         faults += result.faults
         virtual_s += result.virtual_s
@@ -67,17 +70,23 @@ def run(options: argparse.Namespace) -> int:
 
 
 def run_mutants(options: argparse.Namespace) -> int:
-    """Run every mutant until it is caught."""
+    """Catch every mutant: the way the record says, or with the seeds and settings that are given."""
     names = [options.mutant] if options.mutant else list(MUTANTS)
     missed = []
+    ways: Counter[str] = Counter()
     for name in names:
-        count, result = catch(name, options.seeds, options.set)
-        if result is None:
-            missed.append(name)
-            say(f"{name}: NOT caught in {count} seeds")
+        if options.seeds or options.set:
+            count, result = catch(name, options.seeds or DEFAULT_SEEDS, options.set)
+            how, violation = f"seed {count}", result.violation if result else ""
         else:
-            say(f"{name}: seed {result.options.seed}, the {count}th: {result.violation.splitlines()[0][:160]}")
-    say(f"caught {len(names) - len(missed)} of {len(names)}; missed: {', '.join(missed) or 'none'}")
+            how, violation = catch_as_recorded(name)
+        if violation:
+            ways[how.split()[0] + (" with settings" if " with " in how else "")] += 1
+            say(f"{name}: {how}: {violation.splitlines()[0][:160]}")
+        else:
+            missed.append(name)
+            say(f"{name}: NOT caught by {how}")
+    say(f"caught {len(names) - len(missed)} of {len(names)} {dict(ways)}; missed: {', '.join(missed) or 'none'}")
     return 1 if missed else 0
 
 
@@ -89,10 +98,10 @@ def _seeds(text: str) -> range:
 def main() -> int:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
-    parser.add_argument("--seeds", type=_seeds, default=range(1, 101), metavar="A..B", help="seeds (default 1..100)")
+    parser.add_argument("--seeds", type=_seeds, metavar="A..B", help="seeds (default 1..100)")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="processes at work (default 1)")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="plant a bug, which should be caught")
-    parser.add_argument("--mutants", action="store_true", help="plant each bug in turn and report which are caught")
+    parser.add_argument("--mutants", action="store_true", help="plant each bug; catch it as recorded, or by --seeds")
     parser.add_argument("--shrink", type=float, nargs="?", const=60.0, default=0.0, metavar="S", help="shorten for S s")
     parser.add_argument("--trace", action="store_true", help="print the trace of each run")
     parser.add_argument("--lines", type=int, default=SHOWN_LINES, help="lines of a failed run's trace (default 120)")

@@ -157,6 +157,15 @@ class Nemesis:
                 late = raft.randomized_timeout if member in candidates else raft.election_ticks
                 raft.election_elapsed = max(raft.election_elapsed, late)
 
+    def depose(self) -> bool:
+        """Cut the leader off and have another one elected before it can notice; its clients stay with it."""
+        leader = self._leader()
+        if leader is None:
+            return False
+        self._isolate(leader)
+        self.contend()
+        return True
+
     def pause(self) -> bool:
         """Stop a process for a while, the leader more often than not."""
         member = self._leader() if self.random.random() < 0.5 else self._member()

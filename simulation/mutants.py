@@ -335,16 +335,9 @@ def vote_for_a_shorter_log(patch: Patch) -> None:
 
 
 @mutant
-def acknowledge_what_was_not_checked(patch: Patch) -> None:
-    """A follower acknowledges to the end of its log, not of what the leader sent."""
-
-    def append(raft: Any, message: Any) -> None:
-        follower._append(raft, message)
-        for answer in raft.messages_after_append[-1:]:
-            if answer.kind is MessageKind.APP_RESP and not answer.reject:
-                answer.index = raft.log.last_index
-
-    _step(patch, MessageKind.APP, append, (Role.FOLLOWER,))
+def append_without_a_check(patch: Patch) -> None:
+    """A follower takes entries whatever it has before them, as long as there is no gap."""
+    patch(RaftLog, "matches", lambda self, index, term: index <= self.last_index)
 
 
 @mutant
@@ -428,7 +421,7 @@ def learners_are_counted(patch: Patch) -> None:
 def answer_before_commit(patch: Patch) -> None:
     """Writes are acknowledged as soon as they are proposed."""
 
-    def propose(self: Any, row: Any, body: bytes, answer: Any, request: Any = None) -> None:
+    def propose(self: Any, row: Any, body: bytes, answer: Any, *rest: Any, **named: Any) -> None:
         answered: list[bool] = []
 
         def once(body: bytes, error: Any) -> None:
@@ -436,7 +429,7 @@ def answer_before_commit(patch: Patch) -> None:
                 answered.append(True)
                 answer(body, error)
 
-        original(self, row, body, once, request)
+        original(self, row, body, once, *rest, **named)
         self.clock.call_later(0.002, once, b"", None)
 
     original = Server.propose

@@ -16,6 +16,7 @@ FAULTS = (
     "crash_in_disk_job",
     "crash_in_election",
     "contend",
+    "depose",
     "pause",
     "partition",
     "one_way",

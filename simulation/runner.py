@@ -11,7 +11,12 @@ from multiprocessing import get_context
 
 from simulation.mutants import planted
 from simulation.options import Options, draw
+from simulation.record import RECORD
+from simulation.scenarios import script_of
 from simulation.world import World
+
+_MISFITS = ("keyword argument", "positional argument", "has no attribute")
+"""What a mutant fails with that has fallen behind the code it patches; it is no bug of the kind it stands for."""
 
 
 @dataclass(slots=True)
@@ -86,8 +91,30 @@ def catch(mutant: str, seeds: Iterable[int], settings: Iterable[str] = ()) -> tu
     for count, seed in enumerate(seeds, 1):
         result = run_seed(seed, mutant=mutant, settings=settings)
         if not result.ok:
+            if any(name in result.violation for name in _MISFITS):
+                raise RuntimeError(f"mutant {mutant} no longer fits the code: {result.violation}")
             return count, result
     return count, None
+
+
+def catch_as_recorded(mutant: str) -> tuple[str, str]:
+    """Catch a mutant the way the record says: by what, and the promise that it broke, empty when it got away."""
+    way = RECORD[mutant]
+    if way.scenario:
+        return f"scenario {way.scenario}", _broken_by(way.scenario, mutant)
+    count, result = catch(mutant, range(1, way.seeds + 1), way.settings)
+    how = f"seed {count} of {way.seeds}" + (f" with {' '.join(way.settings)}" if way.settings else "")
+    return how, result.violation if result else ""
+
+
+def _broken_by(scenario: str, mutant: str) -> str:
+    logging.disable(logging.CRITICAL)
+    with planted(mutant):
+        try:
+            script_of(scenario)()
+        except Exception as error:  # whatever it is, it must not pass
+            return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def shrink(failed: Result, mutant: str | None, *, budget_s: float, tell: Callable[[str], None]) -> Result:

@@ -10,7 +10,7 @@ from simulation.checkers import Violation
 from simulation.clients import CLUSTER, KV, MAINTENANCE, Watcher
 from simulation.history import Operation, WatchRecord
 from simulation.knobs import turned
-from simulation.machine import SimMember
+from simulation.machine import Machine, SimMember
 from simulation.options import Options
 from simulation.world import World
 
@@ -20,6 +20,7 @@ _COMMANDS = {
     "compact": (KV + "Compact", pb.CompactionRequest, pb.CompactionResponse),
     "move_leader": (MAINTENANCE + "MoveLeader", pb.MoveLeaderRequest, pb.MoveLeaderResponse),
     "member_add": (CLUSTER + "MemberAdd", pb.MemberAddRequest, pb.MemberAddResponse),
+    "member_remove": (CLUSTER + "MemberRemove", pb.MemberRemoveRequest, pb.MemberRemoveResponse),
 }
 
 
@@ -134,9 +135,12 @@ class Stage(World):
 
     def isolate(self, member: SimMember) -> Callable[[], None]:
         """Cut a member off; call what is returned to connect it again."""
-        number = member.machine.number
-        others = [machine.number for machine in self.machines if machine.number != number]
-        links = [(number, other) for other in others] + [(other, number) for other in others]
+        return self.split([member.machine])
+
+    def split(self, side: list[Machine]) -> Callable[[], None]:
+        """Keep some machines and the others from hearing each other; call what is returned to connect them again."""
+        pairs = [(one.number, other.number) for one in side for other in self.machines if other not in side]
+        links = pairs + [(b, a) for a, b in pairs]
         for link in links:
             self.network.block(*link)
 
@@ -145,6 +149,24 @@ class Stage(World):
                 self.network.unblock(*link)
 
         return connect
+
+    def elect(self, member: SimMember) -> None:
+        """Have a member elected at once by those that it reaches, as if they had waited long enough for the leader."""
+        for other in self.living():
+            raft = other.raft
+            if not other.server.is_leader:
+                raft.randomized_timeout = 2 * raft.election_ticks - 1
+                raft.election_elapsed = raft.randomized_timeout if other is member else raft.election_ticks
+        self.until(lambda: member.server.is_leader)
+
+    def add_learner(self) -> SimMember:
+        """Add a learner on a new machine, and wait until it has caught up."""
+        machine = Machine(len(self.machines), self.network)
+        machine.founders = f"{machine.name}={machine.url}"
+        self.draw_clock(machine)
+        self.command(self.leader(), "member_add", peerURLs=[machine.url], isLearner=True)
+        self.until(lambda: machine.member is not None and machine.member.server.is_learner and self.agreed())
+        return self.member(machine.number)
 
     def restarted(self, number: int) -> SimMember:
         """Wait until a machine's member runs and serves."""

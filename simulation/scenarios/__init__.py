@@ -1,10 +1,12 @@
-"""The consistency bugs of etcd's public history, each as a script that would show it, and must not.
+"""Scripts that would show a bug, and must not: each raises when ratifyd has it.
 
-The table is etcd's own (tests/robustness/README.md); the names are the numbers of the issues. `SCENARIOS` maps them to
-functions that raise when ratifyd has the bug.
+`SCENARIOS` are the consistency bugs of etcd's public history; the table is etcd's own (tests/robustness/README.md), the
+names are the numbers of the issues. `RARE` are meetings of faults that seeds bring about too seldom.
 """
 
-from simulation.scenarios import restarts, watches
+from collections.abc import Callable
+
+from simulation.scenarios import quorums, restarts, watches
 from simulation.scenarios.reads import stale_reads_after_a_pause, txn_reads_a_compacted_revision
 
 SCENARIOS = {
@@ -24,3 +26,17 @@ SCENARIOS = {
     "20271 a crash while a snapshot comes in breaks the backend": restarts.crash_while_receiving,
     "20418 a paused leader answers from the past": stale_reads_after_a_pause,
 }
+
+RARE = {
+    "deposed a leader that has lost its quorum is read": quorums.read_of_a_deposed_leader,
+    "elected a new leader is read before its term commits": quorums.read_of_a_new_leader,
+    "learner a leader reaches nobody but a learner": quorums.leader_with_a_learner,
+    "equal requests come to two members at once": quorums.equal_requests_on_two_members,
+    "removals a leader reaches nobody and removes them": quorums.removals_by_an_isolated_leader,
+}
+
+
+def script_of(word: str) -> Callable[[], None]:
+    """The script whose name begins with a word: the number of an issue, say."""
+    (script,) = (script for name, script in (SCENARIOS | RARE).items() if name.split()[0] == word)
+    return script

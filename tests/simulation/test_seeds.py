@@ -9,7 +9,9 @@ import pytest
 
 from simulation.mutants import MUTANTS, planted
 from simulation.options import Options, draw
-from simulation.runner import catch, run_options, run_seed, run_seeds, shrink
+from simulation.record import RECORD
+from simulation.runner import catch, catch_as_recorded, run_options, run_seed, run_seeds, shrink
+from simulation.scenarios import script_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CAUGHT_AT_ONCE = {
@@ -18,20 +20,9 @@ CAUGHT_AT_ONCE = {
     "read_locally": ("members=3", "faults=", "delay_max_s=0.05", "duration_s=8"),
     "lease_never_ends": ("members=1", "faults=", "keepers=2", "duration_s=8"),
     "index_ahead_of_data": ("members=1", "faults=kill", "fault_interval_s=0.5"),
-    "vote_not_persisted": (
-        "members=3",
-        "pre_vote=False",
-        "election_ticks=3",
-        "faults=contend,crash_in_election",
-        "fault_interval_s=0.5",
-        "delay_max_s=0.05",
-        "clients=1",
-        "watchers=0",
-        "keepers=0",
-        "duration_s=20",
-    ),
+    "vote_not_persisted": RECORD["vote_not_persisted"].settings,
 }
-"""Mutants, and the options under which a few seeds are enough."""
+"""Mutants, and the options under which a few seeds are enough at once."""
 
 
 @pytest.mark.parametrize("seed", range(1, 7))
@@ -73,11 +64,26 @@ def test_mutants_are_caught(mutant: str) -> None:
     assert result is not None, f"{mutant} survives {count} seeds"
 
 
+def test_the_record_says_how_each_mutant_is_caught() -> None:
+    assert set(RECORD) == set(MUTANTS)
+    for mutant, way in RECORD.items():
+        assert bool(way.seeds) != bool(way.scenario), mutant
+        assert not way.scenario or script_of(way.scenario)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_every_mutant_is_caught(mutant: str) -> None:
-    count, result = catch(mutant, range(1, 60))
-    assert result is not None, f"{mutant} survives {count} seeds"
+    how, violation = catch_as_recorded(mutant)
+    assert violation, f"{mutant} survives {how}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", [mutant for mutant, way in RECORD.items() if way.settings])
+def test_what_catches_a_mutant_spares_the_server(mutant: str) -> None:
+    way = RECORD[mutant]
+    failed = [result for result in run_seeds(range(1, way.seeds + 1), settings=way.settings) if not result.ok]
+    assert not failed, [(result.options.seed, result.violation) for result in failed]
 
 
 def test_mutants_leave_no_trace() -> None:

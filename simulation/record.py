@@ -1,0 +1,154 @@
+"""How each planted bug is caught, as it was found out: what `--mutants` and the tests repeat.
+
+The seeds, from 1 on, are a few times as many as it took: any change of server or simulation gives them another course.
+"""
+
+from typing import NamedTuple
+
+
+class Way(NamedTuple):
+    """Seeds that are enough, with these settings; or a scenario."""
+
+    seeds: int = 0
+    settings: tuple[str, ...] = ()
+    scenario: str = ""
+
+
+_ELECTIONS = (
+    "members=3",
+    "pre_vote=False",
+    "election_ticks=3",
+    "fault_interval_s=0.5",
+    "delay_max_s=0.05",
+    "watchers=0",
+    "keepers=0",
+    "duration_s=20",
+)
+_DEPOSED = (
+    "members=3",
+    "faults=depose",
+    "fault_interval_s=1.0",
+    "watchers=0",
+    "keepers=0",
+    "duration_s=12",
+    "think_s=0.03",
+)
+_TORN = (
+    "members=3",
+    "faults=power_loss,blackout",
+    "fault_interval_s=0.5",
+    "snapshot_count=10000",
+    "segment_bytes=32768",
+    "clients=5",
+    "think_s=0.03",
+    "watchers=0",
+    "keepers=0",
+    "sync_s=0.02",
+    "in_place=0.0",
+)
+
+RECORD: dict[str, Way] = {
+    "skip_fsync": Way(8),
+    "acknowledge_before_fsync": Way(8),
+    "vote_not_persisted": Way(8, (*_ELECTIONS, "clients=1", "faults=contend,crash_in_election")),
+    "term_not_persisted": Way(8),
+    "torn_tail_accepted": Way(8, (*_TORN, "duration_s=20")),
+    "torn_tail_refused": Way(8, (*_TORN, "duration_s=12")),
+    "damage_taken_for_torn": Way(24),
+    "snapshot_ahead_of_backend": Way(8),
+    "snapshot_file_not_synced": Way(8),
+    "segments_released_too_early": Way(
+        8,
+        (
+            "members=1",
+            "faults=crash_in_disk_job",
+            "fault_interval_s=0.5",
+            "segment_bytes=2048",
+            "snapshot_count=30",
+            "commit_s=0.1",
+            "sync_s=0.001",
+            "clients=5",
+            "think_s=0.02",
+            "watchers=0",
+            "keepers=0",
+            "duration_s=15",
+        ),
+    ),
+    "forget_consistent_index": Way(8),
+    "index_ahead_of_data": Way(8),
+    "index_in_another_commit": Way(8),
+    "replay_from_snapshot": Way(8),
+    "apply_twice": Way(8),
+    "snapshot_keeps_leases": Way(8),
+    "revision_lost_by_compaction": Way(scenario="17780"),
+    "commit_without_quorum": Way(8, _DEPOSED),
+    "count_own_copy_early": Way(24),
+    "vote_twice": Way(24, (*_ELECTIONS, "clients=1", "faults=contend")),
+    "vote_for_a_shorter_log": Way(
+        8,
+        (
+            "members=3",
+            "faults=one_way,contend,partition",
+            "fault_interval_s=0.5",
+            "watchers=0",
+            "keepers=0",
+            "duration_s=12",
+            "think_s=0.03",
+            "pre_vote=False",
+        ),
+    ),
+    "append_without_a_check": Way(24, _DEPOSED),
+    "keep_conflicting_entries": Way(8),
+    "answer_before_append": Way(8),
+    "heartbeat_commits_too_much": Way(8, _DEPOSED),
+    "change_members_early": Way(scenario="removals"),
+    "learners_are_counted": Way(scenario="learner"),
+    "answer_before_commit": Way(8, ("members=3", "faults=kill", "fault_interval_s=0.7")),
+    "propose_twice": Way(8),
+    "skip_read_index": Way(
+        24, ("members=3", "faults=depose", "clients=5", "think_s=0.03", "watchers=0", "keepers=0", "duration_s=20")
+    ),
+    "trust_the_clock": Way(
+        8, ("members=3", "faults=depose,pause", "clients=5", "think_s=0.03", "watchers=0", "keepers=0", "duration_s=20")
+    ),
+    "read_locally": Way(24),
+    "read_before_the_term_commits": Way(
+        24,
+        (
+            "members=3",
+            "faults=depose",
+            "clients=5",
+            "think_s=0.03",
+            "watchers=0",
+            "keepers=0",
+            "duration_s=20",
+            "in_place=0.0",
+            "sync_s=0.02",
+        ),
+    ),
+    "read_before_applied": Way(24),
+    "request_ids_repeat": Way(scenario="equal"),
+    "compaction_one_too_far": Way(8),
+    "compaction_forgets_tombstones": Way(scenario="18089"),
+    "watch_gap_on_compaction": Way(8),
+    "watch_drops_when_full": Way(8),
+    "watch_future_ignored": Way(8),
+    "watch_back_in_time": Way(scenario="15271"),
+    "watch_lost_on_snapshot": Way(
+        8,
+        (
+            "members=3",
+            "faults=partition,isolate_leader",
+            "snapshot_count=10",
+            "catchup_entries=2",
+            "release_s=0.0",
+            "watchers=3",
+            "keepers=0",
+            "think_s=0.03",
+        ),
+    ),
+    "progress_too_early": Way(24),
+    "renewal_ignored": Way(8),
+    "lease_never_ends": Way(8),
+    "revoke_keeps_keys": Way(8),
+}
