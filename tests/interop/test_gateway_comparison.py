@@ -6,10 +6,12 @@ ratifyd answers as 3.6 where 3.5 differs. Those requests stand in a table of the
 import base64
 import http.client
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from differential.pairs import start_pair
 from harness.servers import EtcdServer
 
 _VOLATILE = {"dbSize", "dbSizeInUse", "raftIndex", "raftAppliedIndex", "hash", "clientURLs", "raft_term", "raftTerm"}
@@ -18,6 +20,15 @@ _ONLY_NEWER = {"storageVersion", "dbSizeQuota", "downgradeInfo", "version"}
 
 def _b64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[EtcdServer, EtcdServer]]:
+    """etcd on the left, ratifyd on the right, of our own: lists would show what other tests have left."""
+    servers = start_pair("etcd", "ratifyd")
+    yield servers
+    for each in servers:
+        each.stop()
 
 
 A, B, Z = _b64("a"), _b64("b"), _b64("z")
