@@ -5,6 +5,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
@@ -39,11 +40,21 @@ class Result:
         return not self.violation
 
 
+@contextmanager
+def _silent_logs() -> Iterator[None]:
+    """Without the members' logs: a run has thousands of lines, and those of a fault are meant."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def run_options(options: Options, mutant: str | None = None, *, trace: bool = False) -> Result:
     """One run."""
-    logging.disable(logging.CRITICAL)
     began = time.process_time()
-    with planted(mutant):
+    with _silent_logs(), planted(mutant):
         world = World(options, trace=trace)
         violation = world.run()
     result = Result(options, digest=world.network.digest, cpu_s=time.process_time() - began, virtual_s=world.clock.now)
@@ -108,8 +119,7 @@ def catch_as_recorded(mutant: str) -> tuple[str, str]:
 
 
 def _broken_by(scenario: str, mutant: str) -> str:
-    logging.disable(logging.CRITICAL)
-    with planted(mutant):
+    with _silent_logs(), planted(mutant):
         try:
             script_of(scenario)()
         except Exception as error:  # whatever it is, it must not pass

@@ -1,5 +1,6 @@
 """The simulation: clean seeds, the same run twice, and bugs that it must find."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -49,6 +50,12 @@ def test_a_seed_is_the_same_run_in_another_process() -> None:
         assert done.returncode == 0, done.stderr
         runs.add(done.stdout)
     assert len(runs) == 1, runs
+
+
+def test_a_run_leaves_logging_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    run_options(draw(3).changed_by(["duration_s=1"]))
+    logging.getLogger("ratifyd").error("heard")
+    assert caplog.messages == ["heard"]
 
 
 def test_a_trace_does_not_change_the_run() -> None:
