@@ -363,7 +363,7 @@ class Nemesis:
 
     def remove_member(self) -> bool:
         chosen = [machine.member_id for machine in self.world.machines if machine.lives and not machine.removed]
-        lost = [machine.member_id for machine in self.world.machines if machine.lost]
+        lost = [machine.member_id for machine in self.world.machines if machine.lost or machine.number in self._flipped]
         if len(chosen) < 2:
             return False
         return self._command(CLUSTER + "MemberRemove", pb.MemberRemoveRequest(ID=self.random.choice(lost or chosen)))

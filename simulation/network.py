@@ -238,8 +238,9 @@ class SimTransport:
             return
         now = member.clock.time()
         self._heard[remote.member_id] = now
-        if remote.member_id in self._peers:
-            self._since.setdefault(remote.member_id, now)
+        if remote.member_id not in self._peers:
+            self.add_remote(remote.member_id, (remote.url,))  # streams of strangers name their URLs in X-PeerURLs
+        self._since.setdefault(remote.member_id, now)
         messages = [decode_message(data) for data in datas]
         member.server.node.receive([message for message in messages if message.to == member.server.member_id])
 

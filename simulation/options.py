@@ -4,6 +4,7 @@ Each seed switches some things on and most extremes off, so that rare combinatio
 hide behind another.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 from random import Random
 from typing import Any, get_type_hints
@@ -95,6 +96,11 @@ class Options:
         return self.heartbeat_ms * self.election_ticks / 1000
 
     @property
+    def least_election_ticks(self) -> int:
+        """Below these nobody can be elected for sure: a pre-vote and a vote take two round trips and a sync each."""
+        return math.ceil(1000 * (4 * self.delay_max_s + 2 * self.sync_s) / self.heartbeat_ms)
+
+    @property
     def min_ttl_s(self) -> int:
         """Shortest lease, as the server takes it (semantics 8.3)."""
         return -(-(3 * self.election_ticks // 2) * self.heartbeat_ms // 1000)
@@ -139,7 +145,7 @@ def draw(seed: int) -> Options:
     kinds = random.sample(FAULTS, random.choice((0, 2, 3, 4, 6, 9, len(FAULTS))))
     slow = maybe(0.15, random.uniform(0.02, 0.1), 0.0)
     short = random.random() < 0.15
-    return Options(
+    options = Options(
         seed=seed,
         members=members,
         duration_s=random.uniform(8, 30) if not short else random.uniform(5, 10),
@@ -181,3 +187,4 @@ def draw(seed: int) -> Options:
         watch_queue_bytes=random.choice((0, 300, 2000)),
         short_history=short,
     )
+    return options.without(election_ticks=max(options.election_ticks, options.least_election_ticks))

@@ -1,5 +1,6 @@
 """Each checker can fail: small histories, right and wrong."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,8 +8,11 @@ import pytest
 from ratifyd.proto import rpc_pb2 as pb
 from ratifyd.proto.kv_pb2 import Event, KeyValue
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
+from ratifyd.raft.messages import Entry, EntryKind
+from ratifyd.raft.roles import Role
 from simulation.checkers import Violation
 from simulation.checkers.linearizability import LinearizabilityChecker
+from simulation.checkers.raft import RaftChecker
 from simulation.checkers.search import MAX_OPERATIONS, SearchChecker
 from simulation.checkers.watch import WatchChecker
 from simulation.history import Operation, WatchRecord
@@ -153,3 +157,33 @@ def test_the_model_answers_as_of_any_revision() -> None:
     assert [value and value.value for value in values] == [None, b"1", b"2", None, b"3"]
     assert [value.version for value in values if value] == [1, 2, 1]
     assert found.revision == 5
+
+
+def voice(number: int, term: int, role: Role, committed: int, *terms: int) -> Any:
+    """A member with a log of these terms."""
+    entries = [Entry(each, index, EntryKind.NORMAL, b"") for index, each in enumerate(terms, 1)]
+    log = SimpleNamespace(
+        entries=entries,
+        committed=committed,
+        compacted=0,
+        compacted_term=0,
+        last_term=terms[-1],
+        term=[0, *terms, 0].__getitem__,
+    )
+    return SimpleNamespace(machine=SimpleNamespace(number=number), raft=SimpleNamespace(log=log, term=term, role=role))
+
+
+@pytest.mark.parametrize(("term", "complete"), [(2, True), (4, False)])
+def test_a_leader_must_have_what_earlier_terms_committed(term: int, complete: bool) -> None:
+    """A late vote may make a leader of term 2 after that of term 3 has committed; it has nothing to prove."""
+    world: Any = SimpleNamespace(clock=SimpleNamespace(now=0.0), committed=lambda index, data: None)
+    checker = RaftChecker(world)
+    members = [voice(1, 3, Role.LEADER, 2, 1, 3), voice(2, term, Role.LEADER, 1, 1)]
+    for member in members:
+        checker.begin(member)
+    checker.observe(members[0])
+    if complete:
+        checker.observe(members[1])
+    else:
+        with pytest.raises(Violation, match="lacks committed entry 2"):
+            checker.observe(members[1])
