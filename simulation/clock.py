@@ -18,6 +18,8 @@ MAX_CALLBACKS = 1_000_000
 class SimTimer:
     """A pending callback; also what `call_soon` gives."""
 
+    __slots__ = ("args", "callback", "cancelled", "when")
+
     def __init__(self, when: float, callback: Any, args: tuple[Any, ...]) -> None:
         self.when = when
         self.callback = callback
@@ -33,6 +35,7 @@ class SimClock:
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
+        self.halted = False
         self.soon: deque[SimTimer] = deque()
         self._timers: list[tuple[float, int, SimTimer]] = []
         self._order = count()
@@ -49,8 +52,9 @@ class SimClock:
         return timer
 
     def call_later(self, delay_s: float, callback: Any, *args: Any) -> SimTimer:
-        timer = SimTimer(self.now + max(0.0, delay_s), callback, args)
-        heappush(self._timers, (timer.when, next(self._order), timer))
+        when = self.now + delay_s if delay_s > 0.0 else self.now
+        timer = SimTimer(when, callback, args)
+        heappush(self._timers, (when, next(self._order), timer))
         return timer
 
     @property
@@ -85,10 +89,10 @@ class SimClock:
         self.now = max(self.now, self._timers[0][0])
         return True
 
-    def run_to(self, end: float, over: Callable[[], bool]) -> None:
-        """Run everything due by `end`, in order of time, unless it is `over` before: what a whole world runs on."""
+    def run_to(self, end: float) -> None:
+        """Run everything due by `end`, in order of time, unless it is `halted` before: what a whole world runs on."""
         soon, timers = self.soon, self._timers
-        while not over():
+        while not self.halted:
             if soon:
                 timer = soon.popleft()
             elif timers and timers[0][0] <= end:

@@ -156,6 +156,27 @@ class SimMember:
         self.pages = PeerPages(self.server)
         self.routes = build_routes(self.metrics.rpcs)
         self.server.on_ready = self._on_ready
+        self._place: tuple[object, ...] = ()
+
+    def moved(self) -> bool:
+        """Whether it has come on since this was asked last: its term, its log, or what it has applied."""
+        raft, state = self.raft, self.state
+        log, store = raft.log, state.store
+        entries = log.entries
+        place = (
+            state.consistent_index,
+            log.committed,
+            raft.term,
+            raft.role,
+            log.compacted,
+            entries[-1] if entries else None,
+            store.revision,
+            store.compacted,
+        )
+        if place == self._place:
+            return False
+        self._place = place
+        return True
 
     def start(self) -> None:
         """Begin to tick, and to answer other members."""

@@ -1,5 +1,6 @@
 """Running seeds: one by one or on several processes, with a mutant or without, and shortening what fails."""
 
+import gc
 import logging
 import time
 import traceback
@@ -51,10 +52,21 @@ def _silent_logs() -> Iterator[None]:
         logging.disable(before)
 
 
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Without most of Python's search for garbage: what a run keeps is not garbage before its end."""
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 def run_options(options: Options, mutant: str | None = None, *, trace: bool = False) -> Result:
     """One run."""
     began = time.process_time()
-    with _silent_logs(), planted(mutant):
+    with _silent_logs(), _seldom_collected(), planted(mutant):
         world = World(options, trace=trace)
         violation = world.run()
     result = Result(options, digest=world.network.digest, cpu_s=time.process_time() - began, virtual_s=world.clock.now)

@@ -7,6 +7,7 @@ healthy cluster is required: a leader, answers, members that agree, watchers tha
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from random import Random
 
 from ratifyd.proto import rpc_pb2 as pb
@@ -102,7 +103,7 @@ class World:
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass; raises the first violation."""
-        self.clock.run_to(self.clock.now + seconds, lambda: self.violation is not None)
+        self.clock.run_to(self.clock.now + seconds)
         if self.violation is not None:
             raise self.violation
 
@@ -152,7 +153,7 @@ class World:
             wall_offset=machine.wall_offset,
             crashed=lambda: self.crash(machine, power=random.random() < 0.7),
             failed=self.failed,
-            after=lambda: self._after(machine),
+            after=partial(self._after, machine),
         )
         try:
             member = SimMember(machine, self.options, random, clock)
@@ -256,10 +257,11 @@ class World:
         member = machine.member
         if member is None or self.violation is not None:
             return
+        self._callbacks += 1
         try:
-            self.raft_checker.observe(member)
-            self.state_checker.observe(member)
-            self._callbacks += 1
+            if member.moved():
+                self.raft_checker.observe(member)
+                self.state_checker.observe(member)
             if self._callbacks % QUEUE_CHECK_CALLBACKS == 0:
                 self.state_checker.queues(member)
         except Violation as violation:
@@ -270,6 +272,7 @@ class World:
         if self.violation is None:
             self.violation = error if isinstance(error, Violation) else Violation("exception", repr(error))
             self.violation.__cause__ = None if isinstance(error, Violation) else error
+            self.clock.halted = True
             self.trace(f"VIOLATION {self.violation}")
 
     def committed(self, index: int, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """The parts of raft against slow, obvious versions of themselves: quorums, configurations, progress, log and codec."""
 
+from collections.abc import Callable
 from itertools import combinations
 
 from hypothesis import assume, given, settings
@@ -334,6 +335,24 @@ changes_v2 = st.builds(
 @given(messages)
 def test_messages_survive_the_wire(message: Message) -> None:
     assert codec.decode_message(codec.encode_message(message)) == message
+
+
+@without_deadline
+@given(messages, st.data())
+def test_messages_read_in_place_are_those_read_field_by_field(message: Message, data: st.DataObject) -> None:
+    damaged = bytearray(codec.encode_message(message))
+    for _ in range(data.draw(st.integers(0, 2))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    raw = bytes(damaged[: data.draw(st.integers(0, len(damaged)))]) if data.draw(st.booleans()) else bytes(damaged)
+
+    def read(decode: Callable[[bytes], Message | None]) -> Message | str | None:
+        try:
+            return decode(raw)
+        except codec.DecodeError:
+            return "refused"
+
+    in_place = read(codec._decode_usual_message)
+    assert in_place is None or in_place == read(codec._decode_any_message)
 
 
 @without_deadline

@@ -7,6 +7,7 @@ data and context are left out, and a message always carries a snapshot. Decoders
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from ratifyd.raft.messages import (
     AnyConfChange,
@@ -36,10 +37,16 @@ class DecodeError(ValueError):
     """These bytes are not the raftpb message they should be."""
 
 
+_LOW_BYTES = tuple(bytes((low | 0x80,)) for low in range(128))
+_ONE_BYTE = tuple(bytes((value,)) for value in range(128))
+
+
 def encode_varint(value: int) -> bytes:
     """Encode an unsigned 64-bit integer as protobuf does."""
     if value < 0x80:
-        return value.to_bytes(1)
+        return _ONE_BYTE[value]
+    if value < 0x4000:
+        return _LOW_BYTES[value & 0x7F] + _ONE_BYTE[value >> 7]
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -48,8 +55,8 @@ def encode_varint(value: int) -> bytes:
     return bytes(out)
 
 
-_LOW_BYTES = tuple(bytes((low | 0x80,)) for low in range(128))
 _DATA_HEADS = (b"", *(b"\x22" + encode_varint(size) for size in range(1, 1024)))
+_POSITION_TAGS = b"\x20\x28\x30"  # term, log term, index
 _EMPTY_SNAPSHOT_FIELD = b"\x4a\x0a\x12\x08\x0a\x02\x28\x00\x10\x00\x18\x00"
 
 
@@ -131,19 +138,18 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
     return b"\x0a%b%b%b" % (encode_varint(len(snapshot.data)), snapshot.data, tail)
 
 
+@lru_cache(maxsize=1024)
+def _message_head(kind: int, to: int, sender: int) -> bytes:
+    """Encode the first fields of a Message, which are always the same few; ids are long numbers."""
+    return b"\x08%c\x10%b\x18%b\x20" % (kind, encode_varint(to), encode_varint(sender))
+
+
 def encode_message(message: Message) -> bytes:
     """Encode a raftpb.Message."""
     varint = encode_varint
+    head = _message_head(message.kind, message.to, message.sender)
     parts = [
-        b"\x08%c\x10%b\x18%b\x20%b\x28%b\x30%b"
-        % (
-            message.kind,
-            varint(message.to),
-            varint(message.sender),
-            varint(message.term),
-            varint(message.log_term),
-            varint(message.index),
-        )
+        b"%b%b\x28%b\x30%b" % (head, varint(message.term), varint(message.log_term), varint(message.index)),
     ]
     for entry in encode_entries(message.entries):
         parts.append(b"\x3a" + varint(len(entry)))
@@ -306,6 +312,66 @@ def decode_snapshot(data: bytes) -> Snapshot:
 
 def decode_message(data: bytes) -> Message:
     """Decode a raftpb.Message; an empty snapshot field counts as none."""
+    message = _decode_usual_message(data)
+    return message if message is not None else _decode_any_message(data)
+
+
+@lru_cache(maxsize=1024)
+def _id_in(data: bytes) -> tuple[int, int]:
+    """Decode the varint that begins ten bytes of a message: a member's id, one of a few; and its length."""
+    return decode_varint(data, 0)
+
+
+def _decode_usual_message(data: bytes) -> Message | None:
+    """Decode a message without a snapshot in etcd's layout, read in place; None for any other, or a broken one."""
+    try:
+        kind = data[1]
+        if data[0] != 0x08 or data[2] != 0x10 or kind >= len(_MESSAGE_KINDS):
+            return None
+        to, size = _id_in(data[3:13])
+        offset = 3 + size
+        if data[offset] != 0x18:
+            return None
+        sender, size = _id_in(data[offset + 1 : offset + 11])
+        offset += 1 + size
+        numbers = []
+        for tag in _POSITION_TAGS:
+            if data[offset] != tag:
+                return None
+            number = data[offset + 1]
+            offset += 2
+            if number >= 0x80:
+                number, offset = decode_varint(data, offset - 1)
+            numbers.append(number)
+        entries = []
+        while data[offset] == 0x3A:
+            size, offset = decode_varint(data, offset + 1)
+            entries.append(decode_entry(data[offset : offset + size]))
+            offset += size
+        if data[offset] != 0x40:
+            return None
+        commit, offset = decode_varint(data, offset + 1)
+        tail = offset + len(_EMPTY_SNAPSHOT_FIELD)
+        if data[offset:tail] != _EMPTY_SNAPSHOT_FIELD or data[tail] != 0x50 or data[tail + 2] != 0x58:
+            return None
+        reject = data[tail + 1]
+        hint, offset = decode_varint(data, tail + 3)
+        context = b""
+        if offset != len(data):
+            if data[offset] != 0x62:
+                return None
+            size, offset = decode_varint(data, offset + 1)
+            context = data[offset:]
+            if len(context) != size:
+                return None
+    except IndexError:
+        return None
+    term, log_term, index = numbers
+    known = _MESSAGE_KINDS[kind]
+    return Message(known, to, sender, term, log_term, index, entries, commit, None, reject != 0, hint, context)
+
+
+def _decode_any_message(data: bytes) -> Message:
     numbers = [0] * 12
     entries: list[Entry] = []
     snapshot: Snapshot | None = None

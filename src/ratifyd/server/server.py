@@ -415,7 +415,7 @@ class Server:
 
     def _turn_ended(self) -> None:
         raft = self.node.raft
-        if raft.is_singleton and not raft.leader_id and raft.role is Role.FOLLOWER:
+        if not raft.leader_id and raft.role is Role.FOLLOWER and raft.is_singleton:
             raft.campaign()  # nobody else could: no need to wait for an election timeout
             self.node.wake()
         self.snapshots.maybe_take(self.node.applied)

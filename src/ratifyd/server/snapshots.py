@@ -52,9 +52,11 @@ class Snapshots:
 
     def maybe_take(self, applied: int) -> bool:
         """Take a snapshot when enough has been applied since the last one."""
-        raft = self._raft
         cut = self._cut
-        if self._running or (applied - self._last <= self._count and not cut) or raft.log.snapshot is not None:
+        if applied - self._last <= self._count and not cut:
+            return False
+        raft = self._raft
+        if self._running or raft.log.snapshot is not None:
             return False
         self._running = True
         self._cut = False
