@@ -1,15 +1,22 @@
 """Starting, stopping and refusing to start, as an operator or a process manager sees it."""
 
+import contextlib
+import http.client
 import itertools
+import json
 import os
+import queue
 import signal
 import time
 from pathlib import Path
 
+import grpc
 import pytest
 
+from harness import stubs
 from harness.servers import EtcdServer
 from ratifyd.proto import rpc_pb2
+from ratifyd.proto.lock_pb2 import LockRequest
 from tests.cluster.conftest import StartServer
 from tests.cluster.workload import Client, Workload
 
@@ -50,6 +57,33 @@ def test_a_polite_stop_ends_with_zero(number: signal.Signals, start_server: Star
         status = server.wait(10)
     # etcd sends the signal to itself once more when it has cleaned up.
     assert status == (0 if kind == "ratifyd" else -number)
+
+
+def test_streams_do_not_hold_up_a_polite_stop(start_server: StartServer) -> None:
+    """Watchers by gRPC and by JSON, and a client that waits for a lock, are sent elsewhere at once."""
+    server = start_server()
+    with stubs.Client(server.client_endpoint) as client:
+        create = rpc_pb2.WatchRequest(create_request=rpc_pb2.WatchCreateRequest(key=b"k"))
+        asked: queue.SimpleQueue[rpc_pb2.WatchRequest | None] = queue.SimpleQueue()
+        asked.put(create)
+        watch = client.watch.Watch(iter(asked.get, None))
+        assert next(watch).created
+        client.lock.Lock(LockRequest(name=b"l"), timeout=10)
+        waiting = client.lock.Lock.future(LockRequest(name=b"l"))
+        lines = http.client.HTTPConnection("127.0.0.1", server.client_port, timeout=10)
+        lines.request("POST", "/v3/watch", b'{"create_request": {"key": "aw=="}}')
+        stream = lines.getresponse()
+        assert b"created" in stream.readline()
+        server.signal(signal.SIGTERM)
+        server.wait(2)
+        for ended in (lambda: next(watch), waiting.result):
+            with pytest.raises(grpc.RpcError) as error:
+                ended()
+            assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        with contextlib.suppress(http.client.HTTPException, ConnectionError):
+            assert not json.loads(stream.read() or b"{}").get("result")
+        asked.put(None)
+        lines.close()
 
 
 def test_a_polite_stop_under_load_keeps_every_write(start_server: StartServer) -> None:

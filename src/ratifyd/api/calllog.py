@@ -7,7 +7,7 @@ import logging
 
 from google.protobuf.message import DecodeError
 
-from ratifyd.api.calls import Call
+from ratifyd.api.calls import ClientCall
 from ratifyd.apply.txn import Txn
 from ratifyd.config.values import show_duration
 from ratifyd.errors import EtcdError
@@ -35,7 +35,7 @@ _UNKNOWN: Stats = (-1, -1, -1, -1, "")
 log = logging.getLogger("ratifyd.api")
 
 
-def note_late(call: Call, response: bytes, error: EtcdError | None, peer: str) -> None:
+def note_late(call: ClientCall, response: bytes, error: EtcdError | None, peer: str) -> None:
     """Log a call that took long to answer, and count its time when all are to be counted."""
     server = call.server
     timing = server.timing
@@ -45,7 +45,9 @@ def note_late(call: Call, response: bytes, error: EtcdError | None, peer: str) -
     _log_call(server, call, seconds, response, error, peer)
 
 
-def _log_call(server: Server, call: Call, seconds: float, response: bytes, error: EtcdError | None, peer: str) -> None:
+def _log_call(
+    server: Server, call: ClientCall, seconds: float, response: bytes, error: EtcdError | None, peer: str
+) -> None:
     """Log one answered call, if it was slow or everything is logged."""
     timing = server.timing
     path = call.head.path
@@ -87,7 +89,7 @@ def _stats(path: bytes, message: bytes, response: bytes) -> Stats:
     return _UNKNOWN
 
 
-def _log_slow_read(server: Server, call: Call, seconds: float, response: bytes, error: EtcdError | None) -> None:
+def _log_slow_read(server: Server, call: ClientCall, seconds: float, response: bytes, error: EtcdError | None) -> None:
     """Log a slow read as the slow execution of a request, waiting for its turn included, as etcd does."""
     if call.head.path == RANGE:
         ranged = RangeResponse.FromString(response)

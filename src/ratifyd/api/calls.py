@@ -1,6 +1,11 @@
-"""One unary request (`Call`) and one streaming request (`Stream`) as handlers see them."""
+"""One unary request (`Call`) and one streaming request (`Stream`) as handlers see them.
 
+A call comes from a client (`ClientCall`) or from another handler (`InnerCall`); handlers cannot tell which.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from google.protobuf.message import Message as ProtoMessage
@@ -8,6 +13,7 @@ from google.protobuf.message import Message as ProtoMessage
 from ratifyd.api.identity import TokenAhead, hold
 from ratifyd.errors import (
     Code,
+    ContextCanceled,
     ContextDeadlineExceeded,
     EtcdError,
     InvalidAuthToken,
@@ -37,6 +43,9 @@ MAX_UNREAD_BYTES = 4 << 20
 """Answers a stream may leave unread before further requests on it are counted."""
 MAX_UNREAD_REQUESTS = 1000
 """Requests on a stream whose answers are not read before it is ended: what nobody reads must not pile up."""
+
+Gone = Callable[[EtcdError], None]
+"""Told why nobody waits for an answer any more."""
 
 Answered = Callable[[bytes, EtcdError | None], None]
 """Gets the encoded response, or the error."""
@@ -91,7 +100,7 @@ class CallEdge(Edge, Protocol):
 
     def is_open(self, stream_id: int, /) -> bool: ...
 
-    def late(self, call: "Call", response: bytes, error: EtcdError | None) -> None: ...
+    def late(self, call: "ClientCall", response: bytes, error: EtcdError | None) -> None: ...
 
 
 class StreamEdge(Edge, Protocol):
@@ -106,10 +115,66 @@ class StreamEdge(Edge, Protocol):
     def forget(self, stream_id: int) -> None: ...
 
 
-class Call:
-    """A whole request message, waiting for its one answer. Answering a request the client has given up is harmless."""
+class Call(ABC):
+    """A whole request message, waiting for its one answer: what a handler may know and do, wherever it comes from.
 
-    __slots__ = ("began", "head", "message", "route", "session", "stream_id")
+    Answering a request that has been given up is harmless.
+    """
+
+    __slots__ = ("head", "message")
+
+    head: Head
+    message: bytes
+
+    @property
+    @abstractmethod
+    def server(self) -> "Server":
+        """The member that serves this request."""
+
+    @abstractmethod
+    def reply(self, response: bytes) -> None:
+        """Answer with an encoded response."""
+
+    @abstractmethod
+    def reply_parts(self, parts: Sequence[bytes]) -> None:
+        """Answer with a response in parts, for one that is too long to be joined."""
+
+    @abstractmethod
+    def fail(self, error: EtcdError) -> None:
+        """Answer with an error."""
+
+    @abstractmethod
+    def answer(self, body: bytes, error: EtcdError | None) -> None:
+        """Take the outcome of a proposal: a response body that lacks its header, or the error."""
+
+    @abstractmethod
+    def when_gone(self, gone: Gone) -> None:
+        """Have `gone` called if whoever asked will not wait until `settled`; says why."""
+
+    @abstractmethod
+    def settled(self) -> None:
+        """Look out for whoever asked no longer: the answer is ready."""
+
+    @abstractmethod
+    def _wanted(self) -> Callable[[], bool]:
+        """What tells whether to go on with sliced work."""
+
+    def run(self, steps: Generator[object, None, T], answer: Callable[[T], None]) -> None:
+        """Run sliced work and answer with its result; it is dropped when the client gives up or its time is up."""
+
+        def done(result: T | None, error: EtcdError | None) -> None:
+            if error is not None:
+                self.fail(error)
+            else:
+                answer(cast(T, result))
+
+        self.server.slices.run(steps, done, self._wanted())
+
+
+class ClientCall(Call):
+    """A request of a client."""
+
+    __slots__ = ("began", "route", "session", "stream_id")
 
     def __init__(
         self, session: CallEdge, stream_id: int, head: Head, message: bytes, route: "Route", began: float
@@ -145,17 +210,6 @@ class Call:
         if self.began < session.timing.late_before and sum(map(len, parts)) <= MAX_LOGGED_BYTES:
             session.late(self, b"".join(parts), None)
         session.mark_dirty()
-
-    def run(self, steps: Generator[object, None, T], answer: Callable[[T], None]) -> None:
-        """Run sliced work and answer with its result; it is dropped when the client gives up or its time is up."""
-
-        def done(result: T | None, error: EtcdError | None) -> None:
-            if error is not None:
-                self.fail(error)
-            else:
-                answer(cast(T, result))
-
-        self.server.slices.run(steps, done, self._wanted())
 
     def _wanted(self) -> Callable[[], bool]:
         """What tells whether to go on with sliced work."""
@@ -199,13 +253,15 @@ class Call:
         else:
             self.fail(error)
 
-    def when_gone(self, gone: Callable[[], None]) -> None:
-        """Have `gone` called if the client goes or takes the request back before `settled`."""
-        self.session.when_gone[self.stream_id] = gone
+    def when_gone(self, gone: Gone) -> None:
+        """Have `gone` called if the client goes or takes the request back, or this member stops, before `settled`."""
+        self.session.when_gone[self.stream_id] = partial(gone, ContextCanceled())
+        self.session.server.lasting[self] = gone
 
     def settled(self) -> None:
         """Look out for the client no longer: the answer is ready."""
         self.session.when_gone.pop(self.stream_id, None)
+        self.session.server.lasting.pop(self, None)
 
 
 class InnerCall(Call):
@@ -243,8 +299,14 @@ class InnerCall(Call):
         """Hand the outcome of a proposal back."""
         self._done(self._server.header() + body if error is None else b"", error)
 
+    def when_gone(self, gone: Gone) -> None:
+        """Nothing to look out for: whoever asked waits for the outcome, to tidy up with it."""
+
+    def settled(self) -> None:
+        """As `when_gone`."""
+
     def _wanted(self) -> Callable[[], bool]:
-        return lambda: True  # whoever asked may still have to tidy up
+        return lambda: True
 
 
 class Stream:
@@ -283,6 +345,7 @@ class Stream:
         self.held: list[bytes | None] | None = None
         """Messages, None for the client's end, that wait until this member knows the token the stream came with."""
         self._unread = 0
+        session.server.lasting[self] = self.fail
 
     def check_read(self) -> None:
         """Count a request. Raises RequestTooManyRequests when the client asks and asks but does not read."""
@@ -352,6 +415,7 @@ class Stream:
             if self.deadline is not None:
                 self.deadline.cancel()
             self.server.needing_leader.pop(self, None)
+            self.server.lasting.pop(self, None)
             self.ended()
 
 

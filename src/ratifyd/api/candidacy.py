@@ -189,7 +189,7 @@ class Candidacy:
         if client.head.timeout_s is not None:
             late = ContextDeadlineExceeded()
             self._deadline = client.server.clock.call_later(client.head.timeout_s, self._give_up, late)
-        client.when_gone(self._gone)
+        client.when_gone(self._give_up)
         with_session(self.call, lease_id, self._enter)
 
     def _enter(self, lease_id: int) -> None:
@@ -255,9 +255,6 @@ class Candidacy:
             self._client.reply(body)
         else:
             self._client.fail(error)
-
-    def _gone(self) -> None:
-        self._give_up(ContextCanceled())
 
     def _give_up(self, error: EtcdError) -> None:
         self.call.fail(error)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from google.protobuf.message import DecodeError
 
-from ratifyd.api.calls import Call, Stream, StreamEdge
+from ratifyd.api.calls import ClientCall, Stream, StreamEdge
 from ratifyd.api.identity import HELD_OVERHEAD_BYTES, TokenAhead, hold
 from ratifyd.api.routes import Route
 from ratifyd.errors import (
@@ -17,6 +17,7 @@ from ratifyd.errors import (
     NotSupportedForLearner,
     RequestError,
     RequestTooManyRequests,
+    Stopped,
 )
 from ratifyd.proto.rpc_pb2 import RangeRequest
 from ratifyd.server.server import Server
@@ -55,6 +56,8 @@ def refusal(server: Server, route: Route, head: Head) -> EtcdError | None:
         return _refused(route, InvalidClientAPIVersion(), early=True)
     if _wants_leader(head) and not server.leader_id:
         return _refused(route, NoLeader(), early=False)
+    if server.leaving and route.stream is not None:
+        return _refused(route, Stopped(), early=False)
     return None
 
 
@@ -83,7 +86,7 @@ def _api_version(head: Head) -> str | None:
 # --- calls -----------------------------------------------------------------------------------------------------------
 
 
-def run(call: Call) -> None:
+def run(call: ClientCall) -> None:
     """Have a call handled; whatever is wrong with it becomes its answer."""
     handler = call.route.handler
     assert handler is not None
@@ -100,7 +103,7 @@ def run(call: Call) -> None:
         hold_call(call, ahead)
 
 
-def hold_call(call: Call, ahead: TokenAhead) -> None:
+def hold_call(call: ClientCall, ahead: TokenAhead) -> None:
     """Run a call again once this member has applied the entry that its token is from."""
 
     def settled(in_time: bool) -> None:
@@ -112,7 +115,7 @@ def hold_call(call: Call, ahead: TokenAhead) -> None:
     hold(call.server, ahead.index, len(call.message), settled)
 
 
-def _check_serializable(call: Call) -> None:
+def _check_serializable(call: ClientCall) -> None:
     """Let a learner read only what it has. Raises NotSupportedForLearner, DecodeError."""
     if not RangeRequest.FromString(call.message).serializable:
         call.route.rpc.early += 1

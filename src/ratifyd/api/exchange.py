@@ -1,8 +1,9 @@
 """One request of the JSON gateway under way: its body into messages, its handler's answers into JSON.
 
-An exchange stands where a session stands for gRPC: it is the session, connection and link of its `Call` or `Stream`, so
-that validation, gates, identity and metrics are one path. Codes and headers are grpc-gateway v2's (etcd 3.6); errors
-have the fields of etcd 3.5 besides, which clients read. Streams are lines, {"result":...} each, {"error":...} the last.
+An exchange stands where a session stands for gRPC: it is the session, connection and link of its `ClientCall` or
+`Stream`, so that validation, gates, identity and metrics are one path. Codes and headers are grpc-gateway v2's (etcd
+3.6); errors have the fields of etcd 3.5 besides, which clients read. Streams are lines, {"result":...} each,
+{"error":...} the last.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from google.protobuf.message import DecodeError
 
 from ratifyd.api.calllog import note_late
-from ratifyd.api.calls import Call, Stream
+from ratifyd.api.calls import ClientCall, Stream
 from ratifyd.api.dispatch import deliver, half_close, open_stream, refusal, run
 from ratifyd.api.jsontext import BadJson, ValueSplitter
 from ratifyd.api.jsonwire import MessageType
@@ -126,7 +127,7 @@ def _text(value: object) -> str:
 
 
 class _Exchange:
-    """One request: the session, connection and link of its `Call` or `Stream`."""
+    """One request: the session, connection and link of its `ClientCall` or `Stream`."""
 
     __slots__ = ("_answer", "_done", "_headers", "_target", "dirty", "server", "timing")
 
@@ -213,9 +214,9 @@ class UnaryExchange(_Exchange):
             return
         if self._target.head.timeout_s is not None:
             self._timer = self.server.clock.call_later(self._target.head.timeout_s, self._expired)
-        run(Call(self, 0, self._target.head, message, self._target.route, self.timing.now()))
+        run(ClientCall(self, 0, self._target.head, message, self._target.route, self.timing.now()))
 
-    def late(self, call: Call, response: bytes, error: EtcdError | None) -> None:
+    def late(self, call: ClientCall, response: bytes, error: EtcdError | None) -> None:
         """Log a call that took long to answer."""
         note_late(call, response, error, self._target.peer)
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from ratifyd.api.calllog import note_late
-from ratifyd.api.calls import Call, Stream
+from ratifyd.api.calls import ClientCall, Stream
 from ratifyd.api.dispatch import (
     deliver,
     find_route,
@@ -37,8 +37,10 @@ from ratifyd.wire.grpc import GrpcConnection
 from ratifyd.wire.headers import Head
 from ratifyd.wire.limits import Limits
 
-GO_AWAY_TIMEOUT_S = 5.0
-"""How long a leaving member waits for the client to acknowledge before it refuses new calls (grpc-go)."""
+GO_AWAY_TIMEOUT_S = 1.0
+"""How long a leaving member waits for the client to acknowledge before it refuses new calls.
+
+grpc-go has five seconds, but etcd does not wait for it."""
 
 
 class Link(Protocol):
@@ -132,7 +134,7 @@ class Session:
                 if route is None or route.handler is None:
                     self._uncommon_call(event)
                     continue
-                call = Call(self, event.stream_id, event.head, event.message, route, now)
+                call = ClientCall(self, event.stream_id, event.head, event.message, route, now)
                 try:
                     route.handler(self.server, call)
                 except EtcdError as error:
@@ -230,7 +232,7 @@ class Session:
         metrics.client_sent_bytes_total += connection.sent_bytes
         connection.received_bytes = connection.sent_bytes = 0
 
-    def late(self, call: Call, response: bytes, error: EtcdError | None) -> None:
+    def late(self, call: ClientCall, response: bytes, error: EtcdError | None) -> None:
         """Log a call that took long to answer, and count its time when all are to be counted."""
         note_late(call, response, error, self.link.peer)
 
@@ -273,7 +275,7 @@ class Session:
                 deliver(stream, event.data)
             elif (waiting := self._take_waiting(event.stream_id)) is not None:
                 # The first message is the request: whatever follows on the stream is ignored, as grpc-go does.
-                run(Call(self, event.stream_id, waiting.head, event.data, waiting.route, self._read_at))
+                run(ClientCall(self, event.stream_id, waiting.head, event.data, waiting.route, self._read_at))
         elif isinstance(event, Opened):
             self._opened(event.stream_id, event.head)
         elif isinstance(event, HalfClosed):
@@ -340,7 +342,7 @@ class Session:
             if deliver(stream, event.message) and not stream.closed:
                 half_close(stream)
         elif (waiting := self._take_waiting(event.stream_id)) is not None:
-            run(Call(self, event.stream_id, waiting.head, event.message, waiting.route, self._read_at))
+            run(ClientCall(self, event.stream_id, waiting.head, event.message, waiting.route, self._read_at))
 
     def _take_waiting(self, stream_id: int) -> _Waiting | None:
         waiting = self._unary.pop(stream_id, None)

@@ -64,7 +64,8 @@ GRPC_OVERHEAD_BYTES = 512 * 1024
 MAX_MESSAGE_BYTES = 1 << 20
 MAX_INFLIGHT = 512
 MAX_UNCOMMITTED_BYTES = 1 << 30
-STOP_TIMEOUT_S = 7.0
+STOP_TIMEOUT_S = 2.0
+"""How long requests under way keep a member that stops; etcd cuts its connections at once."""
 GC_THRESHOLDS = (50_000, 20, 50)
 
 _OPERATOR_ERRORS = (
@@ -434,12 +435,7 @@ class Etcd:
         await self._hand_over()
         for listener in self._listeners:
             listener.close()
-        for acceptor in self._acceptors:
-            acceptor.go_away()
-        failed = self._failure is not None and self._failure.done()
-        for acceptor in self._acceptors:
-            if failed or not await acceptor.drained(STOP_TIMEOUT_S):
-                acceptor.abort()
+        await self._see_clients_off()
         if self._server is not None:
             self._server.stop()
         if self._transport is not None:
@@ -462,6 +458,16 @@ class Etcd:
             self._lock.close()
         if self._failure is not None and not self._failure.done():
             self._failure.set_result(None)
+
+    async def _see_clients_off(self) -> None:
+        """Send clients elsewhere: streams end at once, requests under way have a moment to finish."""
+        for acceptor in self._acceptors:
+            acceptor.go_away()
+        if self._server is not None and self._failure is not None and not self._failure.done():
+            self._server.leave()
+            await asyncio.gather(*(acceptor.drained(STOP_TIMEOUT_S) for acceptor in self._acceptors))
+        for acceptor in self._acceptors:
+            acceptor.abort()
 
     async def _hand_over(self) -> None:
         """Have another member lead before this one goes, so that the others need no election timeout to notice."""

@@ -1,14 +1,21 @@
-"""The kind of tokens a member gives out, made from --auth-token, whose keys lie in files."""
+"""The kind of tokens a member gives out, made from --auth-token, whose keys lie in files.
 
+Few members sign tokens, and what does it (cryptography) is a fifth of all that a start loads: only those load it.
+"""
+
+import importlib
 import logging
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ratifyd.auth.jwt import JwtTokens, Keys
 from ratifyd.auth.tokens import NoTokens, SimpleTokens, TokenProvider
 from ratifyd.config import Config
-from ratifyd.config.authtoken import JWT, NONE, parse_auth_token
+from ratifyd.config.authtoken import JWT, NONE, AuthToken, parse_auth_token
 from ratifyd.ports import Clock
+
+if TYPE_CHECKING:
+    from ratifyd.auth.jwt import JwtTokens
 
 log = logging.getLogger("ratifyd.embed")
 
@@ -27,10 +34,17 @@ def make_tokens(config: Config, clock: Clock) -> TokenProvider:
     if options.ignored:
         log.warning("unknown JWT options", extra={"fields": {"keys": list(options.ignored)}})
     try:
-        keys = Keys(options.method, _read(options.public_key), _read(options.private_key))
-        return JwtTokens(options.method, keys, ttl_s=options.ttl_s, wall=clock.wall)
+        return _jwt_tokens(options, clock)
     except (OSError, ValueError) as error:
         raise TokensRefused(f"--auth-token: {error}") from error
+
+
+def _jwt_tokens(options: AuthToken, clock: Clock) -> "JwtTokens":
+    """Tokens signed with the keys in files. Raises OSError and ValueError."""
+    jwt = importlib.import_module("ratifyd.auth.jwt")
+    keys = jwt.Keys(options.method, _read(options.public_key), _read(options.private_key))
+    tokens: JwtTokens = jwt.JwtTokens(options.method, keys, ttl_s=options.ttl_s, wall=clock.wall)
+    return tokens
 
 
 def _read(path: str) -> bytes:

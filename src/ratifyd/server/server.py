@@ -11,7 +11,7 @@ from ratifyd.apply.requests import Row
 from ratifyd.auth.identity import ANONYMOUS, ROOT, Identity
 from ratifyd.config import Config
 from ratifyd.config.values import show_duration
-from ratifyd.errors import Compacted, EtcdError
+from ratifyd.errors import Compacted, EtcdError, Stopped
 from ratifyd.membership import Change, ChangeKind, hex_id
 from ratifyd.metrics import Metrics
 from ratifyd.proto import fast
@@ -131,6 +131,10 @@ class Server:
         self.needing_leader: dict[NeedsLeader, None] = {}
         self._leaderless_ticks = 0
         self._raising_nospace = False
+        self.lasting: dict[object, Callable[[EtcdError], None]] = {}
+        """Requests that may take for ever, streams above all, and how to end them."""
+        self.leaving = False
+        """This member is about to stop: it takes no more streams."""
 
     def _connect(self, parts: Parts, election_s: float) -> None:
         """What ties the node to other members: leadership, snapshots both ways, membership."""
@@ -310,6 +314,12 @@ class Server:
         if self.config.initial_election_tick_advance:
             self._advance_first_ticks(self.clock.time() + FIRST_TICKS_LIMIT_S)
         self.node.wake()
+
+    def leave(self) -> None:
+        """End what would keep clients for ever, so that they look for another member; short requests may finish."""
+        self.leaving = True
+        for end in list(self.lasting.values()):
+            end(Stopped())
 
     def stop(self) -> None:
         """Answer what still waits and take no further turns."""
