@@ -62,7 +62,7 @@ def row(change):
 def apply_txn(index, model, ops):
     main, sub = model.revision + 1, 0
     for key, delete in ops:
-        if delete and (index.keys.get(key) is None or not index.keys[key].mod):
+        if delete and key not in index.newest:
             continue
         change = (main, sub, key, delete)
         if delete:
@@ -97,16 +97,16 @@ def restarted(model):
                 if past[2] == key:
                     create, version = (0, 0) if past[3] else (create or past[0], version + 1)
         index.restore(key, row(change), create=create, version=version)
-    assert sum(index.finish_restore(2)) == len(index.keys)
+    assert sum(index.finish_restore(2)) == len(index)
     return index
 
 
 def compare(index, model):
     index.check()
-    assert sorted(r for entry in index.keys.values() for r in entry.revisions()) == [row(c) for c in model.changes]
+    assert sorted(r for key in KEYS for r in index.revisions(key)) == [row(c) for c in model.changes]
     latest = model.alive(model.revision)
     for key in latest:
-        assert (index.keys[key].create, index.keys[key].version) == model.version(key)
+        assert (index.created(key), index.version(key)) == model.version(key)
     for revision in range(max(model.compacted, 0), model.revision + 1):
         alive = model.alive(revision)
         for key in KEYS:

@@ -124,7 +124,6 @@ def hash_revisions(
     lower, compacted_first = _compacted_rows(compacted)
     upper = encode_revision(revision + 1, 0)
     shows_any: bool | None = None
-    keys = index.keys
     start = b""
     while True:
         found, following = buffer.scan(KEY, start, upper, rows, BYTES_PER_SLICE)
@@ -136,8 +135,7 @@ def hash_revisions(
                 if row < lower:
                     if len(row) != REVISION_BYTES and row >= compacted_first:
                         continue
-                    entry = keys.get(row_key(value))
-                    if entry is None or entry.visible(upper) != row:
+                    if index.visible(row_key(value), upper) != row:
                         if shows_any is None:
                             shows_any = yield from _shows_any(index, revision, rows)
                         if shows_any:

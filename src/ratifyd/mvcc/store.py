@@ -8,7 +8,6 @@ Knows nothing of leases (a lease is a number in the value), users, quotas or raf
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from operator import attrgetter
 from struct import Struct
 from types import TracebackType
 
@@ -18,7 +17,7 @@ from ratifyd.mvcc.buffer import WriteBuffer
 from ratifyd.mvcc.compaction import Compaction
 from ratifyd.mvcc.counts import Counts
 from ratifyd.mvcc.hash import BYTES_PER_SLICE, HashCache, KvHash, hash_buckets, hash_revisions
-from ratifyd.mvcc.index import Index, KeyIndex
+from ratifyd.mvcc.index import Index
 from ratifyd.mvcc.records import decode, row_key
 from ratifyd.mvcc.watch import Change, WatchHub
 from ratifyd.ports import Row
@@ -27,7 +26,6 @@ from ratifyd.schema import (
     FINISHED_COMPACT,
     KEY,
     META,
-    REVISION_BYTES,
     SCHEDULED_COMPACT,
     decode_revision,
     encode_revision,
@@ -38,7 +36,6 @@ ROWS_PER_SLICE = 1000
 """Rows looked at between two yields of sliced work."""
 
 _pack_revision = Struct(">QcQ").pack
-_BY_CREATION = attrgetter("create")
 
 
 class RangeResult:
@@ -95,10 +92,10 @@ class Store:
             self.check_revision(revision)
             row = self._index.get(key, revision)
             return None if row is None else self.value(row)
-        entry = self._index.keys.get(key)
-        if entry is None or not entry.mod:
+        newest = self._index.newest.get(key)
+        if newest is None:
             return None
-        return self._buffer.revisions.get(entry.mod) or self.value(entry.mod)
+        return self._buffer.revisions.get(newest) or self.value(newest)
 
     def value(self, row: bytes) -> bytes:
         """The stored KeyValue of an encoded revision that exists."""
@@ -117,12 +114,12 @@ class Store:
         The one KeyValue, if there is any; how many keys it was chosen from; and how many the range holds.
         """
         index = self._index
-        entries = [] if keys.is_empty else [index.keys[name] for name in index.latest_keys(keys.start, keys.end)]
-        chosen = [entry for entry in entries if entry.create <= up_to] if up_to else entries
+        names = [] if keys.is_empty else index.latest_keys(keys.start, keys.end)
+        chosen = [name for name in names if index.created(name) <= up_to] if up_to else names
         if not chosen:
-            return [], 0, len(entries)
-        edge = max(chosen, key=_BY_CREATION) if newest else min(chosen, key=_BY_CREATION)
-        return self._values([edge.mod]), len(chosen), len(entries)
+            return [], 0, len(names)
+        edge = max(chosen, key=index.created) if newest else min(chosen, key=index.created)
+        return self._values([index.newest[edge]]), len(chosen), len(names)
 
     def count(self, keys: KeyRange, revision: int = 0) -> int:
         """Number of keys in a range at `revision`. Raises FutureRev, Compacted."""
@@ -152,7 +149,7 @@ class Store:
             total = self.count(keys) if revision == self.revision else -1
             index = self._index
             yield []
-            cursor, left, counted, at_once = keys.start, 0 if count_only else limit or len(self._index.keys), 0, 16
+            cursor, left, counted, at_once = keys.start, 0 if count_only else limit or len(self._index), 0, 16
             while True:
                 if self._index is not index:  # a restore: its history may begin later
                     self.check_revision(revision)
@@ -210,10 +207,10 @@ class Store:
         if revision:
             rows, count = index.range(start, end, revision, limit)
         elif end is not None and len(end) == len(start) + 1 and end == start + b"\0":
-            entry = index.keys.get(start)
-            if entry is None or not entry.mod:
+            newest = index.newest.get(start)
+            if newest is None:
                 return RangeResult([], 0)
-            rows, count = [entry.mod], 1
+            rows, count = [newest], 1
         elif count_only:
             return RangeResult([], index.latest_count(start, end))
         else:
@@ -308,7 +305,7 @@ class Store:
     def exceeds(self, keys: KeyRange, revision: int, count: int) -> bool:
         """Whether reading a range at `revision` takes a look at more than `count` keys."""
         index = self._index
-        if len(index.keys) <= count or keys.is_empty:
+        if len(index) <= count or keys.is_empty:
             return False
         return index.exceeds(keys.start, keys.end, count, deleted=0 < revision < self.revision)
 
@@ -369,33 +366,35 @@ class Store:
         index = self._index
         index.check()
         rows = dict(self._buffer.range(KEY, b"\0", None))
-        known = {row for entry in index.keys.values() for row in entry.revisions()}
+        names = [*index.live, *index.dead]
+        known = {row for key in names for row in index.revisions(key)}
         assert known <= rows.keys(), "the index knows revisions without a record"
         if not self._compaction.running:
             assert known == rows.keys(), "records that the index does not know"
-        for key, entry in index.keys.items():
-            for row in entry.revisions():
+        for key in names:
+            for row in index.revisions(key):
                 assert row_key(rows[row]) == key, f"record of another key at a revision of {key!r}"
                 main, _ = decode_revision(row)
                 assert main <= self.revision, f"revision {main} of {key!r} is in the future"
-            if entry.mod:
-                stored = decode(rows[entry.mod])
-                expected = fast.key_value(
-                    key, entry.create, decode_revision(entry.mod)[0], entry.version, stored.value, stored.lease
-                )
-                assert rows[entry.mod] == expected, f"record of {key!r} differs from the index"
+            newest = index.newest.get(key)
+            if newest is not None:
+                stored = decode(rows[newest])
+                main, _ = decode_revision(newest)
+                create, version = index.created(key), index.version(key)
+                expected = fast.key_value(key, create, main, version, stored.value, stored.lease)
+                assert rows[newest] == expected, f"record of {key!r} differs from the index"
 
 
 def _restore_rows(index: Index, rows: list[Row], leases: dict[bytes, int]) -> None:
     """Take a slice of bucket `key` into the index, and the leases of its keys into `leases`."""
-    keys = index.keys
+    newest = index.newest
     for row, data in rows:
         record = decode(data)
-        key = record.key
-        if key not in keys and len(row) == REVISION_BYTES:
-            keys[key] = KeyIndex(row, record.create_revision, record.version)
+        key, version = record.key, record.version
+        if version == 1 and key not in newest:
+            newest[key] = row
         else:
-            index.restore(key, row, create=record.create_revision, version=record.version)
+            index.restore(key, row, create=record.create_revision, version=version)
         lease = record.lease
         if lease:
             leases[key] = lease
@@ -442,20 +441,17 @@ class WriteTxn:
         revision = self.revision
         changes = self._changes
         row = _pack_revision(revision, b"_", len(changes))
-        entry = self._index.put(key, row, revision)
-        version = entry.version
-        kv = fast.key_value(key, entry.create, revision, version, value, lease)
+        create, version, replaced = self._index.put(key, row, revision)
+        kv = fast.key_value(key, create, revision, version, value, lease)
         self._buffer.revisions[row] = kv
-        # a version above 1 has its predecessor at the end of the history
-        changes.append((key, row, kv, entry.history[-1] if version > 1 else b""))  # type: ignore[index]
+        changes.append((key, row, kv, replaced))
 
     def delete_range(self, keys: KeyRange) -> list[bytes]:
         """Delete all live keys of a range; returns them in order."""
         start, end = keys
         index = self._index
         if keys.is_point:
-            entry = index.keys.get(start)
-            names = [start] if entry is not None and entry.mod else []
+            names = [start] if start in index.newest else []
         elif keys.is_empty:
             names = []
         else:
@@ -465,8 +461,7 @@ class WriteTxn:
         changes = self._changes
         for name in names:
             row = encode_tombstone(revision, len(changes))
-            replaced = index.keys[name].mod
-            index.tombstone(name, row)
+            replaced = index.tombstone(name, row)
             revisions[row] = fast.tombstone(name)
             changes.append((name, row, fast.tombstone(name, revision), replaced))
         return names
