@@ -18,7 +18,7 @@ from ratifyd.mvcc.compaction import Compaction
 from ratifyd.mvcc.counts import Counts
 from ratifyd.mvcc.hash import BYTES_PER_SLICE, HashCache, KvHash, hash_buckets, hash_revisions
 from ratifyd.mvcc.index import Index
-from ratifyd.mvcc.records import decode, row_key
+from ratifyd.mvcc.records import decode, first_version_key, row_key
 from ratifyd.mvcc.watch import Change, WatchHub
 from ratifyd.ports import Row
 from ratifyd.proto import fast
@@ -34,6 +34,9 @@ from ratifyd.schema import (
 
 ROWS_PER_SLICE = 1000
 """Rows looked at between two yields of sliced work."""
+
+MAX_REVISION = (1 << 64) - 1
+"""The highest that fits into an encoded revision."""
 
 _pack_revision = Struct(">QcQ").pack
 
@@ -388,13 +391,19 @@ class Store:
 def _restore_rows(index: Index, rows: list[Row], leases: dict[bytes, int]) -> None:
     """Take a slice of bucket `key` into the index, and the leases of its keys into `leases`."""
     newest = index.newest
+    revision_bytes, longer = 0, b""
     for row, data in rows:
+        if row >= longer:  # than the revisions whose varint has this length
+            main, _ = decode_revision(row)
+            revision_bytes = len(fast.varint(main))
+            longer = encode_revision(min(1 << 7 * revision_bytes, MAX_REVISION), 0)
+        name = first_version_key(data, revision_bytes)
+        if name is not None and name not in newest:
+            newest[name] = row  # if it had a lease in an earlier life, the tombstone has ended that
+            continue
         record = decode(data)
-        key, version = record.key, record.version
-        if version == 1 and key not in newest:
-            newest[key] = row
-        else:
-            index.restore(key, row, create=record.create_revision, version=version)
+        key = record.key
+        index.restore(key, row, create=record.create_revision, version=record.version)
         lease = record.lease
         if lease:
             leases[key] = lease
