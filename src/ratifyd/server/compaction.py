@@ -15,6 +15,9 @@ REVISION_PERIOD_S = 300.0
 PERIODIC_DIVISOR = 10
 """Samples a periodic compactor takes per interval (etcd retryDivisor)."""
 
+PARTS = 4
+"""A batch is removed in so many parts, at even distances: a part holds up others for half a millisecond."""
+
 log = logging.getLogger("ratifyd.server")
 
 Compact = Callable[[int, Callable[[bool], None]], None]
@@ -25,13 +28,13 @@ class CompactionRunner:
     """Removes compacted revisions in slices, with a pause after each so that others' latency stays flat."""
 
     __slots__ = (
-        "_batch",
         "_began",
         "_clock",
         "_fail",
         "_metrics",
         "_pause_s",
         "_removed",
+        "_rows",
         "_running",
         "_stopped",
         "_store",
@@ -54,8 +57,8 @@ class CompactionRunner:
         self._clock = clock
         self._timing = timing
         self._metrics = metrics
-        self._batch = batch
-        self._pause_s = pause_s
+        self._rows = -(-batch // PARTS)
+        self._pause_s = pause_s * self._rows / batch
         self._fail = fail
         self._began = 0.0
         self._removed = 0
@@ -87,7 +90,7 @@ class CompactionRunner:
         revision = self._store.compacting_to
         began = self._timing.now()
         try:
-            more = self._store.compaction_step(self._batch)
+            more = self._store.compaction_step(self._rows)
         except Exception as error:  # a store that cannot be compacted cannot be trusted: end the member
             self._fail(error)
             return

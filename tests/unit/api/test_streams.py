@@ -346,7 +346,7 @@ def test_health_during_a_defragmentation(stops: bool) -> None:
 
 
 def test_a_physical_compaction_answers_when_the_rows_are_gone() -> None:
-    member = Member(compaction_batch_limit=10, compaction_sleep_interval_s=1.0).start()
+    member = Member(compaction_batch_limit=40, compaction_sleep_interval_s=4.0).start()
     client = Client(member)
     for _ in range(50):
         member.do(requests.PUT, PutRequest(key=b"k"))

@@ -160,13 +160,13 @@ def test_a_member_compacts_itself() -> None:
 
 @pytest.fixture
 def written() -> Member:
-    member = Member(compaction_batch_limit=10, compaction_sleep_interval_s=1.0).start()
+    member = Member(compaction_batch_limit=40, compaction_sleep_interval_s=4.0).start()
     for _ in range(50):
         member.do(requests.PUT, PutRequest(key=b"k"))
     return member
 
 
-def test_rows_go_in_slices_with_a_pause(written: Member) -> None:
+def test_rows_go_in_quarters_of_a_batch_with_a_quarter_of_the_pause(written: Member) -> None:
     done: list[float] = []
     written.server.compaction.wait(lambda: done.append(0))
     assert done == [0]  # nothing runs
@@ -187,7 +187,7 @@ def test_a_restart_goes_on(written: Member) -> None:
     written.do(requests.COMPACTION, CompactionRequest(revision=51))
     written.clock.advance(1.5)
     assert written.state.store.compacting
-    again = written.restart(compaction_batch_limit=10, compaction_sleep_interval_s=1.0)
+    again = written.restart(compaction_batch_limit=40, compaction_sleep_interval_s=4.0)
     assert again.state.store.compacted == 51
     again.clock.advance(10)
     assert not again.state.store.compacting
