@@ -146,7 +146,7 @@ def start(server: EtcdServer) -> Outcome:
     assert len(fatal) == 1, log[-3000:]
     words = f"{fatal[0]['msg']}: {fatal[0]['error']}"
     assert str(server.data_dir) in words, f"names no file: {words}"
-    assert any(advice in words for advice in ADVICE), f"does not say what to do: {words}"
+    assert any(advice in words.lower() for advice in ADVICE), f"does not say what to do: {words}"
     return Outcome("refuses", words)
 
 

@@ -6,7 +6,8 @@ answers a write that it could not store. When there is space again everything th
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grpc
 import pytest
@@ -19,7 +20,13 @@ from tests.cluster.conftest import StartCluster, StartServer
 from tests.cluster.workload import Client, Workload
 
 MakeDisk = Callable[..., SmallDisk]
-END_S = 30.0
+END_S = 60.0
+"""Far more than it takes: for slow and busy machines."""
+FLAGS = {
+    "defaults": (),
+    "log-alone": ("--backend-batch-interval=1h", "--backend-batch-limit=100000000"),
+    "snapshots-all-the-time": ("--snapshot-count=10", "--backend-batch-interval=10ms"),
+}
 ALL_WRITES = ("pwritev2", "pwrite64", "fdatasync", "fsync")
 
 needs_disk = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -50,6 +57,11 @@ def on_disk(make_disk: MakeDisk, start_server: StartServer) -> Callable[..., tup
         return start_server(*flags, data_dir=disk.path / "data", start=start), disk
 
     return make
+
+
+def often(*values: Any, slow: Sequence[Any]) -> list[Any]:
+    """Parameters, some of them in full mode only."""
+    return [pytest.param(value, marks=pytest.mark.slow if value in slow else ()) for value in values]
 
 
 def ended(server: EtcdServer) -> None:
@@ -84,19 +96,12 @@ def check(server: EtcdServer, workload: Workload) -> None:
         client.put(b"after", b"that")
 
 
-FLAGS = {
-    "defaults": (),
-    "log-alone": ("--backend-batch-interval=1h", "--backend-batch-limit=100000000"),
-    "snapshots-all-the-time": ("--snapshot-count=10", "--backend-batch-interval=10ms"),
-}
-
-
 @needs_disk
-@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS.keys())
-def test_a_disk_filled_under_load(flags: tuple[str, ...], on_disk: Callable[..., tuple[EtcdServer, SmallDisk]]) -> None:
+@pytest.mark.parametrize("flags", often(*FLAGS, slow=("log-alone", "snapshots-all-the-time")))
+def test_a_disk_filled_under_load(flags: str, on_disk: Callable[..., tuple[EtcdServer, SmallDisk]]) -> None:
     """The log's file is preallocated, so the backend is what fails; or, with large values, the log's next file."""
-    server, disk = on_disk(220, *flags)
-    workload = Workload(8, 200_000 if "1h" in str(flags) else 64)
+    server, disk = on_disk(220, *FLAGS[flags])
+    workload = Workload(8, 200_000 if flags == "log-alone" else 64)
     with workload.running(server.client_endpoint):
         workload.wait_acknowledged(50)
         disk.fill()
@@ -126,6 +131,7 @@ def test_a_start_on_a_full_disk(on_disk: Callable[..., tuple[EtcdServer, SmallDi
 
 
 @needs_disk
+@pytest.mark.slow
 def test_a_restart_on_a_full_disk(on_disk: Callable[..., tuple[EtcdServer, SmallDisk]]) -> None:
     """Entries to replay and no room for them: the member ends or serves what it has, and loses nothing."""
     server, disk = on_disk(100, *FLAGS["log-alone"])
@@ -169,6 +175,7 @@ def test_a_defragmentation_without_room(on_disk: Callable[..., tuple[EtcdServer,
 
 
 @needs_disk
+@pytest.mark.slow
 def test_one_full_member_of_three(make_disk: MakeDisk, start_cluster: StartCluster, kind: str) -> None:
     """The others go on. It comes back by a snapshot, for which there is no room at first: it waits for that."""
     disk = make_disk(220)
@@ -216,7 +223,7 @@ def test_a_start_on_a_read_only_disk(on_disk: Callable[..., tuple[EtcdServer, Sm
 
 
 @needs_ext4
-@pytest.mark.parametrize("how", ["abort", "tear_away"])
+@pytest.mark.parametrize("how", often("abort", "tear_away", slow=("abort",)))
 def test_a_disk_lost_under_load(how: str, on_disk: Callable[..., tuple[EtcdServer, SmallDisk]]) -> None:
     """An ext4 that goes read-only after an error, and one that is gone with all that was not synced (a power cut).
 
@@ -237,11 +244,11 @@ def test_a_disk_lost_under_load(how: str, on_disk: Callable[..., tuple[EtcdServe
 
 
 @needs_injection
-@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS.keys())
-@pytest.mark.parametrize("first", [1, 4])
-def test_failing_writes_and_syncs(flags: tuple[str, ...], first: int, start_server: StartServer) -> None:
+@pytest.mark.parametrize("flags", often(*FLAGS, slow=("log-alone", "snapshots-all-the-time")))
+@pytest.mark.parametrize("first", often(1, 4, slow=(4,)))
+def test_failing_writes_and_syncs(flags: str, first: int, start_server: StartServer) -> None:
     """EIO from every write and sync, from some moment on: a sync is not repeated, and what it held not acknowledged."""
-    server = start_server(*flags)
+    server = start_server(*FLAGS[flags])
     workload = Workload(8)
     with workload.running(server.client_endpoint):
         workload.wait_acknowledged(100)
@@ -253,6 +260,7 @@ def test_failing_writes_and_syncs(flags: tuple[str, ...], first: int, start_serv
 
 
 @needs_injection
+@pytest.mark.slow
 def test_a_failing_sync_of_the_backend(start_server: StartServer) -> None:
     server = start_server("--backend-batch-interval=10ms")
     workload = Workload(4)
