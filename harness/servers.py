@@ -253,6 +253,16 @@ class EtcdServer:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
+    def pause(self, timeout_s: float = 10.0) -> None:
+        """SIGSTOP, and wait until no thread is in the middle of a system call any more."""
+        self.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + timeout_s
+        tasks = Path(f"/proc/{self.pid}/task")
+        while any((task / "stat").read_text().rpartition(") ")[2][0] != "T" for task in tasks.iterdir()):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the process does not stop")
+            time.sleep(_POLL_S)
+
     def wait(self, timeout_s: float = 10.0) -> int:
         """Wait for the process to end by itself; its exit status."""
         if self._process is None:

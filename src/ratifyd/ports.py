@@ -19,6 +19,10 @@ Rows = Mapping[bytes, Mapping[bytes, bytes | None]]
 """A sealed batch of the write buffer: bucket -> key -> value, None for a deletion."""
 
 
+class Undone(Exception):
+    """A job could not be done and has left everything as it was; the text says why."""
+
+
 class Timer(Protocol):
     """A pending `call_later`."""
 
@@ -145,7 +149,7 @@ class Backend(Protocol):
         ...
 
     def defragment(self, done: Done) -> None:
-        """Rewrite the file without its free pages; reads go on meanwhile, commits wait."""
+        """Rewrite the file without its free pages; reads go on meanwhile, commits wait. Undone without room."""
         ...
 
     def close(self) -> None: ...

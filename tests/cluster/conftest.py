@@ -7,6 +7,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -49,8 +50,15 @@ def start_cluster() -> Iterator[StartCluster]:
     """Make clusters; all are stopped at the end of the test."""
     with ExitStack() as stack:
 
-        def make(*kinds: str, flags: tuple[str, ...] = (), own_flags: tuple[str, ...] = ()) -> Cluster:
+        def make(
+            *kinds: str,
+            flags: tuple[str, ...] = (),
+            own_flags: tuple[str, ...] = (),
+            data_dirs: tuple[Path, ...] = (),
+        ) -> Cluster:
             cluster = Cluster(kinds or ("ratifyd",) * 3, flags, own_flags=own_flags, start=False)
+            for member, data_dir in zip(cluster.members, data_dirs, strict=False):
+                member.data_dir = data_dir
             stack.callback(cluster.stop)
             cluster.start()
             return cluster

@@ -10,15 +10,18 @@ from ratifyd.apply import requests
 from ratifyd.apply.alarms import alarm_name
 from ratifyd.errors import (
     ClusterVersionUnavailable,
+    Code,
     DowngradeInProcess,
     EtcdError,
     InvalidDowngradeTargetVersion,
     NoLeader,
+    RequestError,
     RequestTooManyRequests,
     UnknownMethod,
     WrongDowngradeVersionFormat,
 )
 from ratifyd.mvcc.hash import KvHash
+from ratifyd.ports import Undone
 from ratifyd.proto.membership_pb2 import DowngradeInfoSetRequest
 from ratifyd.proto.rpc_pb2 import (
     AlarmRequest,
@@ -98,6 +101,10 @@ def defragment(server: Server, call: Call) -> None:
     def finished(error: BaseException | None) -> None:
         server.health.defrag_finished()
         server.metrics.defrag_inflight -= 1
+        if isinstance(error, Undone):
+            log.error("failed to defragment", extra={"fields": {"error": str(error)}})
+            call.fail(RequestError.with_text(Code.UNKNOWN, str(error)))
+            return
         if error is not None:
             server.fail(error)
             return

@@ -40,7 +40,7 @@ class Member(Protocol):
         ...
 
     async def wait(self) -> BaseException | None:
-        """Return when the member has ended: None after a stop, else what ended it."""
+        """Return when the member has ended: None after a stop, else what ended it, which is in the log by then."""
         ...
 
     async def stop(self) -> None:
@@ -136,7 +136,7 @@ def _run_member(
         log.log(logs.LEVELS[notice.level], notice.message, extra={"fields": dict(notice.fields)})
     loop = new_event_loop()
     try:
-        loop.run_until_complete(_serve(config, environ, open_member))
+        failure = loop.run_until_complete(_serve(config, environ, open_member))
     except operator_errors as error:
         log.critical("failed to start etcd", extra=logs.fields(error=str(error)))
         return 1
@@ -145,11 +145,11 @@ def _run_member(
         return 1
     finally:
         loop.close()
-    return 0
+    return 0 if failure is None else 1
 
 
-async def _serve(config: Config, environ: Mapping[str, str], open_member: OpenMember) -> None:
-    """Run a member until a signal or its own end. A second signal ends the process at once."""
+async def _serve(config: Config, environ: Mapping[str, str], open_member: OpenMember) -> BaseException | None:
+    """Run a member until a signal or its own end; what ended it. A second signal ends the process at once."""
     loop = asyncio.get_running_loop()
     stopping: asyncio.Future[None] = loop.create_future()
 
@@ -168,8 +168,7 @@ async def _serve(config: Config, environ: Mapping[str, str], open_member: OpenMe
         running.cancel()
         await asyncio.wait((running,))
     try:
-        if not running.cancelled() and (failure := running.result()) is not None:
-            raise failure
+        return None if running.cancelled() else running.result()
     finally:
         await member.stop()
 

@@ -49,11 +49,13 @@ from ratifyd.server import readings
 from ratifyd.server.parts import Parts
 from ratifyd.server.server import MemberRemoved, Server
 from ratifyd.storage.disk import OsDisk
+from ratifyd.storage.failures import explain
 from ratifyd.storage.lmdb import BackendBroken, BackendInUse, LmdbBackend
+from ratifyd.storage.lmdbcheck import BackendDamaged, check_backend
 from ratifyd.storage.recover import DataDir, DataDirInUse, Recovered, RecoveryRefused, lock_data_dir, recover
 from ratifyd.storage.snapshots import SaveTimes, SnapshotFiles, SnapshotStore
 from ratifyd.storage.wal import Wal
-from ratifyd.storage.walread import WalContents, WalCorrupt
+from ratifyd.storage.walread import WalContents, WalCorrupt, WalSnapshotMissing
 from ratifyd.storage.walsegments import SegmentLocked
 from ratifyd.storage.worker import ThreadWorker
 from ratifyd.version import ETCD_VERSION
@@ -74,9 +76,11 @@ _OPERATOR_ERRORS = (
     DataDirInUse,
     RecoveryRefused,
     WalCorrupt,
+    WalSnapshotMissing,
     SegmentLocked,
     BackendInUse,
     BackendBroken,
+    BackendDamaged,
     TokensRefused,
 )
 """What can be wrong with a start besides the disk; their texts say what to do."""
@@ -113,6 +117,7 @@ class Etcd:
         self._wal: Wal | None = None
         self._lock: File | None = None
         self._failure: asyncio.Future[BaseException | None] | None = None
+        self._ready = False
         self._stopped = False
 
     @property
@@ -130,7 +135,7 @@ class Etcd:
             await self._start(loop)
         except (*_OPERATOR_ERRORS, OSError) as error:
             await self.stop()
-            raise StartError(str(error)) from error
+            raise StartError(explain(error) or str(error)) from error
         except BaseException:
             await self.stop()
             raise
@@ -150,8 +155,7 @@ class Etcd:
         clock = LoopClock(loop)
         members = Membership(ids.NodeID, ids.ClusterID, config.max_learners)
         state = State(recovered.backend, members, min_ttl_s=_min_ttl_s(config))
-        for _ in state.restore():
-            await asyncio.sleep(0)
+        await _restore(state, data_dir)
         assert self._wal is not None
         raft = self._raft(recovered, ids.NodeID)
         self._server = server = self._wire(disk, data_dir, recovered, state, raft, clock, loop)
@@ -188,7 +192,9 @@ class Etcd:
         if self.removed:
             return  # there is nothing to serve; `wait` says at once that it is over
         if self._failure.done():
-            raise StartError(f"the member failed while starting: {self._failure.result()!r}")
+            failure = self._failure.result()
+            raise StartError(f"the member failed while starting: {explain(failure) or repr(failure)}")
+        self._ready = True
         await self._serve(server)
 
     async def _check_for_corruption(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
@@ -277,6 +283,11 @@ class Etcd:
 
         def open_backend(path: str) -> LmdbBackend:
             began = loop.time()
+            if disk.exists(path) and (given_up := check_backend(path)):
+                fields = {"path": path, "reason": given_up}
+                log.warning(
+                    "the last commit of the backend is damaged; going back to the one before", extra={"fields": fields}
+                )
             backend = LmdbBackend(path, worker=backend_worker, fsync=fsync)
             log.info("opened backend db", extra={"fields": {"path": path, "took": f"{loop.time() - began:.3f}s"}})
             return backend
@@ -506,16 +517,28 @@ class Etcd:
 
     def _fail(self, error: BaseException) -> None:
         """End the member: its state or its disk can no longer be trusted, or its cluster has removed it."""
+        if self._failure is None or self._failure.done():
+            return  # what follows from the first failure is of no interest
         self.removed = isinstance(error, MemberRemoved)
         if self.removed:
             fields = {"reason": str(error)}
             log.error("the member has been permanently removed from the cluster", extra={"fields": fields})
-        else:
-            log.critical("member failed", exc_info=error)
+        elif (reason := explain(error)) is None:
+            log.critical("the member failed", exc_info=error)
+        elif self._ready:  # else it is what `start` raises
+            log.critical("the disk failed; the member ends", extra={"fields": {"error": reason}})
         if self._server is not None:
             self._server.node.stop()
-        if self._failure is not None and not self._failure.done():
-            self._failure.set_result(None if self.removed else error)
+        self._failure.set_result(None if self.removed else error)
+
+
+async def _restore(state: State, data_dir: DataDir) -> None:
+    """Read the state from its backend, letting the loop turn. Raises BackendDamaged."""
+    try:
+        for _ in state.restore():
+            await asyncio.sleep(0)
+    except Exception as error:  # whatever a record makes its reader raise, it is not what was written
+        raise BackendDamaged(data_dir.backend, f"a record is unreadable ({error!r})") from error
 
 
 def _open_session(

@@ -19,7 +19,7 @@ from ratifyd.ports import Backend, BackendView, Disk, Done, Worker
 from ratifyd.raft.messages import Message, Snapshot
 from ratifyd.server.parts import Image
 from ratifyd.storage.exchange import Export, export_image, import_image
-from ratifyd.storage.lmdb import LmdbBackend
+from ratifyd.storage.lmdb import BackendBroken, LmdbBackend
 from ratifyd.storage.snapshots import received_name
 from ratifyd.storage.worker import SoonWorker, ThreadWorker
 
@@ -105,7 +105,7 @@ class ReceivedFiles:
         self._count = 0
 
     async def save(self, message: Message, body: AsyncIterator[bytes]) -> None:
-        """Store, verify and convert the image of a snapshot message. Raises OSError and ImageRefused."""
+        """Store, verify and convert the image of a snapshot message. Raises OSError, ValueError and ImageRefused."""
         snapshot = message.snapshot
         if snapshot is None:
             raise ValueError("a snapshot message without a snapshot")
@@ -115,6 +115,8 @@ class ReceivedFiles:
         try:
             size = await self._write(f"{path}.received", body)
             sync_s = await self._on_worker(partial(self._convert, path, snapshot))
+        except BackendBroken as error:
+            raise ValueError(str(error)) from error
         finally:
             await self._on_worker(partial(self._discard, path))
         self._metrics.snapshot_db_fsync_seconds.observe(sync_s)
@@ -214,7 +216,8 @@ def _correct_members(path: str, snapshot: Snapshot) -> None:
     try:
         rows = member_rows((key for key, _ in backend.range(schema.MEMBERS, b"", None)), store)
         failed: list[BaseException] = []
-        backend.commit(rows, lambda error: failed.append(error) if error is not None else None)
+        for _ in range(2):  # so that the commit before the last one, which a damaged file goes back to, has them too
+            backend.commit(rows, lambda error: failed.append(error) if error is not None else None)
         if failed:
             raise failed[0]
     finally:

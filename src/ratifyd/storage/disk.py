@@ -28,33 +28,45 @@ class OsFile:
 
     def pread(self, size: int, offset: int) -> bytes:
         """At most `size` bytes from `offset`; fewer only at the end of the file."""
-        data = os.pread(self._fd, size, offset)
-        if len(data) == size or not data:
-            return data
-        parts = [data]
-        got = len(data)
-        while got < size and (data := os.pread(self._fd, size - got, offset + got)):
-            parts.append(data)
-            got += len(data)
-        return b"".join(parts)
+        try:
+            data = os.pread(self._fd, size, offset)
+            if len(data) == size or not data:
+                return data
+            parts = [data]
+            got = len(data)
+            while got < size and (data := os.pread(self._fd, size - got, offset + got)):
+                parts.append(data)
+                got += len(data)
+            return b"".join(parts)
+        except OSError as error:
+            raise self._named(error) from error
 
     def pwrite(self, data: bytes, offset: int) -> None:
-        written = os.pwrite(self._fd, data, offset)
-        while written < len(data):
-            written += os.pwrite(self._fd, memoryview(data)[written:], offset + written)
+        try:
+            written = os.pwrite(self._fd, data, offset)
+            while written < len(data):
+                written += os.pwrite(self._fd, memoryview(data)[written:], offset + written)
+        except OSError as error:
+            raise self._named(error) from error
 
     def pwrite_datasync(self, data: bytes, offset: int) -> None:
         """Write all of `data` and make it durable, in one call to the kernel where it can."""
         if _DSYNC:
-            written = os.pwritev(self._fd, (data,), offset, _DSYNC)
-            while written < len(data):
-                written += os.pwritev(self._fd, (memoryview(data)[written:],), offset + written, _DSYNC)
+            try:
+                written = os.pwritev(self._fd, (data,), offset, _DSYNC)
+                while written < len(data):
+                    written += os.pwritev(self._fd, (memoryview(data)[written:],), offset + written, _DSYNC)
+            except OSError as error:
+                raise self._named(error) from error
         else:
             self.pwrite(data, offset)
             self.datasync()
 
     def truncate(self, size: int) -> None:
-        os.ftruncate(self._fd, size)
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise self._named(error) from error
 
     def allocate(self, size: int) -> None:
         """Reserve blocks up to `size`; where the file system cannot, write zeros."""
@@ -62,7 +74,7 @@ class OsFile:
             os.posix_fallocate(self._fd, 0, size)
         except OSError as error:
             if error.errno not in _NO_FALLOCATE:
-                raise
+                raise self._named(error) from error
             for offset in range(self.size(), size, len(_ZEROS)):
                 self.pwrite(_ZEROS[: size - offset], offset)
 
@@ -70,7 +82,10 @@ class OsFile:
         return os.fstat(self._fd).st_size
 
     def datasync(self) -> None:
-        os.fdatasync(self._fd)
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise self._named(error) from error
 
     def lock(self) -> bool:
         try:
@@ -84,6 +99,14 @@ class OsFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _named(self, error: OSError) -> OSError:
+        """The error with the file it is about, by the name it has now: the kernel tells neither of open files."""
+        try:
+            path = str(Path(f"/proc/self/fd/{self._fd}").readlink())
+        except OSError:
+            path = self._path
+        return OSError(error.errno, error.strerror, path)
 
     def __repr__(self) -> str:
         return f"OsFile({self._path!r})"
@@ -129,6 +152,8 @@ class OsDisk:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, directory) from error
         finally:
             os.close(fd)
 

@@ -5,6 +5,7 @@ it; the worker owns everything that writes. Keys of LMDB end at 511 bytes: longe
 a digest, with the name in the value. A failed commit is final. Does not know what rows mean.
 """
 
+import errno
 import fcntl
 import os
 from bisect import bisect_right
@@ -16,7 +17,8 @@ from time import perf_counter, sleep
 import lmdb
 
 from ratifyd import schema
-from ratifyd.ports import BackendView, Done, Row, Rows, Scanned, Worker
+from ratifyd.ports import BackendView, Done, Row, Rows, Scanned, Undone, Worker
+from ratifyd.storage.failures import RESTORE_OR_REPLACE, explain
 
 MAP_BYTES = 64 << 30
 """Address space set aside for the file, which itself only grows as it fills."""
@@ -30,6 +32,10 @@ MAX_VIEWS = 1000
 _LONG_KEY_BUCKETS = frozenset((schema.AUTH_USERS, schema.AUTH_ROLES))
 _PREFIX_BYTES = 511 - 32
 _LENGTH_BYTES = 4
+_ERROR_NUMBERS = {os.strerror(number): number for number in errno.errorcode}
+_FULL_BYTES = 64 << 10
+_READERS_BYTES = (MAX_VIEWS + 3) * 64
+"""LMDB's table of readers: a cache line for each and two for itself."""
 
 
 class BackendInUse(Exception):
@@ -103,7 +109,7 @@ class LmdbBackend:
         self._exchange(job, committed)
 
     def defragment(self, done: Done) -> None:
-        """Rewrite the file without its free pages; reads go on meanwhile, commits wait."""
+        """Rewrite the file without its free pages; reads go on meanwhile, commits wait. Undone if there is no room."""
         self._exchange(self._compacted, done)
 
     def replace(self, source: str, done: Done) -> None:
@@ -148,7 +154,12 @@ class LmdbBackend:
     def _compacted(self) -> "_LmdbView":
         copy = f"{self._path}.tmp.defrag"
         _remove_file(copy)
-        self._writing.copy_to(copy)
+        try:
+            self._writing.copy_to(copy)
+            _reserve_readers(copy + "-lock")
+        except (OSError, BackendBroken) as error:
+            _remove_file(copy)
+            raise Undone(explain(error) or str(error)) from error
         return self._adopt(copy)
 
     def _adopt(self, source: str) -> "_LmdbView":
@@ -178,6 +189,7 @@ class _LmdbFile:
         self._broken = False
         self._lock_fd = _lock_file(path)
         try:
+            _reserve_readers(path + "-lock")
             self._env = lmdb.open(
                 path,
                 subdir=False,
@@ -193,7 +205,10 @@ class _LmdbFile:
                 self._buckets = {name: self._env.open_db(name, txn=txn) for name in schema.BUCKETS}
         except lmdb.Error as error:
             os.close(self._lock_fd)
-            raise BackendBroken(f"{path} cannot be opened as a backend: {error}") from error
+            raise _failure(error, path) from error
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
 
     def read(self) -> "_LmdbView":
         """A new read transaction of the last commit. The loop counts it in `views` when it takes it."""
@@ -210,18 +225,24 @@ class _LmdbFile:
         if self._broken:
             raise BackendBroken(f"an earlier commit to {self._path} failed")
         self._broken = True
-        with self._env.begin(write=True) as txn:
-            for name in sorted(rows):
-                if rows[name]:
-                    _write_bucket(txn, self._buckets[name], name, rows[name])
-            began = perf_counter()
+        try:
+            with self._env.begin(write=True) as txn:
+                for name in sorted(rows):
+                    if rows[name]:
+                        _write_bucket(txn, self._buckets[name], name, rows[name])
+                began = perf_counter()
+        except lmdb.Error as error:
+            raise _failure(error, self._path) from error
         self.flush_s = perf_counter() - began
         self._broken = False
         return self.read()
 
     def copy_to(self, path: str) -> None:
         """Write a compact copy of the last commit, durably."""
-        self._env.copy(path, compact=True)
+        try:
+            self._env.copy(path, compact=True)
+        except lmdb.Error as error:
+            raise _failure(error, path) from error
         if self._fsync:
             _sync(path)
 
@@ -396,6 +417,30 @@ def _lock_file(path: str) -> int:
         os.close(fd)
         raise BackendInUse(f"{path} is in use by another process") from None
     return fd
+
+
+def _failure(error: lmdb.Error, path: str) -> Exception:
+    """What an error of LMDB is: the system's, whose number it keeps to itself, or its own."""
+    number = _ERROR_NUMBERS.get(str(error).rpartition(": ")[2])
+    if number == errno.EIO:
+        stat = os.statvfs(Path(path).parent)
+        if stat.f_bavail * stat.f_frsize < _FULL_BYTES:
+            number = errno.ENOSPC  # LMDB calls a write that was cut short, as on a full disk, an I/O error
+    if number is not None:
+        return OSError(number, os.strerror(number), path)
+    return BackendBroken(f"{path} is not usable as a backend: {error}. {RESTORE_OR_REPLACE}")
+
+
+def _reserve_readers(path: str) -> None:
+    """Give the table of readers, which LMDB maps, its place on the disk: a full one would end the process later."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, _READERS_BYTES)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise OSError(error.errno, error.strerror, path) from error
+    finally:
+        os.close(fd)
 
 
 def _sync(path: str) -> None:

@@ -17,6 +17,7 @@ from ratifyd import schema
 from ratifyd.ports import Backend, Disk, File
 from ratifyd.raft.confstate import decode_conf_state_json
 from ratifyd.raft.messages import ConfState, Entry, HardState, Snapshot, SnapshotMeta
+from ratifyd.storage.failures import RESTORE_OR_REPLACE
 from ratifyd.storage.snapshots import SnapshotFiles, received_name
 from ratifyd.storage.wal import Wal, wal_exists
 from ratifyd.storage.walread import WalContents, valid_snapshots
@@ -27,11 +28,12 @@ OpenBackend = Callable[[str], Backend]
 OpenWal = Callable[[str, SnapshotMeta], tuple[Wal, WalContents]]
 """Opens the log in a directory from a snapshot on."""
 
+_NUMBER_BYTES = 8
 _log = logging.getLogger("ratifyd.storage")
 
 
 class DataDirInUse(Exception):
-    """Another process runs on this data directory."""
+    """Another process runs on this data directory; the message says what to do."""
 
 
 class RecoveryRefused(Exception):
@@ -98,7 +100,10 @@ def lock_data_dir(disk: Disk, data_dir: DataDir) -> File:
     file = disk.open(data_dir.lock_file, create=True)
     if not file.lock():
         file.close()
-        raise DataDirInUse(f"data directory {data_dir.path} is in use by another process")
+        raise DataDirInUse(
+            f"data directory {data_dir.path} is in use by another process. Stop that one, or give this member a "
+            "directory of its own with --data-dir"
+        )
     return file
 
 
@@ -122,8 +127,12 @@ def recover(disk: Disk, data_dir: DataDir, *, open_backend: OpenBackend, open_wa
 
 
 def _discard_unfinished(disk: Disk, data_dir: DataDir) -> None:
-    """Drop what a crash left half done: a log being created, a file being received, a backend being rewritten."""
+    """Drop what a crash left half done or unused: a log being created, log files preallocated, a file being received,
+    a backend being rewritten."""
     disk.remove_tree(data_dir.wal + ".tmp")
+    for name in disk.list(data_dir.wal):
+        if name.endswith(".tmp"):
+            disk.remove(f"{data_dir.wal}/{name}")
     for name in disk.list(data_dir.snap):
         if name.startswith(("tmp", "db.tmp")):
             disk.remove(f"{data_dir.snap}/{name}")
@@ -147,13 +156,14 @@ def _open_matching_backend(disk: Disk, data_dir: DataDir, snapshot: SnapshotMeta
     """The live backend, or the received one when the crash came between logging its snapshot and renaming it."""
     received = f"{data_dir.snap}/{received_name(snapshot.index)}"
     backend = open_backend(data_dir.backend)
-    if _number(backend, schema.CONSISTENT_INDEX) < snapshot.index:
+    consistent_index = _number(backend, schema.CONSISTENT_INDEX)
+    if consistent_index < snapshot.index:
         backend.close()
         if not disk.exists(received):
+            what = "older than the snapshot" if consistent_index else "missing or empty, but there is a snapshot"
             raise RecoveryRefused(
-                f"backend {data_dir.backend} is older than the snapshot at index {snapshot.index}, and the entries in "
-                "between are no longer in the log. Remove this member from the cluster, delete its data directory and "
-                "add it again, or restore it from a snapshot."
+                f"backend {data_dir.backend} is {what} at index {snapshot.index}, and the entries before that are no "
+                f"longer in the log. {RESTORE_OR_REPLACE}."
             )
         _log.info("taking over received backend %s", received)
         disk.rename(received, data_dir.backend)
@@ -201,9 +211,14 @@ def _conf_state(data: bytes) -> ConfState:
     try:
         return decode_conf_state_json(data)
     except ValueError as error:
-        raise RecoveryRefused(f"the backend's membership record is unreadable: {data!r}") from error
+        raise RecoveryRefused(
+            f"the backend's membership record is unreadable: {data!r}. {RESTORE_OR_REPLACE}"
+        ) from error
 
 
 def _number(backend: Backend, key: bytes) -> int:
     value = backend.get(schema.META, key)
+    if value is not None and len(value) != _NUMBER_BYTES:
+        backend.close()
+        raise RecoveryRefused(f"the backend's {key.decode()} is unreadable: {value!r}. {RESTORE_OR_REPLACE}")
     return 0 if value is None else schema.decode_u64(value)

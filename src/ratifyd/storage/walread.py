@@ -13,6 +13,7 @@ from google_crc32c import extend
 from ratifyd.ports import Disk, File
 from ratifyd.raft.codec import DecodeError, decode_entry, decode_hard_state, encode_hard_state
 from ratifyd.raft.messages import Entry, EntryKind, HardState, SnapshotMeta
+from ratifyd.storage.failures import RESTORE_OR_REPLACE
 from ratifyd.storage.walrecord import (
     FRAME_BYTES,
     SECTOR_BYTES,
@@ -24,10 +25,7 @@ from ratifyd.storage.walrecord import (
     has_zero_sector,
 )
 
-_ADVICE = (
-    "The log cannot be trusted from there on and was left untouched. If other members are healthy, remove this member, "
-    "delete its data directory and add it again; otherwise restore the cluster from a snapshot."
-)
+_ADVICE = f"The log cannot be trusted from there on and was left untouched. {RESTORE_OR_REPLACE}."
 _COPY_BYTES = 1 << 20
 _KINDS = frozenset(RecordKind)
 # Plain ints: looking a member up in an enum costs as much as reading its record.
@@ -123,7 +121,10 @@ def read_segments(
     if not contents.metadata:
         raise WalCorrupt(files[0][0], 0, "there is no metadata record")
     if not collect.matched:
-        raise WalSnapshotMissing(f"wal: snapshot not found: no record of index {snapshot_index}, term {snapshot_term}")
+        raise WalSnapshotMissing(
+            f"wal: snapshot not found: {files[0][0]} and the files after it have no record of index {snapshot_index}, "
+            f"term {snapshot_term}. {RESTORE_OR_REPLACE}"
+        )
     return contents, end
 
 
@@ -143,14 +144,17 @@ def valid_snapshots(disk: Disk, directory: str) -> list[SnapshotMeta]:
 
 
 def repair(disk: Disk, path: str, offset: int) -> None:
-    """Cut a torn write off the last file, keeping a copy beside it under `.broken`."""
+    """Cut a torn write off the last file, keeping a copy beside it under `.broken`, with holes for its zeros."""
     source = disk.open(path)
     copy = disk.open(path + ".broken", create=True)
     try:
         copy.truncate(0)
         size = source.size()
         for position in range(0, size, _COPY_BYTES):
-            copy.pwrite(source.pread(min(_COPY_BYTES, size - position), position), position)
+            data = source.pread(min(_COPY_BYTES, size - position), position)
+            if data.count(0) < len(data):
+                copy.pwrite(data, position)
+        copy.truncate(size)
         copy.datasync()
         source.truncate(offset)
         source.datasync()
@@ -207,7 +211,9 @@ class _Collector(_SnapshotCollector):
             meta = self._contents.snapshots[-1]
             if meta.index == self._index:
                 if meta.term != self._term:
-                    raise WalSnapshotMissing(f"wal: snapshot mismatch: index {meta.index} has term {meta.term}")
+                    raise WalSnapshotMissing(
+                        f"wal: snapshot mismatch: index {meta.index} has term {meta.term}. {RESTORE_OR_REPLACE}"
+                    )
                 self.matched = True
 
     def _take_entry(self, entry: Entry) -> None:

@@ -133,6 +133,7 @@ class SegmentWriter:
             file.allocate(self._segment_bytes)
         except BaseException:
             file.close()
+            self._disk.remove(path)  # what it holds of a full disk, others need
             raise
         self._spares_made += 1
         self._spare = (path, file)

@@ -13,6 +13,7 @@ from ratifyd.api.lease import MAX_PENDING_RENEWALS
 from ratifyd.api.maintenance import MAX_HASHES
 from ratifyd.apply import requests
 from ratifyd.apply.ranges import LONG_KEYS, range_body
+from ratifyd.ports import Undone
 from ratifyd.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse
 from ratifyd.proto.rpc_pb2 import (
     CORRUPT,
@@ -318,6 +319,17 @@ def test_a_defragmentation_answers_when_done() -> None:
     client.read()
     assert not client.streams[stream_id].ended
     assert client.answer(stream_id).parse(DefragmentResponse) == [DefragmentResponse()]
+
+
+def test_a_defragmentation_without_room_is_an_error_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = Member().start()
+    client = Client(member)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(member.backend), "defragment", lambda _, done: done(Undone("no space left")))
+        answered = client.call(MAINTENANCE + "Defragment", DefragmentRequest())
+    assert (answered.status, answered.message) == (2, "no space left")
+    assert not member.failures
+    assert client.call(MAINTENANCE + "Defragment", DefragmentRequest()).status == 0
 
 
 @pytest.mark.parametrize("stops", [False, True])

@@ -122,7 +122,6 @@ def test_a_member_that_ends_by_itself_is_stopped(capsys: pytest.CaptureFixture[s
     [
         ("cannot-start", "failed to start etcd", "the disk is on fire; extinguish it"),
         ("bug", "the member failed", "impossible"),
-        ("breaks", "the member failed", "fsync failed"),
     ],
 )
 def test_failures_are_fatal_lines(capsys: pytest.CaptureFixture[str], name: str, message: str, error: str) -> None:
@@ -131,6 +130,12 @@ def test_failures_are_fatal_lines(capsys: pytest.CaptureFixture[str], name: str,
     line = last_line(capsys)
     assert (line["level"], line["msg"], line["error"]) == ("fatal", message, error)
     assert ("stacktrace" in line) == (name != "cannot-start")
+
+
+def test_what_ended_a_running_member_is_its_own_to_tell(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--name=breaks")[0] == 1
+    assert Straw.calls == ["start", "stop"]
+    assert "fatal" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["killed", "killed-in-start"])

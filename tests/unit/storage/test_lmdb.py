@@ -46,7 +46,7 @@ def test_a_second_opening_is_refused(tmp_path: Path) -> None:
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "db").write_bytes(b"this is no database" * 1000)
-    with pytest.raises(BackendBroken, match="cannot be opened"):
+    with pytest.raises(BackendBroken, match="not usable"):
         open_backend(tmp_path / "db", StepWorker())
 
 
