@@ -13,7 +13,7 @@ BUSY = (Shape(100, 10),)
 LONE = (Shape(1, 1),)
 VALUE = b"v" * 256
 VALUE_SIZES = {"16": 16, "4k": 4 << 10, "64k": 64 << 10}
-"""Value sizes beside the usual one, by the suffix of their cases."""
+"""Value sizes beside the usual one of 256 bytes, by the suffix of their cases."""
 KEYS = 100_000
 PREFIX_KEYS = 1_000
 FILL_OPS = 100
@@ -37,6 +37,8 @@ class Case:
     writes: bool
     fewest: int = 100
     headers: tuple[str, ...] = ()
+    auth: bool = False
+    """Auth is on and requests carry a user's token."""
 
     @property
     def title(self) -> str:
@@ -91,6 +93,10 @@ def all_cases() -> list[Case]:
     cases += [Case("txn", shape, _TXN, _swap_request(), True) for shape in SHAPES]
     cases += [Case("put-timeout", shape, _PUT, _put(VALUE), True, headers=in_time) for shape in BUSY]
     cases += [Case("range-timeout", shape, _RANGE, get, False, headers=in_time) for shape in BUSY]
+    for shape in LONE + BUSY:
+        cases.append(Case("put-auth", shape, _PUT, _put(VALUE), True, auth=True))
+        cases.append(Case("range-auth", shape, _RANGE, get, False, auth=True))
+        cases.append(Case("txn-auth", shape, _TXN, _swap_request(), True, auth=True))
     for suffix, size in VALUE_SIZES.items():
         cases += [Case(f"put-{suffix}", shape, _PUT, _put(b"v" * size), True) for shape in BUSY]
         one = rpc_pb2.RangeRequest(key=sized_key(suffix)).SerializeToString()
@@ -101,14 +107,20 @@ def all_cases() -> list[Case]:
     return cases
 
 
-def matches(name: str, title: str, patterns: Sequence[str]) -> bool:
-    """Whether a case is wanted: its name is one of the patterns or its title fits one; without patterns all are."""
+def patterns_of(text: str) -> list[str]:
+    """`put,range*/1x1` as a list."""
+    return [pattern for pattern in text.split(",") if pattern]
+
+
+def fits(title: str, patterns: Sequence[str]) -> bool:
+    """Whether a case is wanted: one of the patterns is its name, or fits its title; without patterns all are."""
+    name = title.partition("/")[0]
     return not patterns or any(fnmatch(title, wanted) or name == wanted for wanted in patterns)
 
 
-def fill_requests() -> Iterator[bytes]:
-    """Txn messages that write the rows all cases need."""
-    rows = [(read_key(number), VALUE) for number in range(KEYS)]
+def fill_requests(numbers: range = range(KEYS)) -> Iterator[bytes]:
+    """Txn messages that write the rows all cases need, or fewer of them."""
+    rows = [(read_key(number), VALUE) for number in numbers]
     rows += [(b"swap/key", VALUE), (b"put/key", VALUE)]
     rows += [(sized_key(suffix), b"v" * size) for suffix, size in VALUE_SIZES.items()]
     for start in range(0, len(rows), FILL_OPS):

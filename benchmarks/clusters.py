@@ -6,47 +6,36 @@ afresh, so the ratio of a round compares neighbours in time.
 """
 
 import argparse
-import json
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import grpc
 
-from benchmarks.cases import Case, all_cases
-from benchmarks.compare import QUOTA_BYTES, Progress, Side, median
-from benchmarks.load import LoadError, Shape, find_h2load
-from benchmarks.process import file_system, machine
+from benchmarks.cases import KEYS, Case, all_cases, fits, patterns_of
+from benchmarks.compare import LATENCY_SHARE, PERCENTILES, WARM_SHARE
+from benchmarks.load import LoadError, Shape, percentile
+from benchmarks.options import add_common, checked
+from benchmarks.recorder import Recorder
+from benchmarks.records import Record
+from benchmarks.sides import QUOTA_BYTES, Names, Side
 from harness.clusters import Cluster
-from harness.servers import KINDS, EtcdServer, StartFailed
+from harness.servers import EtcdServer
 from harness.stubs import Client
 from ratifyd.proto import rpc_pb2
 
 MEMBERS = 3
+FAILOVER = f"{MEMBERS}-members/failover"
 THROUGH = ("leader", "follower")
 CASES = ("put", "range")
 SHAPES = (Shape(1, 1), Shape(100, 10))
+ROWS = range(KEYS // 2 - 500, KEYS // 2 + 500)
+"""Rows that are there: gets ask for one in the middle."""
 FAILOVER_LIMIT_S = 30.0
 ATTEMPT_S = 2.0
 WRITES_BEFORE = 20
-
-
-@dataclass(slots=True)
-class ClusterReport:
-    """Per title the figures of each kind, one a round: requests a second, and seconds of failovers."""
-
-    rates: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    failovers_s: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, title: str, kind: str, rate: float) -> None:
-        """Note what one run reached."""
-        self.rates.setdefault(title, {}).setdefault(kind, []).append(rate)
 
 
 class Writer(threading.Thread):
@@ -104,90 +93,74 @@ def _await(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def measure(kind: str, report: ClusterReport, cases: Sequence[Case], plan: argparse.Namespace, say: Progress) -> None:
+def case_title(case: Case, through: str) -> str:
+    """Title of the record about one case through the leader or through a follower."""
+    return f"{MEMBERS}-members/{case.name}/{case.shape}/{through}"
+
+
+def _wanted(patterns: Sequence[str]) -> list[tuple[Case, str]]:
+    chosen = [case for case in all_cases() if case.name in CASES and case.shape in SHAPES]
+    titled = [(case, through) for case in chosen for through in THROUGH]
+    return [(case, through) for case, through in titled if not patterns or fits(case_title(case, through), patterns)]
+
+
+def estimate_s(plan: argparse.Namespace) -> float:
+    """About how long a run takes."""
+    run = plan.seconds * (1 + WARM_SHARE + LATENCY_SHARE) + 0.6
+    return float(2 * plan.rounds * (8 + len(_wanted(plan.cases)) * run + plan.failovers * 4))
+
+
+def _measure_case(side: Side, case: Case, index: int, plan: argparse.Namespace, record: Record) -> None:
+    warm = side.run(case, max(case.shape.in_flight, 100))
+    warm = side.run(case, max(int(warm.rate * plan.seconds * WARM_SHARE), 1))
+    run = side.run(case, max(int(warm.rate * plan.seconds), 1))
+    times_us = side.latencies_us(case, max(int(run.rate * plan.seconds * LATENCY_SHARE), 100))
+    record.add(index, rate=run.rate, **{name: float(percentile(times_us, at)) for name, at in PERCENTILES.items()})
+
+
+def _round(kind: str, index: int, plan: argparse.Namespace, records: dict[str, Record], recorder: Recorder) -> None:
     """One round of one kind, on a fresh cluster."""
     with ExitStack() as stack:
         cluster = stack.enter_context(Cluster([kind] * MEMBERS, [f"--quota-backend-bytes={QUOTA_BYTES}"]))
         leader = cluster.leader()
         servers = dict(zip(THROUGH, (leader, cluster.followers()[0]), strict=True))
         sides = {through: stack.enter_context(Side(server)) for through, server in servers.items()}
-        sides["leader"].fill()
-        for case in cases:
-            for through, side in sides.items():
-                title = f"{case.title} through the {through}"
-                say(f"{title}, {kind}")
-                warm = side.run(case, max(case.shape.in_flight, 100))
-                warm = side.run(case, int(warm.rate * plan.seconds * 0.2))
-                report.add(title, kind, side.run(case, int(warm.rate * plan.seconds)).rate)
+        sides["leader"].fill(ROWS)
+        for case, through in _wanted(plan.cases):
+            title = case_title(case, through)
+            recorder.say(f"{title}, {kind}")
+            _measure_case(sides[through], case, index, plan, records[title])
         for number in range(plan.failovers):
-            say(f"failover {number + 1}/{plan.failovers}, {kind}")
-            report.failovers_s.setdefault(kind, []).append(failover_s(cluster))
+            recorder.say(f"failover {number + 1}/{plan.failovers}, {kind}")
+            records[FAILOVER].add(index, failover_s=failover_s(cluster))
 
 
-def table(report: ClusterReport, names: tuple[str, str]) -> str:
-    """Reference, subject, ratio of the medians, spread of the ratio over the rounds."""
-    rows = [("", *names, "ratio", "spread")]
-    for title, rates in report.rates.items():
-        first, second = (rates[name] for name in names)
-        ratios = [b / a for a, b in zip(first, second, strict=True)]
-        spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
-        rows.append(
-            (f"{title} (req/s)", f"{median(first):,.0f}", f"{median(second):,.0f}", f"{median(ratios):.2f}", spread)
-        )
-    if report.failovers_s:
-        first, second = (report.failovers_s[name] for name in names)
-        spread = "; ".join(f"{min(values):.2f}-{max(values):.2f} s" for values in (first, second))
-        ratio = median(second) / median(first)
-        rows.append(("failover (s)", f"{median(first):.2f}", f"{median(second):.2f}", f"{ratio:.2f}", spread))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join(lines)
+def measure(names: Names, plan: argparse.Namespace, recorder: Recorder) -> None:
+    """Alternate between clusters of both kinds."""
+    titles = [case_title(case, through) for case, through in _wanted(plan.cases)]
+    titles += [FAILOVER] if plan.failovers else []
+    with recorder.cases(titles) as records:
+        for number in range(plan.rounds):
+            for index, kind in enumerate(names):
+                recorder.say(f"{MEMBERS} members, round {number + 1}/{plan.rounds}, {kind}")
+                _round(kind, index, plan, records, recorder)
+                recorder.progress.advance(estimate_s(plan) / plan.rounds / 2)
 
 
-def _say_round(say: Progress, number: int, text: str) -> None:
-    say(f"round {number}: {text}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options of this command."""
+    made = argparse.ArgumentParser(
         prog="python -m benchmarks clusters",
         description="Measure clusters of three ratifyd members against clusters of three etcd members, in turn.",
-        epilog="Example: python -m benchmarks clusters --rounds 3 --failovers 5 --json clusters.json",
+        epilog="Example: python -m benchmarks clusters --rounds 3 --failovers 5 --into results.json",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="alternations between the kinds (default 3)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of one measured run (default 3)")
-    parser.add_argument("--failovers", type=int, default=3, help="leaders to kill in each round (default 3; 0: none)")
-    parser.add_argument("--reference", choices=KINDS, default="etcd", help="first kind (default etcd)")
-    parser.add_argument("--subject", choices=KINDS, default="ratifyd", help="second kind (default ratifyd)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here too")
-    return parser
+    made.add_argument("--cases", type=patterns_of, default=[], metavar="PATTERNS", help="e.g. 3-members/put/*")
+    made.add_argument("--failovers", type=int, default=3, help="leaders to kill in each round (default 3; 0: none)")
+    add_common(made)
+    return made
 
 
-def main(argv: Sequence[str], say: Progress) -> int:
-    """Measure, print the table, write the JSON file; 1 when a server or h2load fails."""
-    arguments = _parser().parse_args(argv)
-    names = (arguments.reference, arguments.subject)
-    cases = [case for case in all_cases() if case.name in CASES and case.shape in SHAPES]
-    report = ClusterReport()
-    try:
-        find_h2load()
-        for number in range(arguments.rounds):
-            for kind in names:
-                measure(kind, report, cases, arguments, partial(_say_round, say, number + 1))
-    except (LoadError, StartFailed) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    about = {"machine": machine(), "file_system": file_system(Path(tempfile.gettempdir())), "members": MEMBERS}
-    sys.stderr.write("\n")
-    sys.stdout.write(
-        f"{about['machine']}, {MEMBERS} members, data on {about['file_system']}\n\n{table(report, names)}\n"
-    )
-    if arguments.json:
-        figures = {"about": about, "rates": report.rates, "failovers_s": report.failovers_s}
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0
+def main(argv: Sequence[str]) -> int:
+    """Measure, print the table, append to the file; 1 when a server or h2load fails."""
+    plan = parser().parse_args(argv)
+    return checked(plan, estimate_s(plan), partial(measure, plan=plan))

@@ -1,6 +1,6 @@
 """Load that h2load cannot make: keys that differ, streams, watchers. Runs as a process of its own.
 
-`python -m benchmarks.generator ENDPOINT LOAD CONNECTIONS STREAMS SECONDS` prints one JSON object, see `Figures`.
+`python -m benchmarks.generator LOAD SETTING`, the latter as JSON, prints one JSON object, see `Setting`, `Figures`.
 The client costs about as much processor as a server, so figures understate ratios: both sides bear it alike.
 """
 
@@ -11,13 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import uvloop
 
-from benchmarks.cases import KEYS, VALUE, read_key
+from benchmarks.bulk import space_key
+from benchmarks.cases import KEYS, SHAPES, VALUE, read_key
 from benchmarks.load import LoadError, Shape, percentile
-from harness.fastgrpc import Answer, Call, FastConnection
+from harness.fastgrpc import Answer, Call, FastConnection, Metadata
 from ratifyd.proto import rpc_pb2
 
 RANGE = "/etcdserverpb.KV/Range"
@@ -33,10 +35,10 @@ WRITE_SHARE = 0.1
 SWAP_KEYS = 1000
 DELETED_AT_ONCE = 10
 LEASE_TTL_S = 600
-FAN_OUT = 1000
 WATCHED_KEYS = 1000
 WATCHERS_PER_KEY = 10
 PROCESS_TIMEOUT_S = 300.0
+ROOT = Path(__file__).resolve().parent.parent
 
 Request = tuple[str, bytes]
 Check = Callable[[str, bytes], None]
@@ -57,11 +59,22 @@ class Figures:
         return self.count / self.elapsed_s
 
 
-def run_generated(endpoint: str, load: str, shape: Shape, seconds: float) -> Figures:
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where a load goes, how wide it is and how long; `keys` is how many there are, for loads that draw from them."""
+
+    endpoint: str
+    connections: int
+    streams: int
+    seconds: float
+    keys: int = KEYS
+    metadata: Metadata = field(default=())
+
+
+def run_generated(load: str, setting: Setting) -> Figures:
     """Run a load in a process of its own; LoadError when a request failed."""
-    command = [sys.executable, "-m", "benchmarks.generator", endpoint, load]
-    command += [str(shape.connections), str(shape.streams), str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_TIMEOUT_S)
+    command = [sys.executable, "-m", "benchmarks.generator", load, json.dumps(asdict(setting))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_TIMEOUT_S, cwd=ROOT)
     if done.returncode:
         raise LoadError(f"{load} failed:\n{done.stderr[-2000:]}")
     return Figures(**json.loads(done.stdout))
@@ -70,25 +83,40 @@ def run_generated(endpoint: str, load: str, shape: Shape, seconds: float) -> Fig
 # --- requests one after the other ----------------------------------------------------------------------------------
 
 
-def _mixed(number: int) -> Iterator[Request]:
+def _mixed(number: int, keys: int) -> Iterator[Request]:
     """One put for nine gets, of keys drawn at random."""
     draw = random.Random(number)
     while True:
-        key = read_key(draw.randrange(KEYS))
+        key = read_key(draw.randrange(keys))
         if draw.random() < WRITE_SHARE:
             yield PUT, rpc_pb2.PutRequest(key=key, value=VALUE).SerializeToString()
         else:
             yield RANGE, rpc_pb2.RangeRequest(key=key).SerializeToString()
 
 
-def _puts(number: int) -> Iterator[Request]:
+def _puts(number: int, keys: int) -> Iterator[Request]:
     """Puts of keys drawn at random."""
     draw = random.Random(number)
     while True:
-        yield PUT, rpc_pb2.PutRequest(key=read_key(draw.randrange(KEYS)), value=VALUE).SerializeToString()
+        yield PUT, rpc_pb2.PutRequest(key=read_key(draw.randrange(keys)), value=VALUE).SerializeToString()
 
 
-def _swaps(number: int) -> Iterator[Request]:
+def _space_puts(number: int, keys: int) -> Iterator[Request]:
+    """Puts of keys drawn at random from a loaded keyspace."""
+    draw = random.Random(number)
+    while True:
+        key = space_key(draw.randrange(keys))
+        yield PUT, rpc_pb2.PutRequest(key=key, value=VALUE).SerializeToString()
+
+
+def _space_gets(number: int, keys: int) -> Iterator[Request]:
+    """Gets of keys drawn at random from a loaded keyspace."""
+    draw = random.Random(number)
+    while True:
+        yield RANGE, rpc_pb2.RangeRequest(key=space_key(draw.randrange(keys))).SerializeToString()
+
+
+def _swaps(number: int, keys: int) -> Iterator[Request]:
     """Compare and swap: replace a key drawn at random if it exists, else read it."""
     draw = random.Random(number)
     compare = rpc_pb2.Compare
@@ -104,7 +132,7 @@ def _swaps(number: int) -> Iterator[Request]:
         )
 
 
-def _deletes(number: int) -> Iterator[Request]:
+def _deletes(number: int, keys: int) -> Iterator[Request]:
     """Ten puts, then one deletion of all ten."""
     prefix = b"deleted/%d/" % number
     whole = rpc_pb2.DeleteRangeRequest(key=prefix, range_end=prefix[:-1] + b"0").SerializeToString()
@@ -117,7 +145,7 @@ def _deletes(number: int) -> Iterator[Request]:
         yield DELETE, whole
 
 
-def _grants(number: int) -> Iterator[Request]:
+def _grants(number: int, keys: int) -> Iterator[Request]:
     """Leases granted and revoked in turn, by ids of our own."""
     lease = (number + 1) << 32
     while True:
@@ -129,8 +157,11 @@ def _grants(number: int) -> Iterator[Request]:
 class Repeater:
     """One stream of requests: the next leaves when the last is answered, until the time is up."""
 
-    def __init__(self, connection: FastConnection, requests: Iterator[Request], until: float) -> None:
+    def __init__(
+        self, connection: FastConnection, requests: Iterator[Request], until: float, metadata: Metadata
+    ) -> None:
         self._connection = connection
+        self._metadata = metadata
         self._requests = requests
         self._until = until
         self._began = 0.0
@@ -144,7 +175,7 @@ class Repeater:
     def _send(self) -> None:
         path, message = next(self._requests)
         self._began = time.perf_counter()
-        self._connection.unary(path, message).add_done_callback(self._answered)
+        self._connection.unary(path, message, self._metadata).add_done_callback(self._answered)
 
     def _answered(self, answer: "asyncio.Future[Answer]") -> None:
         now = time.perf_counter()
@@ -159,14 +190,17 @@ class Repeater:
             self._send()
 
 
-async def _repeat(
-    connections: list[FastConnection], streams: int, seconds: float, requests: Callable[[int], Iterator[Request]]
-) -> Figures:
+async def _repeat(connections: list[FastConnection], setting: Setting, requests: "Requests") -> Figures:
     began = time.perf_counter()
     repeaters = [
-        Repeater(connection, requests(at * streams + stream), began + seconds)
+        Repeater(
+            connection,
+            requests(at * setting.streams + stream, setting.keys),
+            began + setting.seconds,
+            tuple((name, value) for name, value in setting.metadata),
+        )
         for at, connection in enumerate(connections)
-        for stream in range(streams)
+        for stream in range(setting.streams)
     ]
     for repeater in repeaters:
         repeater.start()
@@ -206,18 +240,18 @@ class Exchange:
             self.over.set_result(None)
 
 
-async def _keep_alives(connections: list[FastConnection], streams: int, seconds: float) -> Figures:
+async def _keep_alives(connections: list[FastConnection], setting: Setting) -> Figures:
     """Keep-alives of one lease for each stream."""
     exchanges = []
     began = time.perf_counter()
     for connection in connections:
-        for _ in range(streams):
+        for _ in range(setting.streams):
             answer = await connection.unary(GRANT, rpc_pb2.LeaseGrantRequest(TTL=LEASE_TTL_S).SerializeToString())
             lease = rpc_pb2.LeaseGrantResponse.FromString(answer.message).ID
             message = rpc_pb2.LeaseKeepAliveRequest(ID=lease).SerializeToString()
             exchanges.append((connection, message))
     began = time.perf_counter()
-    running = [Exchange(connection, KEEP_ALIVE, message, began + seconds) for connection, message in exchanges]
+    running = [Exchange(connection, KEEP_ALIVE, message, began + setting.seconds) for connection, message in exchanges]
     for exchange in running:
         exchange.start()
     await asyncio.gather(*(exchange.over for exchange in running))
@@ -280,58 +314,53 @@ async def _watch(connections: list[FastConnection], seconds: float, keys: int, p
     return _figures(watchers.times_us, time.perf_counter() - began)
 
 
-def _repeating(requests: Callable[[int], Iterator[Request]]) -> "Load":
-    async def load(connections: list[FastConnection], streams: int, seconds: float) -> Figures:
-        return await _repeat(connections, streams, seconds, requests)
+def _repeating(requests: "Requests") -> "Load":
+    async def load(connections: list[FastConnection], setting: Setting) -> Figures:
+        return await _repeat(connections, setting, requests)
 
     return load
 
 
-async def _one_key(connections: list[FastConnection], streams: int, seconds: float) -> Figures:
-    return await _watch(connections, seconds, 1, FAN_OUT)
+def _watching(keys: int, per_key: int) -> "Load":
+    async def load(connections: list[FastConnection], setting: Setting) -> Figures:
+        return await _watch(connections, setting.seconds, keys, per_key)
+
+    return load
 
 
-async def _many_keys(connections: list[FastConnection], streams: int, seconds: float) -> Figures:
-    return await _watch(connections, seconds, WATCHED_KEYS, WATCHERS_PER_KEY)
-
-
-async def _one_watcher(connections: list[FastConnection], streams: int, seconds: float) -> Figures:
-    return await _watch(connections, seconds, 1, 1)
-
-
-Load = Callable[[list[FastConnection], int, float], Awaitable[Figures]]
+Requests = Callable[[int, int], Iterator[Request]]
+"""Requests of one stream, by its number and the number of keys."""
+Load = Callable[[list[FastConnection], Setting], Awaitable[Figures]]
+FAN_OUTS = {"watch-latency": 1, "watch-fan-out-10": 10, "watch-fan-out-100": 100, "watch-fan-out": 1000}
+"""Watchers of one key, by load."""
 LOADS: dict[str, Load] = {
     "mixed": _repeating(_mixed),
+    "mixed-auth": _repeating(_mixed),
     "put-random": _repeating(_puts),
     "txn-swap": _repeating(_swaps),
     "delete-range": _repeating(_deletes),
     "lease-grant": _repeating(_grants),
     "lease-keepalive": _keep_alives,
-    "watch-fan-out": _one_key,
-    "watch-many-keys": _many_keys,
-    "watch-latency": _one_watcher,
+    **{load: _watching(1, watchers) for load, watchers in FAN_OUTS.items()},
+    "watch-many-keys": _watching(WATCHED_KEYS, WATCHERS_PER_KEY),
 }
-"""Everything this generator can do. Watch loads count events, and time each from the put to the event."""
+"""What is compared. Watch loads count events, and time each from the put to the event."""
+SPACE_LOADS: dict[str, Load] = {"get": _repeating(_space_gets), "put": _repeating(_space_puts)}
+"""What is done to a loaded keyspace."""
 
 
 def all_loads() -> list[tuple[str, str, Shape]]:
     """Title, load and shape of everything worth measuring."""
     lone, busy, watching = Shape(1, 1), Shape(100, 10), Shape(10, 1)
-    loads = []
-    shapes: tuple[Shape, ...]
-    for load in LOADS:
-        if load.startswith("watch"):
-            shapes = (lone,) if load == "watch-latency" else (watching,)
-        else:
-            shapes = (busy,) if load in ("mixed", "put-random") else (lone, busy)
-        loads += [(f"{load}/{shape}", load, shape) for shape in shapes]
-    return loads
+    shapes = {"mixed": SHAPES, "mixed-auth": (busy,), "put-random": (busy,), "watch-latency": (lone,)}
+    usual = {load: (watching,) if load.startswith("watch") else (lone, busy) for load in LOADS}
+    return [(f"{load}/{shape}", load, shape) for load in LOADS for shape in shapes.get(load, usual[load])]
 
 
-async def _main(endpoint: str, load: str, connections: int, streams: int, seconds: float) -> Figures:
-    opened = [await FastConnection.connect(endpoint) for _ in range(connections)]
+async def _main(load: str, setting: Setting) -> Figures:
+    opened = [await FastConnection.connect(setting.endpoint) for _ in range(setting.connections)]
     try:
-        return await LOADS[load](opened, streams, seconds)
+        return await {**LOADS, **SPACE_LOADS}[load](opened, setting)
     finally:
         for connection in opened:
             connection.close()
@@ -339,8 +368,8 @@ async def _main(endpoint: str, load: str, connections: int, streams: int, second
 
 def main(argv: Sequence[str]) -> None:
     """Run one load and print its figures."""
-    endpoint, load, connections, streams, seconds = argv
-    figures = uvloop.run(_main(endpoint, load, int(connections), int(streams), float(seconds)))
+    load, setting = argv
+    figures = uvloop.run(_main(load, Setting(**json.loads(setting))))
     sys.stdout.write(json.dumps(asdict(figures)) + "\n")
 
 

@@ -42,6 +42,10 @@ class Shape:
         return f"{self.connections}x{self.streams}"
 
 
+ALONE = Shape(1, 1)
+"""One request at a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadResult:
     """What one run reached. `data_bytes` is the sum of all reply messages with their 5-byte prefixes."""
@@ -127,13 +131,15 @@ def run_load(
     return result
 
 
-def run_latencies_us(endpoint: str, method: str, message: bytes, requests: int) -> list[int]:
-    """Microseconds of each of `requests` calls sent one after the other on one connection; the first tenth warms up."""
+def run_latencies_us(
+    endpoint: str, method: str, message: bytes, requests: int, shape: Shape = ALONE, headers: Sequence[str] = ()
+) -> list[int]:
+    """Microseconds of each of `requests` calls; the first tenth warms up and does not count."""
     with tempfile.TemporaryDirectory(prefix="h2load-") as directory:
         log = Path(directory) / "log"
-        run_load(endpoint, method, message, Shape(1, 1), requests, log=log)
+        run_load(endpoint, method, message, shape, requests, headers=headers, log=log)
         rows = [line.split() for line in log.read_text().splitlines()]
-    return [int(row[2]) for row in rows[requests // 10 :]]
+    return [int(row[2]) for row in rows[len(rows) // 10 :]]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -1,7 +1,5 @@
 """What Linux says about a running process: CPU time and memory, its threads included."""
 
-import os
-import platform
 from pathlib import Path
 
 
@@ -29,23 +27,6 @@ def _status_bytes(pid: int, field: str) -> int:
     raise ValueError(f"no {field} for process {pid}")
 
 
-def file_system(directory: Path) -> str:
-    """Type of the file system a directory lies on, such as ext4; tmpfs makes every fsync free."""
-    best, kind = "", "unknown"
-    real = str(directory.resolve())
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, mount, mounted_kind, *_ = line.split()
-        inside = real == mount or real.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(best):
-            best, kind = mount, mounted_kind
-    return kind
-
-
-def machine() -> str:
-    """One line: processor, cores, kernel, Python."""
-    model = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+def allocated_bytes(directory: Path) -> int:
+    """Disk space that a directory's files occupy, preallocated parts included and holes not."""
+    return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())

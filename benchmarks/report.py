@@ -1,116 +1,57 @@
-"""A Report as a table for people and as JSON for comparisons over time."""
+"""Records as a table for people, in a terminal."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.compare import LATENCY_PERCENTILES, Report, median
+from benchmarks.records import METRICS, Record, metrics_of, shown
 
 Row = tuple[str, str, str, str, str]
+NOISY_CORES = 0.2
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+def described(environment: dict[str, Any]) -> str:
+    """One line: hardware, system, versions."""
+    return (
+        f"{environment['processor']}, {environment['cores']} cores, {environment['memory_gib']} GiB, "
+        f"Linux {environment['kernel']}, data on {environment['file_system']}, "
+        f"Python {environment['python']}, {environment['h2load']}, "
+        f"{environment['reference']} {environment['reference_version']}, "
+        f"{environment['subject']} {environment['subject_version']}"
+        f"{' at ' + environment['commit'] if environment['commit'] else ''}"
+    )
 
 
-def _ratio(first: float, second: float) -> str:
-    return f"{second / first:.2f}" if first else "-"
+def spread(ratios: Sequence[float]) -> str:
+    """Smallest and largest of several."""
+    return f"{min(ratios):.2f}-{max(ratios):.2f}" if len(ratios) > 1 else ""
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{min(values):.2f}-{max(values):.2f}" if len(values) > 1 else ""
+def noisy(record: Record) -> bool:
+    """Whether something else kept the machine busy."""
+    return record.others_cores > NOISY_CORES
 
 
-def _case_rows(report: Report) -> Iterable[Row]:
-    for result in report.cases:
-        first, second = (median(rates) for rates in result.rates)
-        title = f"{result.case.title} (req/s)"
-        yield title, _number(first), _number(second), f"{median(result.ratios):.2f}", _spread(result.ratios)
-        first, second = (median(cpu) for cpu in result.cpu_us)
-        yield "  server CPU per request (us)", _number(first), _number(second), _ratio(first, second), ""
+def _rows(record: Record) -> Iterator[Row]:
+    for number, name in enumerate(metrics_of(record)):
+        metric = METRICS[name]
+        first, second = (shown(name, value) for value in record.medians(name))
+        mark = "*" if noisy(record) and not number else ""
+        title = f"{record.case}{mark}: {metric.label}" if not number else f"  {metric.label}"
+        ratio = record.ratio(name)
+        yield f"{title} ({metric.unit})", first, second, f"{ratio:.2f}" if ratio else "-", spread(record.ratios(name))
 
 
-def _generated_rows(report: Report) -> Iterable[Row]:
-    for result in report.generated:
-        first, second = (median(rates) for rates in result.rates)
-        unit = "events/s" if result.title.startswith("watch") else "req/s"
-        yield (
-            f"{result.title} ({unit})",
-            _number(first),
-            _number(second),
-            f"{median(result.ratios):.2f}",
-            _spread(result.ratios),
-        )
-        for name in ("p50_us", "p99_us"):
-            first, second = (median([getattr(each, name) for each in side]) for side in result.figures)
-            yield f"  {name[:3]} (us)", _number(first), _number(second), _ratio(first, second), ""
-        first, second = (median(cpu) for cpu in result.cpu_us)
-        yield "  server CPU each (us)", _number(first), _number(second), _ratio(first, second), ""
-
-
-def _latency_rows(report: Report) -> Iterable[Row]:
-    for name, (first, second) in report.latencies_us.items():
-        for percent, a, b in zip(LATENCY_PERCENTILES, first, second, strict=True):
-            yield f"{name} alone, p{percent:g} (us)", _number(a), _number(b), _ratio(a, b), ""
-
-
-def _other_rows(report: Report) -> Iterable[Row]:
-    first, second = (median(starts) for starts in report.start_s)
-    yield "start to ready (s)", _number(first), _number(second), _ratio(first, second), ""
-    first, second = report.idle_percent
-    yield "idle CPU (% of a core)", _number(first), _number(second), _ratio(first, second), ""
-    for title, pair in (("resident memory", report.resident_bytes), ("of it private", report.private_bytes)):
-        first, second = (size / 2**20 for size in pair)
-        yield f"{title} after the runs (MiB)", _number(first), _number(second), _ratio(first, second), ""
-
-
-def table(report: Report, names: tuple[str, str]) -> str:
+def table(environments: Sequence[dict[str, Any]], records: Sequence[Record]) -> str:
     """Aligned columns: reference, subject, ratio subject/reference, spread of the ratio over the rounds."""
-    rows = [("", *names, "ratio", "spread"), *_case_rows(report), *_generated_rows(report)]
-    rows += [*_latency_rows(report), *_other_rows(report)]
+    found = environments[records[-1].environment]
+    rows: list[Row] = [("", found["reference"], found["subject"], "ratio", "spread")]
+    rows += [row for record in records for row in _rows(record)]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = []
+    lines = [described(found), ""]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         lines.append("  ".join(cells).rstrip())
-    note = "req/s: more is better; everything else: less is better. ratio = second column / first column."
-    return "\n".join([*lines, "", note])
-
-
-def as_json(report: Report, names: tuple[str, str], about: dict[str, Any]) -> dict[str, Any]:
-    """Every figure of every round."""
-    cases = {
-        result.case.title: {
-            "rates": dict(zip(("reference", "subject"), result.rates, strict=True)),
-            "cpu_us_per_request": dict(zip(("reference", "subject"), result.cpu_us, strict=True)),
-            "ratio": median(result.ratios),
-        }
-        for result in report.cases
-    }
-    generated = {
-        result.title: {
-            "figures": {
-                side: [asdict(each) for each in figures]
-                for side, figures in zip(("reference", "subject"), result.figures, strict=True)
-            },
-            "cpu_us_each": dict(zip(("reference", "subject"), result.cpu_us, strict=True)),
-            "ratio": median(result.ratios),
-        }
-        for result in report.generated
-    }
-    return {
-        "about": {**about, "reference": names[0], "subject": names[1]},
-        "cases": cases,
-        "generated": generated,
-        "latency_us": {
-            name: {
-                f"p{percent:g}": pair
-                for percent, pair in zip(LATENCY_PERCENTILES, zip(*both, strict=True), strict=True)
-            }
-            for name, both in report.latencies_us.items()
-        },
-        "start_s": report.start_s,
-        "idle_percent": report.idle_percent,
-        "resident_bytes": report.resident_bytes,
-        "private_bytes": report.private_bytes,
-    }
+    lines += ["", "Of rates more is better, of everything else less. ratio = second column / first column."]
+    if any(noisy(record) for record in records):
+        lines.append(f"* other processes kept more than {NOISY_CORES:g} cores busy meanwhile: measure again.")
+    return "\n".join(lines)

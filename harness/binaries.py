@@ -24,7 +24,9 @@ def etcd_binary(name: str = "etcd") -> str:
 def other_etcd_binary(name: str = "etcd") -> str | None:
     """Path of the same program in the version under RATIFYD_TEST_ETCD; None when there is none."""
     given = os.environ.get("RATIFYD_TEST_ETCD")
-    return str(Path(given).parent / name) if given else None
+    if not given:
+        return None
+    return given if name == "etcd" else str(Path(given).parent / name)
 
 
 def server_command(kind: str) -> list[str]:
