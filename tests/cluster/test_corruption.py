@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness.binaries import other_etcd_binary
 from harness.clusters import Cluster, call, wait_for
 from harness.outcomes import failure
 from harness.servers import EtcdServer, StartFailed
@@ -166,3 +167,39 @@ def test_beside_etcd(leads: str, start_cluster: StartCluster) -> None:
     expected = [(culprit if leads == "ratifyd" else 0, CORRUPT)]
     assert wait_for("an alarm", lambda: alarms(leader) or None) == expected
     assert cluster.ctl("alarm", "disarm").status == 0
+
+
+@pytest.mark.skipif(other_etcd_binary() is None, reason="RATIFYD_TEST_ETCD names no other etcd")
+@pytest.mark.parametrize("leads", ["other-etcd", "ratifyd"])
+def test_compactions_beside_etcd_36(leads: str, start_cluster: StartCluster) -> None:
+    """Both kinds hash what they compact alike, under load; a difference is found by a leader of either kind."""
+    cluster = start_cluster("other-etcd", "ratifyd", "ratifyd", flags=COMPACTIONS_GATE)
+    leader = cluster.lead(leads)
+    workload = Workload(workers=2, persistent=True)
+    with workload.running(leader.client_endpoint), Client(leader.client_endpoint) as client:
+        for _ in range(6):
+            workload.wait_acknowledged(40)
+            client.compact(client.revision() - 7)
+    cluster.wait_equal()
+    checks = 0
+    with Client(leader.client_endpoint) as client:
+
+        def checked() -> bool | None:
+            nonlocal checks
+            if leader.log_text().count("successfully checked hash on whole cluster") > checks:
+                return True
+            client.compact(client.put(b"one", b"more"), physical=True)
+            return None
+
+        for checks in range(3):
+            wait_for("a check", checked, 30.0)
+    assert alarms(leader) == []
+    assert "mismatch" not in "".join(server.log_text() for server in cluster.members)
+    fill(cluster)
+    follower = next(server for server in cluster.members if server.kind == "ratifyd" and server is not leader)
+    culprit = cluster.id_of(follower)
+    damage(follower)
+    follower.start()
+    with Client(leader.client_endpoint) as client:
+        client.compact(client.revision() - 3, physical=True)
+    assert wait_for("an alarm", lambda: alarms(leader) or None) == [(culprit, CORRUPT)]
