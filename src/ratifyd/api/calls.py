@@ -148,6 +148,10 @@ class Call(ABC):
         """Take the outcome of a proposal: a response body that lacks its header, or the error."""
 
     @abstractmethod
+    def is_open(self) -> bool:
+        """Whether whoever asked still waits."""
+
+    @abstractmethod
     def when_gone(self, gone: Gone) -> None:
         """Have `gone` called if whoever asked will not wait until `settled`; says why."""
 
@@ -253,6 +257,10 @@ class ClientCall(Call):
         else:
             self.fail(error)
 
+    def is_open(self) -> bool:
+        """Whether the client still waits."""
+        return self.session.is_open(self.stream_id)
+
     def when_gone(self, gone: Gone) -> None:
         """Have `gone` called if the client goes or takes the request back, or this member stops, before `settled`."""
         self.session.when_gone[self.stream_id] = partial(gone, ContextCanceled())
@@ -298,6 +306,10 @@ class InnerCall(Call):
     def answer(self, body: bytes, error: EtcdError | None) -> None:
         """Hand the outcome of a proposal back."""
         self._done(self._server.header() + body if error is None else b"", error)
+
+    def is_open(self) -> bool:
+        """Somebody may still have to tidy up."""
+        return True
 
     def when_gone(self, gone: Gone) -> None:
         """Nothing to look out for: whoever asked waits for the outcome, to tidy up with it."""

@@ -46,7 +46,9 @@ def member_add(server: Server, call: Call) -> None:
     def done(error: EtcdError | None) -> None:
         _answer(call, response, error)
 
-    member = server.changes.add(urls, learner=request.isLearner, done=done, timeout_s=call.head.timeout_s)
+    member = server.changes.add(
+        urls, learner=request.isLearner, done=done, timeout_s=call.head.timeout_s, wanted=call.is_open
+    )
     response.member.CopyFrom(_encode(member))
 
 
@@ -58,7 +60,7 @@ def member_remove(server: Server, call: Call) -> None:
     def done(error: EtcdError | None) -> None:
         _answer(call, MemberRemoveResponse(), error)
 
-    server.changes.remove(request.ID, done=done, timeout_s=call.head.timeout_s)
+    server.changes.remove(request.ID, done=done, timeout_s=call.head.timeout_s, wanted=call.is_open)
 
 
 def member_update(server: Server, call: Call) -> None:
@@ -70,7 +72,7 @@ def member_update(server: Server, call: Call) -> None:
     def done(error: EtcdError | None) -> None:
         _answer(call, MemberUpdateResponse(), error)
 
-    server.changes.update(request.ID, urls, done=done, timeout_s=call.head.timeout_s)
+    server.changes.update(request.ID, urls, done=done, timeout_s=call.head.timeout_s, wanted=call.is_open)
 
 
 def member_promote(server: Server, call: Call) -> None:
@@ -88,7 +90,7 @@ def member_promote(server: Server, call: Call) -> None:
 
     try:
         token = (token_of(call.head) or b"").decode("latin-1")
-        server.changes.promote(request.ID, done=done, timeout_s=call.head.timeout_s, token=token)
+        server.changes.promote(request.ID, done=done, timeout_s=call.head.timeout_s, token=token, wanted=call.is_open)
     except EtcdError as error:
         done(error)
 

@@ -118,7 +118,13 @@ class LeaseService:
             else:
                 answer(None, False)
 
-        self._caught_up(caught_up)
+        def confirmed(leading: bool) -> None:
+            if leading:
+                self._caught_up(caught_up)
+            else:
+                answer(None, True)
+
+        self._confirm(confirmed)
 
     def lookup_here(self, lease_id: int, keys: bool) -> LeaseTimeToLiveResponse | None:
         """What this member's clock says; None when there is no such lease."""

@@ -20,8 +20,10 @@ class Leasing:
     __slots__ = (
         "_book",
         "_checkpoint",
+        "_checkpointed",
         "_checkpoints",
         "_extend_s",
+        "_now",
         "_propose",
         "_timer",
         "_waiting",
@@ -35,6 +37,7 @@ class Leasing:
         propose: Callable[[bytes, Answer], None],
         checkpoint: Callable[[bytes, Answer], None],
         *,
+        now: Callable[[], float],
         extend_s: float,
         checkpoints: bool,
     ) -> None:
@@ -45,10 +48,13 @@ class Leasing:
         self._book = book
         self._propose = propose
         self._checkpoint = checkpoint
+        self._now = now
         self._checkpoints = checkpoints
         self._extend_s = extend_s
         self._timer: LeaseTimer | None = None
         self._waiting: dict[int, list[Renewed]] = {}
+        self._checkpointed: set[int] = set()
+        """Leases of which a rest may be in the log that is not applied yet."""
         self.expired_total = 0
         self.renewed_total = 0
 
@@ -62,6 +68,7 @@ class Leasing:
         if self._timer is not None:
             self._timer.close()
             self._timer = None
+        self._checkpointed = set()
         waiting, self._waiting = self._waiting, {}
         for answers in waiting.values():
             for answer in answers:
@@ -79,16 +86,23 @@ class Leasing:
         for lease_id in self._timer.expired(now, EXPIRY_LIMIT):
             self._propose(LeaseRevokeRequest(ID=lease_id).SerializeToString(), self._revoked)
         if self._checkpoints and (points := self._timer.checkpoints(now)):
-            self._propose_checkpoints(points)
+            leases, under_way = {lease_id for lease_id, _ in points}, self._checkpointed
+            under_way.update(leases)
+
+            def answered(_body: bytes, error: EtcdError | None) -> None:
+                if error is None:  # else it may still be applied, as long as this member leads
+                    under_way.difference_update(leases)
+
+            self._propose_checkpoints(points, answered)
 
     def _revoked(self, _body: bytes, error: EtcdError | None) -> None:
         self.expired_total += error is None  # if it failed it is tried again
 
-    def _propose_checkpoints(self, points: list[tuple[int, int]]) -> None:
+    def _propose_checkpoints(self, points: list[tuple[int, int]], answer: Answer) -> None:
         request = LeaseCheckpointRequest(
             checkpoints=[LeaseCheckpoint(ID=lease_id, remaining_TTL=left) for lease_id, left in points]
         )
-        self._checkpoint(request.SerializeToString(), _ignore)
+        self._checkpoint(request.SerializeToString(), answer)
 
     def changed(self, now: float) -> None:
         """A lease was granted or revoked: start its clock now, answer renewals that waited for its end."""
@@ -104,7 +118,7 @@ class Leasing:
         """Start a lease's time afresh; `answer` is told how that ended.
 
         A lease that has expired but still stands answers only once it is revoked (semantics 8.7). One whose rest was
-        checkpointed gets that cleared through the log first (semantics 8.8).
+        checkpointed gets that cleared through the log first (semantics 8.8); None when that fails.
         """
         timer = self._timer
         if timer is None:
@@ -115,12 +129,24 @@ class Leasing:
             answer(0)
         elif timer.is_expired(lease_id, now):
             self._waiting.setdefault(lease_id, []).append(answer)
+        elif lease.remaining_s or lease_id in self._checkpointed:
+            self._clear_and_renew(lease_id, answer)
         else:
-            if lease.remaining_s:
-                lease.remaining_s = 0
-                self._propose_checkpoints([(lease_id, 0)])
             self.renewed_total += 1
             answer(timer.renew(lease_id, now))
+
+    def _clear_and_renew(self, lease_id: int, answer: Renewed) -> None:
+        """Renew once no rest of the lease is on record: the next leader would not give it more than that."""
+        timer = self._timer
+
+        def cleared(_body: bytes, error: EtcdError | None) -> None:
+            if error is not None or self._timer is not timer:
+                answer(None)
+                return
+            self._checkpointed.discard(lease_id)
+            self.renew(lease_id, self._now(), answer)
+
+        self._propose_checkpoints([(lease_id, 0)], cleared)
 
     def remaining_s(self, lease: Lease, now: float) -> float:
         """Seconds a lease has left; its granted TTL where no clock runs."""
@@ -129,7 +155,3 @@ class Leasing:
     def in_order(self, now: float) -> list[int]:
         """All leases, the one that ends first in front (semantics 8.10)."""
         return sorted(self._book.leases) if self._timer is None else self._timer.leases(now)
-
-
-def _ignore(_body: bytes, _error: EtcdError | None) -> None:
-    """Nobody waits for a checkpoint: the next one makes up for it."""

@@ -23,7 +23,7 @@ from ratifyd.raft.messages import ConfChange, ConfChangeKind
 from ratifyd.raft.roles import Role
 from ratifyd.server.leader import Leadership
 from ratifyd.server.parts import Parts
-from ratifyd.server.proposals import Proposals
+from ratifyd.server.proposals import Proposals, Wanted
 
 HEALTH_INTERVAL_S = 5.0
 """A member counts as healthy when it has been connected for so long (etcd HealthInterval)."""
@@ -36,8 +36,15 @@ Changed = Callable[[EtcdError | None], None]
 """Called once the change is applied, or with why it was not."""
 
 
+def _always() -> bool:
+    return True
+
+
 class MemberChanges:
-    """Adds, removes, updates and promotes members through the log."""
+    """Adds, removes, updates and promotes members through the log.
+
+    A change that could not be proposed yet is dropped once nobody has `wanted` it any more.
+    """
 
     __slots__ = ("_clock", "_leadership", "_members", "_proposals", "_raft", "_strict", "_transport", "_wake")
 
@@ -54,7 +61,15 @@ class MemberChanges:
         self._strict = strict
         self._wake = wake
 
-    def add(self, peer_urls: Sequence[str], *, learner: bool, done: Changed, timeout_s: float | None) -> Member:
+    def add(
+        self,
+        peer_urls: Sequence[str],
+        *,
+        learner: bool,
+        done: Changed,
+        timeout_s: float | None,
+        wanted: Wanted = _always,
+    ) -> Member:
         """Propose a new member; the member it will be. Raises MemberNotEnoughStarted and Unhealthy."""
         urls = tuple(sorted(peer_urls))
         member = Member(member_id(urls, "", int(self._clock.wall())), urls, is_learner=learner)
@@ -65,30 +80,46 @@ class MemberChanges:
             if len(voters) > 1 and self._healthy(voters) < (len(voters) + 1) // 2 + 1:
                 raise Unhealthy
         kind = ChangeKind.ADD_LEARNER if learner else ChangeKind.ADD_NODE
-        self._propose(Change(kind, member), done, timeout_s)
+        self._propose(Change(kind, member), done, timeout_s, wanted)
         return member
 
-    def remove(self, member: int, *, done: Changed, timeout_s: float | None) -> None:
+    def remove(self, member: int, *, done: Changed, timeout_s: float | None, wanted: Wanted = _always) -> None:
         """Propose to remove a member. Raises MemberNotEnoughStarted and Unhealthy."""
         known = self._members.members.get(member)
         if self._strict and not (known is not None and known.is_learner):
             self._check_removal(member)
-        self._propose(Change(ChangeKind.REMOVE_NODE, Member(member, ())), done, timeout_s)
+        self._propose(Change(ChangeKind.REMOVE_NODE, Member(member, ())), done, timeout_s, wanted)
 
-    def update(self, member: int, peer_urls: Sequence[str], *, done: Changed, timeout_s: float | None) -> None:
+    def update(
+        self,
+        member: int,
+        peer_urls: Sequence[str],
+        *,
+        done: Changed,
+        timeout_s: float | None,
+        wanted: Wanted = _always,
+    ) -> None:
         """Propose other peer URLs for a member."""
         known = self._members.members.get(member)
         learner = known is not None and known.is_learner  # etcd before 3.5.31 replaces this flag, too
         change = Change(ChangeKind.UPDATE_NODE, Member(member, tuple(peer_urls), is_learner=learner))
-        self._propose(change, done, timeout_s)
+        self._propose(change, done, timeout_s, wanted)
 
-    def promote(self, member: int, *, done: Changed, timeout_s: float | None, token: str = "") -> None:
+    def promote(
+        self,
+        member: int,
+        *,
+        done: Changed,
+        timeout_s: float | None,
+        token: str = "",
+        wanted: Wanted = _always,
+    ) -> None:
         """Turn a learner into a voter, through the leader, who alone knows how far it has come.
 
         `token` shows the leader who asks. Raises MemberNotFound, LearnerNotReady and MemberNotEnoughStarted.
         """
         if self._raft.role is Role.LEADER:
-            self.promote_here(member, done=done, timeout_s=timeout_s)
+            self.promote_here(member, done=done, timeout_s=timeout_s, wanted=wanted)
             return
 
         def taken(status: int, body: bytes) -> bool:
@@ -107,7 +138,7 @@ class MemberChanges:
         headers = [("Authorization", token)] if token else []
         self._leadership.ask(f"/members/promote/{member}", b"", taken, done, headers)
 
-    def promote_here(self, member: int, *, done: Changed, timeout_s: float | None) -> None:
+    def promote_here(self, member: int, *, done: Changed, timeout_s: float | None, wanted: Wanted = _always) -> None:
         """Promote as the leader. Raises NotLeader and what `promote` raises."""
         raft = self._raft
         if raft.role is not Role.LEADER:
@@ -119,7 +150,7 @@ class MemberChanges:
             raise LearnerNotReady
         if self._strict and not self._members.may_promote():
             raise MemberNotEnoughStarted
-        self._propose(Change(ChangeKind.ADD_NODE, Member(member, ()), is_promote=True), done, timeout_s)
+        self._propose(Change(ChangeKind.ADD_NODE, Member(member, ()), is_promote=True), done, timeout_s, wanted)
 
     def as_json(self) -> bytes:
         """All members as the peer port lists them."""
@@ -137,10 +168,13 @@ class MemberChanges:
     def _healthy(self, members: list[int]) -> int:
         return self._leadership.connected(members, self._clock.time() - HEALTH_INTERVAL_S)
 
-    def _propose(self, change: Change, done: Changed, timeout_s: float | None) -> None:
+    def _propose(self, change: Change, done: Changed, timeout_s: float | None, wanted: Wanted) -> None:
         conf_change = ConfChange(ConfChangeKind(int(change.kind)), change.member.id, change.context())
         self._proposals.add_change(
-            conf_change, lambda body, error: done(error), timeout_s=UNBOUNDED_S if timeout_s is None else timeout_s
+            conf_change,
+            lambda body, error: done(error),
+            timeout_s=UNBOUNDED_S if timeout_s is None else timeout_s,
+            wanted=wanted,
         )
         self._wake()
 

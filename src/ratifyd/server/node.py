@@ -185,6 +185,7 @@ class Node:
         # Else leadership is on its way elsewhere, or too much is uncommitted: they wait.
 
     def _propose_changes(self) -> None:
+        self.proposals.drop_unwanted_changes()
         propose = self.raft.propose_conf_change
         self.proposals.changes = [change for change in self.proposals.changes if not propose(change)]
 

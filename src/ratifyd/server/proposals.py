@@ -10,12 +10,22 @@ from typing import Any
 from ratifyd.apply.entries import Answer, Waiters
 from ratifyd.apply.requests import Row
 from ratifyd.auth.identity import ANONYMOUS, Identity
-from ratifyd.errors import ContextDeadlineExceeded, EtcdError, RequestTooLarge, RequestTooManyRequests, Stopped
+from ratifyd.errors import (
+    ContextCanceled,
+    ContextDeadlineExceeded,
+    EtcdError,
+    RequestTooLarge,
+    RequestTooManyRequests,
+    Stopped,
+)
 from ratifyd.proto import fast
 from ratifyd.raft.messages import ConfChange
 
 MAX_GAP = 5000
 """Entries committed but not yet applied above which proposals are refused (etcd maxGapBetweenApplyAndCommitIndex)."""
+
+Wanted = Callable[[], bool]
+"""Whether whoever asked for a membership change still waits."""
 
 _MASK_48 = (1 << 48) - 1
 
@@ -61,8 +71,8 @@ class Proposals:
         """Membership changes waiting to be proposed."""
         self.waiters: Waiters = {}
         """Who waits, in the order of their deadlines, as all have the same time; `apply_entry` takes them out."""
-        self._changing: dict[int, tuple[Answer, float]] = {}
-        """Who waits for a membership change, and until when, by its id."""
+        self._changing: dict[int, tuple[Answer, float, Wanted]] = {}
+        """Who waits for a membership change, until when, and whether they still do, by its id."""
         self.failed_total = 0
         self.stopped = False
 
@@ -107,13 +117,21 @@ class Proposals:
         self.queued.append(data)
         self.waiters[data] = (answer, self.now() + self._timeout_s, None)
 
-    def add_change(self, change: ConfChange, answer: Answer, *, timeout_s: float) -> None:
+    def add_change(self, change: ConfChange, answer: Answer, *, timeout_s: float, wanted: Wanted) -> None:
         """Queue a membership change, whose id is set here. Raises Stopped at once."""
         if self.stopped:
             raise Stopped
         request_id = self._ids.next()
         self.changes.append(ConfChange(change.kind, change.node_id, change.context, request_id))
-        self._changing[request_id] = (answer, self.now() + timeout_s)
+        self._changing[request_id] = (answer, self.now() + timeout_s, wanted)
+
+    def drop_unwanted_changes(self) -> None:
+        """Forget changes not proposed yet whose clients have gone: a leader found later shall not see them."""
+        for change in self.changes:
+            if change.id in self._changing and not self._changing[change.id][2]():
+                self.failed_total += 1
+                self.changed(change.id, ContextCanceled())
+        self.changes = [change for change in self.changes if change.id in self._changing]
 
     def changed(self, request_id: int, error: EtcdError | None) -> None:
         """Answer whoever waits for this membership change, if anybody does."""
@@ -145,9 +163,10 @@ class Proposals:
                 answer(b"", ContextDeadlineExceeded() if data in unproposed else why(deadline - self._timeout_s))
         if self._changing:
             self._expire_changes(now, why)
+            self.drop_unwanted_changes()
 
     def _expire_changes(self, now: float, why: Callable[[float], EtcdError]) -> None:
-        overdue = [request_id for request_id, (_, deadline) in self._changing.items() if deadline <= now]
+        overdue = [request_id for request_id, (_, deadline, _) in self._changing.items() if deadline <= now]
         for request_id in overdue:
             self.failed_total += 1
             unproposed = any(change.id == request_id for change in self.changes)

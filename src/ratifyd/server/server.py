@@ -176,6 +176,7 @@ class Server:
             self.state.leases,
             lambda body, answer: self.propose(requests.LEASE_REVOKE, body, answer, identity=self._root),
             lambda body, answer: self.propose(requests.LEASE_CHECKPOINT, body, answer),
+            now=parts.clock.time,
             extend_s=election_s,
             checkpoints=config.features["LeaseCheckpoint"],
         )

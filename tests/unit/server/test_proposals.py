@@ -71,7 +71,7 @@ def test_an_entry_is_etcds_request_with_the_waiters_id(proposals: Proposals) -> 
 def test_an_answer_comes_once_and_only_to_its_waiter(proposals: Proposals) -> None:
     first, second = Waiter(), Waiter()
     for waiter in (first, second):
-        proposals.add_change(ConfChange(ConfChangeKind.REMOVE_NODE, 5), waiter, timeout_s=1)
+        proposals.add_change(ConfChange(ConfChangeKind.REMOVE_NODE, 5), waiter, timeout_s=1, wanted=lambda: True)
     request_id = proposals.changes[1].id
     proposals.changed(request_id, None)
     proposals.changed(request_id, Timeout())
@@ -95,8 +95,8 @@ def test_a_request_that_was_never_proposed_ends_with_its_deadline_only(proposals
 def test_membership_changes_have_deadlines_of_their_own(proposals: Proposals, clock: SimClock) -> None:
     soon, late = Waiter(), Waiter()
     change = ConfChange(ConfChangeKind.REMOVE_NODE, 5)
-    proposals.add_change(change, late, timeout_s=1000)
-    proposals.add_change(change, soon, timeout_s=1)
+    proposals.add_change(change, late, timeout_s=1000, wanted=lambda: True)
+    proposals.add_change(change, soon, timeout_s=1, wanted=lambda: True)
     assert len({change.id for change in proposals.changes}) == 2
     proposals.expire(clock.now + 1, why)
     assert isinstance(soon.error, ContextDeadlineExceeded)
@@ -170,3 +170,23 @@ def test_a_stop_answers_everybody(proposals: Proposals) -> None:
     assert not proposals.queued
     with pytest.raises(Stopped):
         add(proposals)
+
+
+def test_a_change_nobody_waits_for_is_never_proposed(proposals: Proposals) -> None:
+    """Its client gave up while there was no leader: one elected a day later must not carry it out."""
+    waits = {1: True, 2: True}
+    waiters = {number: Waiter() for number in waits}
+    for number, waiter in waiters.items():
+        change = ConfChange(ConfChangeKind.REMOVE_NODE, number)
+        proposals.add_change(change, waiter, timeout_s=86400, wanted=lambda number=number: waits[number])  # type: ignore[misc]
+    proposals.drop_unwanted_changes()
+    assert [change.node_id for change in proposals.changes] == [1, 2]
+    waits[1] = False
+    proposals.expire(1, lambda since: Timeout())
+    assert [change.node_id for change in proposals.changes] == [2]
+    assert proposals.pending == 1
+    (proposed,), proposals.changes = proposals.changes, []
+    waits[2] = False
+    proposals.drop_unwanted_changes()
+    proposals.changed(proposed.id, None)
+    assert waiters[2].answers == [(b"", None)]
