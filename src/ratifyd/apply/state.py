@@ -94,11 +94,22 @@ class State:
         self.store.take_over(other.store)
         self.leases.take_over(other.leases)
         self.members.take_over(other.members)
-        self._restore_auth()
+        self._take_over_auth()
         self.alarms = other.alarms
         self.consistent_index = other.consistent_index
         self.term = other.term
         self.conf_state_json = other.conf_state_json
+
+    def _take_over_auth(self) -> None:
+        """Read the auth store anew, and end the tokens that the entries in between, which are not to be seen, ended."""
+        auth, before = self.auth, self.auth.users
+        self._restore_auth()
+        if not auth.enabled:
+            auth.tokens.invalidate_all()
+        for name, user in before.items():
+            now = auth.users.get(name)
+            if now is None or now.password != user.password:
+                auth.tokens.invalidate_user(name)
 
     def has_alarm(self, alarm: int = NOSPACE) -> bool:
         """Whether any member has raised this alarm."""

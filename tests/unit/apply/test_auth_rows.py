@@ -211,6 +211,30 @@ def test_a_snapshot_replaces_it(guarded: Log) -> None:
     assert other.state.auth.tokens is other.book
 
 
+def install(log: Log, state: State) -> None:
+    """A snapshot of another member's state, which this one has missed the entries of."""
+    state.seal(lambda error: None)
+    for bucket in (schema.AUTH, schema.AUTH_USERS, schema.AUTH_ROLES):
+        rows = dict(state.buffer.range(bucket, b"", None))
+        gone: dict[bytes, bytes | None] = dict.fromkeys(log.rows(bucket).keys() - rows.keys())
+        log.backend.commit({bucket: rows | gone}, lambda error: None)
+    log.state.take_over(state)
+
+
+def test_a_snapshot_ends_the_tokens_of_who_is_gone_or_has_another_password(guarded: Log) -> None:
+    leader = guarded.restart()
+    change = rpc.AuthUserChangePasswordRequest(name="alice", hashedPassword=b64encode(b"$2a$04$another"))
+    leader.as_root(requests.AUTH_USER_CHANGE_PASSWORD, change)
+    leader.as_root(requests.AUTH_USER_DELETE, rpc.AuthUserDeleteRequest(name="bob"))
+    follower = guarded.restart()
+    install(follower, leader.state)
+    assert sorted(map(str, follower.book.told)) == ["alice", "bob"]
+    leader.as_root(requests.AUTH_DISABLE, rpc.AuthDisableRequest())
+    follower.book.told.clear()
+    install(follower, leader.state)
+    assert follower.book.told == ["everybody"]
+
+
 def test_a_snapshot_from_before_auth_begins_to_count() -> None:
     log = Log()
     log.state.take_over(log.state)
