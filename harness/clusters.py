@@ -44,9 +44,9 @@ def wait_for(what: str, look: Callable[[], T | None], timeout_s: float = 15.0) -
 
 
 def call(server: EtcdServer, service: str, method: str, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-    """One call over a channel of its own."""
+    """One call over a channel of its own, with the server's metadata."""
     with stubs.Client(server.client_endpoint) as client:
-        return getattr(getattr(client, service), method)(request, timeout=timeout_s)
+        return getattr(getattr(client, service), method)(request, timeout=timeout_s, metadata=server.metadata)
 
 
 def status(server: EtcdServer) -> rpc_pb2.StatusResponse:

@@ -109,6 +109,8 @@ class EtcdServer:
         self.name = name
         self.initial_cluster = initial_cluster
         self.start_timeout_s = start_timeout_s
+        self.metadata: tuple[tuple[str, str], ...] = ()
+        """What the harness shows when it asks: a token of root, where auth is on."""
         self._advertise_peer_url = advertise_peer_url
         self._ports_pinned = client_port is not None or peer_port is not None
         self._env = dict(env or {})

@@ -14,9 +14,12 @@ from ratifyd.errors import EtcdError
 from ratifyd.logs import timestamp
 from ratifyd.proto import text
 from ratifyd.proto.rpc_pb2 import (
+    CompactionRequest,
+    CompactionResponse,
     DeleteRangeRequest,
     DeleteRangeResponse,
     PutRequest,
+    PutResponse,
     RangeRequest,
     RangeResponse,
     ResponseHeader,
@@ -24,9 +27,11 @@ from ratifyd.proto.rpc_pb2 import (
     TxnResponse,
 )
 from ratifyd.server.server import Server
+from ratifyd.server.traces import SLOW_S, Steps
 
 RANGE, PUT = b"/etcdserverpb.KV/Range", b"/etcdserverpb.KV/Put"
 DELETE_RANGE, TXN = b"/etcdserverpb.KV/DeleteRange", b"/etcdserverpb.KV/Txn"
+COMPACT = b"/etcdserverpb.KV/Compact"
 
 Stats = tuple[int, int, int, int, str]
 """Keys asked for, bytes of the request, keys answered, bytes of the response, the request in words."""
@@ -42,6 +47,8 @@ def note_late(call: ClientCall, response: bytes, error: EtcdError | None, peer: 
     seconds = timing.now() - call.began
     if timing.extensive:
         server.metrics.rpc_handling_seconds[call.route.rpc.key].observe(seconds)
+    if seconds > SLOW_S and server.traces.wanted and (words := _TRACED.get(call.head.path)) is not None:
+        words(server, call, call.began + seconds, response, error)
     _log_call(server, call, seconds, response, error, peer)
 
 
@@ -70,6 +77,72 @@ def _log_call(
     except DecodeError:
         stats = _UNKNOWN
     log.log(level, "request stats", extra={"fields": fields | dict(zip(names, stats))})
+
+
+# --- traces ----------------------------------------------------------------------------------------------------------
+
+
+def _worked_at(call: ClientCall) -> float:
+    """When the work for a call began, after it had waited for the log or for its turn to read."""
+    found: float = getattr(call, "worked_at", call.server.timing.worked_at)
+    return found
+
+
+def _trace_range(server: Server, call: ClientCall, now: float, response: bytes, error: EtcdError | None) -> None:
+    request, answer = RangeRequest.FromString(call.message), RangeResponse.FromString(response)
+    details: list[tuple[str, object]] = [("range_begin", request.key), ("range_end", request.range_end)]
+    if error is None:
+        details += [("response_count", len(answer.kvs)), ("response_revision", answer.header.revision)]
+    server.traces.write("range", details, call.began, now, _read_steps(call, now, serializable=request.serializable))
+
+
+def _read_steps(call: ClientCall, now: float, *, serializable: bool) -> Steps:
+    done = ("range keys from bolt db", now)
+    if serializable:
+        return (done,)
+    return (("agreement among raft nodes before linearized reading", _worked_at(call)), done)
+
+
+def _trace_put(server: Server, call: ClientCall, now: float, response: bytes, error: EtcdError | None) -> None:
+    if error is None:
+        request, revision = PutRequest.FromString(call.message), PutResponse.FromString(response).header.revision
+        details = (("key", request.key), ("req_size", len(call.message)), ("response_revision", revision))
+        server.traces.write("put", details, call.began, now, (("process raft request", _worked_at(call)),))
+
+
+def _trace_txn(server: Server, call: ClientCall, now: float, response: bytes, error: EtcdError | None) -> None:
+    request, answer = Txn(TxnRequest.FromString(call.message)), TxnResponse.FromString(response)
+    read_only = request.is_read_only
+    if error is not None and not read_only:
+        return
+    details: list[tuple[str, object]] = [("read_only", read_only)]
+    if error is None:
+        counted = [("number_of_response", len(answer.responses)), ("response_revision", answer.header.revision)]
+        wrote = any(each.HasField("response_put") for each in answer.responses)
+        details += reversed(counted) if wrote else counted
+    steps = (
+        _read_steps(call, now, serializable=request.is_serializable)
+        if read_only
+        else (("process raft request", _worked_at(call)),)
+    )
+    server.traces.write("transaction", details, call.began, now, steps)
+
+
+def _trace_compaction(server: Server, call: ClientCall, now: float, response: bytes, error: EtcdError | None) -> None:
+    request, revision = (
+        CompactionRequest.FromString(call.message),
+        CompactionResponse.FromString(response).header.revision,
+    )
+    details: list[tuple[str, object]] = [("revision", request.revision)]
+    if error is None:
+        details.append(("response_revision", revision))
+    steps = [("process raft request", _worked_at(call))]
+    if request.physical:
+        steps.append(("physically toApply compaction", now))
+    server.traces.write("compact", details, call.began, now, steps)
+
+
+_TRACED = {RANGE: _trace_range, PUT: _trace_put, TXN: _trace_txn, COMPACT: _trace_compaction}
 
 
 def _stats(path: bytes, message: bytes, response: bytes) -> Stats:

@@ -121,10 +121,12 @@ class Call(ABC):
     Answering a request that has been given up is harmless.
     """
 
-    __slots__ = ("head", "message")
+    __slots__ = ("head", "message", "worked_at")
 
     head: Head
     message: bytes
+    worked_at: float
+    """Set by `work_begun` only."""
 
     @property
     @abstractmethod
@@ -163,8 +165,13 @@ class Call(ABC):
     def _wanted(self) -> Callable[[], bool]:
         """What tells whether to go on with sliced work."""
 
+    def work_begun(self) -> None:
+        """Keep when the work began that is now being done: by the answer, others will have been worked for."""
+        self.worked_at = self.server.timing.worked_at
+
     def run(self, steps: Generator[object, None, T], answer: Callable[[T], None]) -> None:
         """Run sliced work and answer with its result; it is dropped when the client gives up or its time is up."""
+        self.work_begun()
 
         def done(result: T | None, error: EtcdError | None) -> None:
             if error is not None:

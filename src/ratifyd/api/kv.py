@@ -212,6 +212,7 @@ def compact(server: Server, call: Call) -> None:
         if error is not None or not request.physical:
             call.answer(body, error)
         else:
+            call.work_begun()
             server.compaction.wait(lambda: server.committer.sync(lambda: call.answer(body, None)))
 
     server.propose(requests.COMPACTION, call.message, answered, request, identity_of(server, call.head))

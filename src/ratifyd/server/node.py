@@ -204,7 +204,7 @@ class Node:
                 for member in ready.snapshots_wanted:
                     self.on_snapshot_wanted(member)
             for read_state in ready.read_states:
-                self.reads.confirm(read_state.context, read_state.index)
+                self.reads.confirm(read_state.context, read_state.index, self.applied)
             self._unapplied.extend(ready.committed)
 
     def _append_done(self, ready: Ready) -> Done:
@@ -251,7 +251,7 @@ class Node:
         timing = self._timing
         now, quick_s = timing.now, timing.quick_s
         row, quick = PUT, 0  # of the entries since `since`, each of which took next to nothing
-        since = before = timing.move_on()
+        since = before = timing.begin_work()
         for _ in range(min(APPLY_BUDGET, len(unapplied))):
             entry = unapplied.popleft()
             if entry.kind == EntryKind.NORMAL:

@@ -6,7 +6,7 @@ Raft §6.4. A read that arrives while a batch is being confirmed waits for the n
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ratifyd.config.values import show_duration
 from ratifyd.errors import EtcdError, LeaderChanged, Stopped, Timeout
@@ -16,6 +16,17 @@ log = logging.getLogger("ratifyd.server")
 
 Read = Callable[[Any, EtcdError | None], None]
 """Called with its argument and None when the state may be read, or with the error."""
+
+
+class _Confirmed(NamedTuple):
+    """A batch that waits for the state to reach its index, and when that began."""
+
+    valid_from: int
+    reads: list[tuple[Read, Any]]
+    closed: float
+    confirmed: float
+    applied: int
+
 
 OUT_OF_DATE = (
     "ignored out-of-date read index response; local node read indexes queueing up and waiting to be in sync with leader"
@@ -39,6 +50,7 @@ class Reads:
         "_timeout_s",
         "confirmed",
         "failed_total",
+        "on_run",
         "queued",
         "slow_total",
     )
@@ -54,7 +66,9 @@ class Reads:
         self._retried = 0.0
         self._seen: deque[tuple[float, int]] = deque()
         """Moments, and how many reads were queued by then."""
-        self.confirmed: deque[tuple[int, list[tuple[Read, Any]]]] = deque()
+        self.confirmed: deque[_Confirmed] = deque()
+        self.on_run: Callable[[float, float, float, int, int], None] = _untold
+        """Told of each batch: when it was closed, confirmed, run; its index; what was applied when it was confirmed."""
         self.slow_total = 0
         """Batches that were answered too late or never."""
         self.failed_total = 0
@@ -77,10 +91,10 @@ class Reads:
         self._open_since = self._retried = self._now()
         return self._open_context
 
-    def confirm(self, context: bytes, index: int) -> None:
-        """Raft has confirmed a context: its reads are valid from this index on."""
+    def confirm(self, context: bytes, index: int, applied: int = 0) -> None:
+        """Raft has confirmed a context: its reads are valid from this index on. `applied` is where the state is."""
         if self._open and context == self._open_context:
-            self.confirmed.append((index, self._open))
+            self.confirmed.append(_Confirmed(index, self._open, self._open_since, self._now(), applied))
             self._open = []
         else:
             self.slow_total += 1
@@ -91,9 +105,10 @@ class Reads:
 
     def run(self, applied: int) -> None:
         """Run the reads whose index the state has reached."""
-        while self.confirmed and self.confirmed[0][0] <= applied:
-            _, reads = self.confirmed.popleft()
-            for read, argument in reads:
+        while self.confirmed and self.confirmed[0].valid_from <= applied:
+            batch = self.confirmed.popleft()
+            self.on_run(batch.closed, batch.confirmed, self._now(), batch.valid_from, batch.applied)
+            for read, argument in batch.reads:
                 read(argument, None)
 
     def retry(self, now: float) -> bytes | None:
@@ -142,10 +157,14 @@ class Reads:
         self._seen.clear()
         self._fail(Stopped())
         while self.confirmed:
-            self._open = self.confirmed.popleft()[1]
+            self._open = self.confirmed.popleft().reads
             self._fail(Stopped())
 
     def _fail(self, error: EtcdError) -> None:
         failed, self._open = self._open, []
         for read, argument in failed:
             read(argument, error)
+
+
+def _untold(closed: float, confirmed: float, run: float, index: int, applied: int) -> None:
+    """Nobody wants to know."""

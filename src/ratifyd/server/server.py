@@ -37,6 +37,7 @@ from ratifyd.server.sending import SnapshotSender
 from ratifyd.server.slices import Slices
 from ratifyd.server.snapshots import Snapshots
 from ratifyd.server.timing import Timing
+from ratifyd.server.traces import Traces
 from ratifyd.server.versions import Publisher, VersionMonitor, minor_of
 
 REQUEST_TIMEOUT_S = 5.0
@@ -100,6 +101,8 @@ class Server:
         ids = RequestIds(self.member_id, int(parts.clock.wall() * 1000))
         self.proposals = Proposals(ids, max_bytes=config.max_request_bytes, timeout_s=timeout_s, now=now)
         self.reads = Reads(ids.next, timeout_s=timeout_s, now=now)
+        self.traces = Traces(parts.clock.wall, self.member_id)
+        self.reads.on_run = self.traces.reads
         self.committer = Committer(
             parts.state,
             parts.clock,
@@ -344,6 +347,7 @@ class Server:
         since = now - self._ticked_at
         stale = since > STALE_TICKS * self._tick_s
         self._ticked_at = now
+        self.traces.ticked()
         self.timing.ticked(every_call=requests_log.isEnabledFor(logging.DEBUG))
         if self.is_leader and self._led and since > LATE_TICKS * self._tick_s:
             self._heartbeats_late(since)

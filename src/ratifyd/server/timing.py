@@ -32,6 +32,7 @@ from ratifyd.mvcc.store import Store
 from ratifyd.proto import fast, text
 from ratifyd.proto.etcdserver_pb2 import Request
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
+from ratifyd.server.traces import SLOW_S
 
 QUICK_S = 0.0001
 """The lowest bound of the histograms of entries and ranges: what stays below it need not be told apart."""
@@ -87,6 +88,7 @@ class Timing:
         "now",
         "quick_s",
         "unary_limit_s",
+        "worked_at",
     )
 
     def __init__(
@@ -109,18 +111,25 @@ class Timing:
         self.late_after_s = 0.0
         self.late_before = 0.0
         """A call that came before this moment deserves a look when it is answered."""
+        self.worked_at = 0.0
+        """When work on what is being answered began: entries applied, reads done after their wait."""
         self.ticked(every_call=False)
 
     def ticked(self, *, every_call: bool) -> None:
         """Move on; with `every_call`, all calls are late from now on."""
         every_call = every_call or self.extensive
-        self.late_after_s = -inf if every_call else min(self.apply_limit_s, self.unary_limit_s)
+        self.late_after_s = -inf if every_call else min(self.apply_limit_s, self.unary_limit_s, SLOW_S)
         self.move_on()
 
     def move_on(self) -> float:
         """Look at the clock before answering calls."""
         now = self.now()
         self.late_before = now - self.late_after_s
+        return now
+
+    def begin_work(self) -> float:
+        """Look at the clock before applying entries, or before reading."""
+        self.worked_at = now = self.move_on()
         return now
 
     # --- entries ---------------------------------------------------------------------------------------------------
@@ -145,7 +154,7 @@ class Timing:
         if not success:
             failed = {"took": show_duration(seconds), "request": request, "response": response}
             log.warning("failed to apply request", extra={"fields": failed | _error_field(error)})
-        self.move_on()
+        self.begin_work()
         return PUT if in_v2_form else row
 
     def slow(self, seconds: float, prefix: str, request: str, response: str, error: EtcdError | None) -> None:
@@ -185,7 +194,7 @@ class Timing:
     def begin_reads(self) -> float:
         """Reads that have waited together are about to be answered."""
         self._ranges_s = 0.0
-        return self.move_on()
+        return self.begin_work()
 
     def end_reads(self, began: float) -> None:
         """They are: each single key among them gets its share of the time."""
