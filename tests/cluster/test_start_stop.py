@@ -7,14 +7,16 @@ import json
 import os
 import queue
 import signal
+import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 import pytest
 
 from harness import stubs
-from harness.servers import EtcdServer
+from harness.servers import EtcdServer, StartFailed
 from ratifyd.proto import rpc_pb2
 from ratifyd.proto.lock_pb2 import LockRequest
 from tests.cluster.conftest import StartServer
@@ -167,3 +169,46 @@ def test_entries_that_change_nothing_may_be_forgotten(start_server: StartServer)
         with Client(server.client_endpoint) as client:
             assert client.revision() == revision
             assert client.get(b"k") == b"v"
+
+
+DESCRIPTORS = 220
+
+
+def with_few_descriptors(start_server: StartServer, limit: int, *flags: str) -> EtcdServer:
+    """A server, yet to be started, that may open so many files and connections."""
+    server = start_server(*flags, start=False)
+    command = server.command()
+    server.command = lambda: ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *command]  # type: ignore[method-assign]
+    return server
+
+
+def test_clients_cannot_take_the_descriptors_the_member_needs(start_server: StartServer) -> None:
+    """Snapshots and new files of the log need some of their own; clients that find no room wait for it."""
+    server = with_few_descriptors(start_server, DESCRIPTORS, "--snapshot-count=20")
+    server.start()
+    with Client(server.client_endpoint) as client, ExitStack() as stack:
+        client.put(b"k", b"v")
+        address = ("127.0.0.1", server.client_port)
+        for _ in range(DESCRIPTORS + 30):
+            stack.enter_context(socket.create_connection(address, timeout=10))
+        for number in range(100):
+            client.put(b"k%d" % (number % 10), b"x" * 1_000_000)
+        assert server.running
+        late = socket.create_connection(address, timeout=0.2)
+        late.sendall(b"GET /version HTTP/1.0\r\n\r\n")
+        with pytest.raises(TimeoutError):
+            late.recv(100)
+        stack.close()
+        late.settimeout(10)
+        assert late.recv(100).startswith(b"HTTP/1.0 200")
+        late.close()
+        assert client.get(b"k") == b"v"
+    with Client(server.client_endpoint) as client:
+        assert client.get(b"k") == b"v"
+    assert len(list((server.data_dir / "member" / "wal").glob("*.wal"))) > 1
+
+
+def test_too_few_descriptors_for_the_member_itself(start_server: StartServer) -> None:
+    server = with_few_descriptors(start_server, 150)
+    with pytest.raises(StartFailed, match="file descriptor limit of etcd process is too low; please set higher"):
+        server.start()

@@ -1,6 +1,7 @@
 """`ratifyd`: the server program."""
 
 import os
+import resource
 import sys
 
 from ratifyd.cli import command
@@ -10,8 +11,16 @@ from ratifyd.net.listener import ListenError
 
 def main() -> None:
     """Entry point of the `ratifyd` script."""
+    _raise_descriptor_limit()
     code = command.run(sys.argv[1:], os.environ, open_member=Etcd, operator_errors=(StartError, ListenError))
     sys.exit(code)
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many file descriptors as the system lets us, as Go does at the start of every program."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard and hard != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from ratifyd.api.session import Session
 from ratifyd.apply.state import State
 from ratifyd.config import Config
 from ratifyd.embed.bootstrap import NewCluster, force_new_cluster
+from ratifyd.embed.descriptors import DescriptorWatch, TooFewDescriptors, room_for_clients
 from ratifyd.embed.host import ClientCalls, MemberHost
 from ratifyd.embed.http import process_variables, serve_front
 from ratifyd.embed.images import BackendImages, ReceivedFiles
@@ -82,6 +83,7 @@ _OPERATOR_ERRORS = (
     BackendBroken,
     BackendDamaged,
     TokensRefused,
+    TooFewDescriptors,
 )
 """What can be wrong with a start besides the disk; their texts say what to do."""
 
@@ -116,6 +118,9 @@ class Etcd:
         """Whether the member has ended because its cluster removed it."""
         self._wal: Wal | None = None
         self._lock: File | None = None
+        self._descriptors: DescriptorWatch | None = None
+        self._room: int | None = None
+        """How many clients may be connected."""
         self._failure: asyncio.Future[BaseException | None] | None = None
         self._ready = False
         self._stopped = False
@@ -131,6 +136,7 @@ class Etcd:
         loop = asyncio.get_running_loop()
         self._failure = loop.create_future()
         try:
+            self._room = room_for_clients()
             self._bind()
             await self._start(loop)
         except (*_OPERATOR_ERRORS, OSError) as error:
@@ -196,6 +202,8 @@ class Etcd:
             raise StartError(f"the member failed while starting: {explain(failure) or repr(failure)}")
         self._ready = True
         await self._serve(server)
+        self._descriptors = DescriptorWatch(loop)
+        self._descriptors.start()
 
     async def _check_for_corruption(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         """Compare with the other members before anything is served (semantics 10.13). Raises StartError."""
@@ -417,6 +425,7 @@ class Etcd:
             serve_front(front),
             http1_limits=Http1Limits(body_bytes=max_body_bytes),
             body_streams=front.wants_body_stream,
+            max_connections=self._room,
         )
         monitors = Acceptor(None, _adapt(HttpPages(server, render)))
         self._acceptors += [clients, monitors]
@@ -443,6 +452,8 @@ class Etcd:
         if self._stopped:
             return
         self._stopped = True
+        if self._descriptors is not None:
+            self._descriptors.stop()
         await self._hand_over()
         for listener in self._listeners:
             listener.close()

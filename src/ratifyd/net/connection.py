@@ -113,13 +113,19 @@ class Acceptor:
         http1_limits: Http1Limits | None = None,
         body_streams: BodyStreams | None = None,
         first_bytes_timeout_s: float = FIRST_BYTES_TIMEOUT_S,
+        max_connections: int | None = None,
     ) -> None:
+        """`max_connections` at a time, over all listeners; None for any number."""
         self.open_session = open_session
         self.handle = handle
         self.http1_limits = http1_limits or Http1Limits()
         self.body_streams = body_streams
         self.first_bytes_timeout_s = first_bytes_timeout_s
+        self.max_connections = max_connections
         self.connections: set[_Connection] = set()
+        self.arriving = 0
+        """Connections accepted, but not among `connections` yet."""
+        self._want_room: list[Callable[[], None]] = []
         self._leaving = False
         self._drained: asyncio.Event | None = None
 
@@ -136,8 +142,30 @@ class Acceptor:
     def remove(self, connection: "_Connection") -> None:
         """Called by a connection that is lost or hands over to another."""
         self.connections.discard(connection)
+        self._tell_of_room()
         if self._drained is not None and not self.connections:
             self._drained.set()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there may be no more connections now."""
+        limit = self.max_connections
+        return limit is not None and len(self.connections) + self.arriving >= limit
+
+    def when_room(self, then: Callable[[], None]) -> None:
+        """Call `then` once this is no longer full."""
+        self._want_room.append(then)
+
+    def arrived(self) -> None:
+        """One that was arriving is among the connections, or has not made it."""
+        self.arriving -= 1
+        self._tell_of_room()
+
+    def _tell_of_room(self) -> None:
+        if self._want_room and not self.is_full:
+            waiting, self._want_room = self._want_room, []
+            for then in waiting:
+                then()
 
     def go_away(self) -> None:
         """Tell every connection to finish what it is doing and close."""

@@ -9,11 +9,12 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from ssl import SSLContext
 
 from ratifyd.config.values import parse_url, split_host_port
+from ratifyd.net.accepting import LimitedAccepting
+from ratifyd.net.connection import Acceptor
 
 BACKLOG = 4096
 _KEEPALIVE_S = 30
@@ -32,6 +33,7 @@ class Listener:
         self._sock = sock
         self._unix_path = unix_path
         self._server: asyncio.Server | None = None
+        self._accepting: LimitedAccepting | None = None
 
     @classmethod
     def bind(cls, url: str, *, flag: str, reuse_port: bool = False, reuse_address: bool = False) -> "Listener":
@@ -52,10 +54,13 @@ class Listener:
         """The TCP port in use, which differs from the URL's when that is 0; 0 for a unix socket."""
         return 0 if self._unix_path else int(self._sock.getsockname()[1])
 
-    async def serve(self, accept: Callable[[], asyncio.BaseProtocol], *, ssl: SSLContext | None = None) -> None:
-        """Start accepting: `accept` makes the protocol of each new connection."""
+    async def serve(self, accept: Acceptor, *, ssl: SSLContext | None = None) -> None:
+        """Start accepting: `accept` makes the protocol of each new connection, and says how many there may be."""
         loop = asyncio.get_running_loop()
-        if self._unix_path:
+        if accept.max_connections is not None:
+            self._accepting = LimitedAccepting(loop, self._sock, accept, ssl)
+            self._accepting.start()
+        elif self._unix_path:
             self._server = await loop.create_unix_server(accept, sock=self._sock, ssl=ssl, backlog=BACKLOG)
         else:
             self._server = await loop.create_server(accept, sock=self._sock, ssl=ssl, backlog=BACKLOG)
@@ -64,6 +69,8 @@ class Listener:
         """Stop listening; connections already made live on."""
         if self._server is not None:
             self._server.close()
+        if self._accepting is not None:
+            self._accepting.stop()
         self._sock.close()
         if self._unix_path:
             Path(self._unix_path).unlink(missing_ok=True)

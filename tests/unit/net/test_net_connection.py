@@ -1,6 +1,7 @@
 """Telling HTTP/2 from HTTP/1.1, flow control both ways, graceful stop; raw bytes over loopback."""
 
 import asyncio
+import resource
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from ratifyd.net import accepting
 from ratifyd.net.clock import LoopClock
 from ratifyd.net.connection import HIGH_WATER, PREFACE, Acceptor, Link
 from ratifyd.net.http1 import HttpRequest, HttpResponse
@@ -72,12 +74,21 @@ class Server:
     """A listener whose HTTP/2 sessions are Recorders."""
 
     def __init__(
-        self, url: str = "http://127.0.0.1:0", *, http1: bool = True, http2: bool = True, timeout_s: float = 60
+        self,
+        url: str = "http://127.0.0.1:0",
+        *,
+        http1: bool = True,
+        http2: bool = True,
+        timeout_s: float = 60,
+        most: int | None = None,
     ) -> None:
         self.sessions: list[Recorder] = []
         self.opened = asyncio.Event()
         self.acceptor = Acceptor(
-            self._open if http2 else None, hello if http1 else None, first_bytes_timeout_s=timeout_s
+            self._open if http2 else None,
+            hello if http1 else None,
+            first_bytes_timeout_s=timeout_s,
+            max_connections=most,
         )
         self.listener = Listener.bind(url, flag="--x")
 
@@ -357,5 +368,82 @@ def test_clock(run: Run) -> None:
         assert order == ["soon"]
         assert clock.time() > before
         assert abs(clock.wall() - 1.8e9) < 1e9
+
+    run(main())
+
+
+# --- no more than there is room for -----------------------------------------------------------------------------------
+
+Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def say_hello(ends: Ends) -> None:
+    reader, writer = ends
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    await asyncio.wait_for(reader.readuntil(b"hello"), WAIT_S)
+
+
+def test_a_full_acceptor_lets_others_wait(run: Run) -> None:
+    async def main() -> None:
+        async with Server(most=2) as server:
+            first, second, third, fourth = [await server.connect() for _ in range(4)]
+            await say_hello(first)
+            await say_hello(second)
+            waiting = [asyncio.create_task(say_hello(each)) for each in (third, fourth)]
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not any(each.done() for each in waiting)
+            assert len(server.acceptor.connections) == 2
+            first[1].close()
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_S)
+            assert len(done) == 1 and len(server.acceptor.connections) == 2
+            second[1].close()
+            await asyncio.gather(*waiting)
+            third[1].close()
+            fourth[1].close()
+
+    run(main())
+
+
+def test_connections_that_break_off_make_room(run: Run) -> None:
+    """Reset before or after they were accepted."""
+
+    async def main() -> None:
+        async with Server(most=3) as server:
+            for _ in range(10):
+                ends = [await server.connect() for _ in range(6)]
+                for _, writer in ends:
+                    writer.transport.abort()
+            ends = [await server.connect() for _ in range(3)]
+            for each in ends:
+                await say_hello(each)
+            assert server.acceptor.arriving == 0
+            for _, writer in ends:
+                writer.close()
+
+    run(main())
+
+
+def test_accepting_goes_on_after_the_system_has_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accepting, "RETRY_S", 0.01)
+
+    async def main() -> None:
+        async with Server(most=5) as server:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            ends = await server.connect()
+            await say_hello(ends)
+            with socket.socket() as other:
+                other.setblocking(False)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (other.fileno() + 1, hard))
+                try:
+                    await asyncio.get_running_loop().sock_connect(other, ("127.0.0.1", server.listener.port))
+                    await say_hello(ends)
+                    assert len(server.acceptor.connections) == 1
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                reader, writer = await asyncio.open_connection(sock=other)
+                await say_hello((reader, writer))
+                writer.close()
+            ends[1].close()
 
     run(main())
