@@ -34,15 +34,25 @@ class Pages(Protocol):
 
 
 class HttpPages:
-    """The pages of one member; `render_metrics` gives the Prometheus text, `variables` adds what clients alone get."""
+    """The pages of one member; `render_metrics` gives the Prometheus text, `variables` adds what clients alone get.
+
+    `more` holds further pages, by path.
+    """
 
     __slots__ = ("_pages", "_render_metrics", "_server", "_variables")
 
-    def __init__(self, server: Server, render_metrics: Callable[[], bytes], variables: Variables | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        render_metrics: Callable[[], bytes],
+        variables: Variables | None = None,
+        more: Mapping[str, Page] = {},
+    ) -> None:
         self._server = server
         self._render_metrics = render_metrics
         self._variables = variables
         self._pages: dict[str, Page] = {"/health": self._health, "/metrics": self._metrics, **probe_pages(server)}
+        self._pages |= more
         if variables is not None:
             self._pages |= {"/version": self._version, "/debug/vars": self._debug}
 

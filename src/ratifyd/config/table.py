@@ -357,7 +357,7 @@ class Config:
     bcrypt_cost: int = option(10, "Cost of password hashes, as a power of two.", UINT, group="auth", low=4, high=31)
 
     enable_pprof: bool = option(
-        False, "Serve profiles of the running server under /debug/pprof/.", BOOL, group="monitoring", available=False
+        False, "Serve profiles of the running server under /debug/pprof/.", BOOL, group="monitoring"
     )
     metrics: str = option(
         "basic",

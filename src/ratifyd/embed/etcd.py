@@ -31,6 +31,7 @@ from ratifyd.embed.host import ClientCalls, MemberHost
 from ratifyd.embed.http import process_variables, serve_front
 from ratifyd.embed.images import BackendImages, ReceivedFiles
 from ratifyd.embed.joining import JoinedCluster, JoinRefused, check_not_bootstrapped, initial_members, join
+from ratifyd.embed.profiling import pprof_pages
 from ratifyd.embed.tokens import TokensRefused, make_tokens
 from ratifyd.errors import EtcdError
 from ratifyd.membership import Membership, hex_id
@@ -419,7 +420,8 @@ class Etcd:
         render = partial(metrics_table.render, self.metrics)
         gateway = Gateway(server, routes, max_message_bytes=max_message_bytes) if config.enable_grpc_gateway else None
         access = Access(origins=config.cors, hosts=config.host_whitelist)
-        front = ClientFront(HttpPages(server, render, process_variables), gateway, access)
+        profiles = pprof_pages(asyncio.get_running_loop()) if config.enable_pprof else {}
+        front = ClientFront(HttpPages(server, render, process_variables, profiles), gateway, access)
         clients = Acceptor(
             partial(_open_session, server, routes, limits, front),
             serve_front(front),
