@@ -149,10 +149,11 @@ def measure(seconds: float) -> Profile:
     profile = Profile(("samples", "count"), ("cpu", "nanoseconds"))
     clocks = _ThreadClocks()
     own, end = threading.get_ident(), time.monotonic() + seconds
+    pause = threading.Event()  # which nobody sets
     try:
         clocks.used()
         while time.monotonic() < end:
-            time.sleep(INTERVAL_S)
+            pause.wait(INTERVAL_S)
             frames = sys._current_frames()
             for ident, used_ns in clocks.used().items():
                 if used_ns and ident != own and ident in frames:
