@@ -19,6 +19,8 @@ from ratifyd.embed.pprofile import Profile, stack_of, stack_text
 PREFIX = "/debug/pprof/"
 INTERVAL_S = 0.01
 """Between two looks at all threads (Go samples a hundred times a second, too)."""
+SWITCH_S = 0.00001
+"""How long a thread may keep the interpreter when the profiler wants it."""
 DEFAULT_S = 30
 MAX_S = 300
 """Longest profile: nobody can take another one meanwhile."""
@@ -144,12 +146,15 @@ class _Profiler:
 def measure(seconds: float) -> Profile:
     """The processor time that all other threads use in so many seconds, by their stacks. Raises OSError.
 
-    A thread's stack is looked at when it lets go of the interpreter: time in long calls of C goes to their callers.
+    Whoever looks needs the interpreter, and would get it most easily from a thread that is done: so that those at work
+    are met, they must give it up at once. Time in long calls of C goes to their callers.
     """
     profile = Profile(("samples", "count"), ("cpu", "nanoseconds"))
     clocks = _ThreadClocks()
     own, end = threading.get_ident(), time.monotonic() + seconds
     pause = threading.Event()  # which nobody sets
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
     try:
         clocks.used()
         while time.monotonic() < end:
@@ -160,6 +165,7 @@ def measure(seconds: float) -> Profile:
                     profile.add(stack_of(frames[ident]), 1, used_ns)
             del frames
     finally:
+        sys.setswitchinterval(before_s)
         clocks.close()
     return profile
 
