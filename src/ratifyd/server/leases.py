@@ -85,7 +85,7 @@ class LeaseService:
             if not leading:
                 answer(0, NotPrimaryLessor())
             elif lease_id in self._book.leases:
-                caught_up(True)  # nothing in the log that is yet to be applied can matter
+                caught_up(True)  # what is yet to be applied was asked for by clients, at the same time
             else:
                 self._caught_up(caught_up)
 

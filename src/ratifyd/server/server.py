@@ -274,8 +274,12 @@ class Server:
         return (self.state.buffer.get(schema.META, schema.STORAGE_VERSION) or b"").decode()
 
     def confirm_leadership(self, confirmed: Callable[[bool], None]) -> None:
-        """Find out whether this member still leads; one that was not stopped or stalled lately need not ask."""
-        if self.clock.time() - self._ticked_at <= STALE_TICKS * self._tick_s:
+        """Find out whether this member still leads, and have it know all that its predecessors have committed.
+
+        One that was not stopped or stalled lately, and has applied an entry of its own term, need not ask.
+        """
+        awake = self.clock.time() - self._ticked_at <= STALE_TICKS * self._tick_s
+        if awake and self.state.term == self.node.raft.term:
             confirmed(self.is_leader)
         else:
             self.read(_confirm, (self, confirmed))

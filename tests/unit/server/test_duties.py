@@ -57,6 +57,20 @@ def test_a_renewal_gives_the_whole_time_again(member: Member) -> None:
     assert member.server.leasing.remaining_s(lease, member.clock.now) == pytest.approx(3)
 
 
+def test_a_new_leader_renews_once_it_knows_what_is_committed(member: Member) -> None:
+    """Its log may hold the end of the lease, by the leader before, without its knowing that this is committed."""
+    grant(member)
+    answers: list[tuple[int, EtcdError | None]] = []
+    member.state.term -= 1  # as long as nothing of its own term is applied
+    member.server.leases.renew(1, lambda ttl, error: answers.append((ttl, error)), lambda lease: None)
+    assert not answers
+    member.settle()
+    assert answers == [(5, None)]
+    member.do(requests.PUT, PutRequest(key=b"k"))
+    member.server.leases.renew(1, lambda ttl, error: answers.append((ttl, error)), lambda lease: None)
+    assert answers == [(5, None)] * 2
+
+
 def test_a_renewal_too_late_hears_of_the_end_only(member: Member) -> None:
     """Semantics 8.7."""
     stepped = Member(stepped=True).start()
