@@ -474,10 +474,10 @@ class Etcd:
             closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._wal.close(partial(_settle_future, closed))
             await closed
+        for worker in self._workers:
+            worker.close()  # after this nothing uses the backend any more: a copy of it may have been under way
         if self._recovered is not None:
             self._recovered.backend.close()
-        for worker in self._workers:
-            worker.close()
         if self._lock is not None:
             self._lock.close()
         if self._failure is not None and not self._failure.done():

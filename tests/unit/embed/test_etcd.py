@@ -1,6 +1,7 @@
 """`Etcd`: starting, stopping and failing, with real files, threads and sockets."""
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from ratifyd.config import Config
 from ratifyd.embed.etcd import Etcd, StartError
+from ratifyd.storage.lmdb import _LmdbFile
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -106,5 +108,38 @@ def test_a_failure_ends_the_wait_and_the_stop_is_quick(tmp_path: Path) -> None:
         await etcd.stop()
         assert asyncio.get_running_loop().time() - began < 3
         writer.close()
+
+    run(work())
+
+
+def test_a_stop_waits_for_a_defragmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing the file under the thread that copies it would crash the process."""
+    begun, go_on = threading.Event(), threading.Event()
+    copy_to = _LmdbFile.copy_to
+
+    def slowly(file: _LmdbFile, path: str) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        file._env.stat()  # fails if it is closed, where the copy itself would crash
+        copy_to(file, path)
+
+    monkeypatch.setattr(_LmdbFile, "copy_to", slowly)
+
+    async def work() -> None:
+        etcd = Etcd(config(tmp_path))
+        await etcd.start()
+        synced = asyncio.Event()
+        etcd.server.committer.sync(synced.set)  # else the stop has to wait for a commit anyhow
+        await synced.wait()
+        errors: list[BaseException | None] = []
+        etcd.server.backend.defragment(errors.append)
+        assert await asyncio.to_thread(begun.wait, 10)
+        timer = threading.Timer(0.3, go_on.set)
+        timer.start()
+        await etcd.stop()
+        assert errors == [None]
+        again = Etcd(config(tmp_path))
+        await again.start()
+        await again.stop()
 
     run(work())
