@@ -273,8 +273,9 @@ class LeaseTimer:
     def _schedule(self, lease_id: int, when: float) -> None:
         self._scheduled[lease_id] = when
         heappush(self._due, (when, lease_id))
-        if len(self._due) > 2 * len(self._scheduled) + REVOKES_PER_S:
-            # renewals leave their old entries behind
+        scheduled = len(self._scheduled)
+        if len(self._due) > 2 * scheduled + REVOKES_PER_S or scheduled > 2 * len(self._book.leases) + REVOKES_PER_S:
+            # renewals leave their old entries behind, and leases that are revoked all they had
             self._drop_revoked()
             self._due = [(time, name) for name, time in self._scheduled.items()]
             heapify(self._due)

@@ -127,6 +127,21 @@ def test_many_renewals_keep_the_queue_small():
     assert sorted(timer.expired(11.0)) == list(range(1, 11))
 
 
+def test_leases_revoked_long_before_their_end_are_forgotten():
+    """A session lives for seconds and asks for days: what it had must not stay until then."""
+    book = LeaseBook()
+    timer = LeaseTimer(book, 0)
+    kept = book.grant(1_000_000, 100)
+    for number in range(1, 20_001):
+        book.grant(number, 864_000)
+        timer.tick(number / 1000)
+        book.revoke(number)
+    for part in (timer._scheduled, timer._due, timer._armed, timer._expiry, timer._next_checkpoint):
+        assert len(part) < 2500
+    assert timer.expired(99) == []
+    assert timer.expired(100.1) == [kept.id]
+
+
 def test_promotion_extends_and_uses_the_checkpoint():
     book = book_with(600, 600)
     book.checkpoint(2, 100)
