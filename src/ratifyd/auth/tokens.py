@@ -5,6 +5,7 @@ through another member is valid here once its entry is applied; its end names th
 """
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Protocol
 
 from ratifyd.auth.identity import Identity
@@ -91,7 +92,7 @@ class SimpleTokens:
         self._now = now
         self._entropy = entropy
         self._tokens: dict[bytes, tuple[str, float]] = {}
-        """User and end of each."""
+        """User and end of each, in the order of their ends."""
         self._swept_at = now()
 
     def prefix(self) -> str:
@@ -105,7 +106,9 @@ class SimpleTokens:
     def assign(self, user: str, auth_revision: int, simple_token: str, index: int, wanted: bool) -> str:
         """Register a token. One without letters, from a member with another kind of tokens, could be guessed."""
         if simple_token:
-            self._tokens[simple_token.encode()] = user, self._now() + self._ttl_s
+            letters = simple_token.encode()
+            self._tokens.pop(letters, None)
+            self._tokens[letters] = user, self._now() + self._ttl_s
         return f"{simple_token}.{index}"
 
     def identify(self, token: bytes, auth_revision: int) -> Identity | None:
@@ -116,8 +119,8 @@ class SimpleTokens:
             return None
         user, end = known
         now = self._now()
+        del self._tokens[letters]
         if now > end:
-            del self._tokens[letters]
             return None
         self._tokens[letters] = user, now + self._ttl_s
         return Identity(user, auth_revision)
@@ -143,5 +146,6 @@ class SimpleTokens:
         if now - self._swept_at < SWEEP_INTERVAL_S:
             return
         self._swept_at = now
-        for letters in [letters for letters, (_, end) in self._tokens.items() if now > end]:
+        ended = takewhile(lambda token: now > token[1][1], self._tokens.items())
+        for letters in [letters for letters, _ in ended]:
             del self._tokens[letters]
