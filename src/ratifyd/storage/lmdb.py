@@ -31,6 +31,11 @@ MAX_VIEWS = 1000
 
 _LONG_KEY_BUCKETS = frozenset((schema.AUTH_USERS, schema.AUTH_ROLES))
 _PREFIX_BYTES = 511 - 32
+_BBOLT_MAGIC_AT, _BBOLT_MAGIC = 16, 0xED0CDAED.to_bytes(4, "little")
+_IS_BBOLT = (
+    "it is the bbolt file of an etcd, whose data directory cannot be taken over. Join etcd's cluster with an empty "
+    "data directory instead (etcdctl member add, --initial-cluster-state=existing), then remove the old member"
+)
 _LENGTH_BYTES = 4
 _ERROR_NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 _FULL_BYTES = 64 << 10
@@ -205,6 +210,8 @@ class _LmdbFile:
                 self._buckets = {name: self._env.open_db(name, txn=txn) for name in schema.BUCKETS}
         except lmdb.Error as error:
             os.close(self._lock_fd)
+            if _is_bbolt(path):
+                raise BackendBroken(f"{path} is not usable as a backend: {_IS_BBOLT}") from error
             raise _failure(error, path) from error
         except BaseException:
             os.close(self._lock_fd)
@@ -394,6 +401,12 @@ def _write_slice(
         elif cursor.set_key(key):
             cursor.delete()
     cursor.putmulti(puts, append=append)
+
+
+def _is_bbolt(path: str) -> bool:
+    with Path(path).open("rb") as file:
+        file.seek(_BBOLT_MAGIC_AT)
+        return file.read(len(_BBOLT_MAGIC)) == _BBOLT_MAGIC
 
 
 def _long_key(key: bytes) -> bytes:

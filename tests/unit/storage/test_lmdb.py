@@ -50,6 +50,13 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
         open_backend(tmp_path / "db", StepWorker())
 
 
+def test_the_file_of_an_etcd_is_told_from_a_broken_one(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    path.write_bytes(bytes(16) + 0xED0CDAED.to_bytes(4, "little") + bytes(32_000))
+    with pytest.raises(BackendBroken, match="the bbolt file of an etcd"):
+        open_backend(path, StepWorker())
+
+
 def test_defragment_shrinks_the_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
     worker = StepWorker()
     backend = open_backend(tmp_path / "db", worker)
