@@ -54,6 +54,11 @@ class Leadership:
         self._tick_s = tick_s
         self._elected_at = 0.0
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this member leads, as far as it knows."""
+        return self._raft.role is Role.LEADER
+
     def changed(self, now: float) -> None:
         """Note a change of leader or term."""
         if self._raft.leader_id:

@@ -60,7 +60,7 @@ class LeaseService:
 
     def renew(self, lease_id: int, answer: TtlAnswer, check: Check) -> None:
         """Start a lease's time afresh, here or on the leader."""
-        if not self._leasing.is_primary:
+        if not self._leadership.is_ours:
             self._forward_renewal(lease_id, answer, check)
             return
 
@@ -93,7 +93,7 @@ class LeaseService:
 
     def time_to_live(self, lease_id: int, keys: bool, answer: LookupAnswer) -> None:
         """What is left of a lease; TTL -1 when there is none."""
-        if not self._leasing.is_primary:
+        if not self._leadership.is_ours:
             self._forward_lookup(lease_id, keys, answer)
             return
 
@@ -105,7 +105,7 @@ class LeaseService:
             else:
                 answer(self.lookup_here(lease_id, keys) or _unknown(lease_id), None)
 
-        self._caught_up(caught_up)
+        self._confirm(lambda leading: self._caught_up(caught_up) if leading else answer(None, LeaderChanged()))
 
     # --- for other members -----------------------------------------------------------------------------------------
 

@@ -279,7 +279,7 @@ class Server:
         One that was not stopped or stalled lately, and has applied an entry of its own term, need not ask.
         """
         awake = self.clock.time() - self._ticked_at <= STALE_TICKS * self._tick_s
-        if awake and self.state.term == self.node.raft.term:
+        if awake and (self.leasing.is_primary or not self.is_leader):
             confirmed(self.is_leader)
         else:
             self.read(_confirm, (self, confirmed))
@@ -432,8 +432,17 @@ class Server:
             for stream in list(self.needing_leader):
                 stream.leader_lost()
 
+    def promote_leases(self) -> None:
+        """Have this clock decide about leases once this member leads and has applied an entry of its own term.
+
+        Everything that its predecessors have committed is applied by then (semantics 8.16).
+        """
+        if not self.leasing.is_primary and self.is_leader and self.state.term == self.node.raft.term:
+            self.leasing.promote(self.clock.time())
+
     def _turn_ended(self) -> None:
         raft = self.node.raft
+        self.promote_leases()
         if not raft.leader_id and raft.role is Role.FOLLOWER and raft.is_singleton:
             raft.campaign()  # nobody else could: no need to wait for an election timeout
             self.node.wake()
@@ -543,12 +552,10 @@ class Server:
         if raft.leader_id:
             self.metrics.leader_changes_seen_total += 1
             self.publisher.tick(now)
+        self.leasing.demote()  # until it is known what was granted, renewed and ended before
         if raft.role is Role.LEADER:
-            self.leasing.promote(now)
             self.versions.hurry()
             self.versions.tick(now)
-        else:
-            self.leasing.demote()
         log.info(
             "raft role changed",
             extra={
@@ -594,4 +601,6 @@ class Server:
 
 def _confirm(argument: tuple[Server, Callable[[bool], None]], error: EtcdError | None) -> None:
     server, confirmed = argument
+    if error is None:
+        server.promote_leases()
     confirmed(error is None and server.is_leader)

@@ -57,18 +57,26 @@ def test_a_renewal_gives_the_whole_time_again(member: Member) -> None:
     assert member.server.leasing.remaining_s(lease, member.clock.now) == pytest.approx(3)
 
 
-def test_a_new_leader_renews_once_it_knows_what_is_committed(member: Member) -> None:
-    """Its log may hold the end of the lease, by the leader before, without its knowing that this is committed."""
-    grant(member)
-    answers: list[tuple[int, EtcdError | None]] = []
+def test_a_new_leader_decides_about_leases_once_it_knows_what_is_committed() -> None:
+    """Its log may hold the end of a lease, or the end of its rest, without its knowing that this is committed."""
+    member = Member(feature_gates="LeaseCheckpoint=true,LeaseCheckpointPersist=true").start()
+    grant(member, ttl=1000)
+    server = member.server
+    server.leasing.demote()
     member.state.term -= 1  # as long as nothing of its own term is applied
-    member.server.leases.renew(1, lambda ttl, error: answers.append((ttl, error)), lambda lease: None)
+    member.state.leases.checkpoint(1, 10)
+    server.promote_leases()
+    assert not server.leasing.is_primary
+    answers: list[object] = []
+    server.leases.renew(1, lambda ttl, error: answers.append((ttl, error)), lambda lease: None)
+    server.leases.time_to_live(1, False, lambda found, error: answers.append((found and found.TTL, error)))
     assert not answers
+    member.state.leases.checkpoint(1, 0)  # which was on record all the time
+    member.state.term += 1
     member.settle()
-    assert answers == [(5, None)]
-    member.do(requests.PUT, PutRequest(key=b"k"))
-    member.server.leases.renew(1, lambda ttl, error: answers.append((ttl, error)), lambda lease: None)
-    assert answers == [(5, None)] * 2
+    assert server.leasing.is_primary
+    assert sorted(map(str, answers)) == ["(1000, None)", "(1000, None)"]
+    assert server.leasing.remaining_s(member.state.leases.leases[1], member.clock.now) == pytest.approx(1000, abs=2)
 
 
 def test_a_renewal_too_late_hears_of_the_end_only(member: Member) -> None:
@@ -98,6 +106,7 @@ def test_leases_are_listed_by_their_end(member: Member) -> None:
         grant(member, lease, ttl)
     assert member.server.leasing.in_order(member.clock.now) == [2, 3, 1]
     member.server.leasing.demote()
+    member.state.term -= 1  # so that it stays so
     assert member.server.leasing.in_order(member.clock.now) == [1, 2, 3]
     assert member.server.leasing.remaining_s(member.state.leases.leases[1], member.clock.now) == 30
     member.clock.advance(60)
