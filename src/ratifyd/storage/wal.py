@@ -252,9 +252,16 @@ class Wal:
         return self._add(b"".join(out), crc, sync, done)
 
     def save_snapshot(self, meta: SnapshotMeta, done: Done) -> bool:
-        """Log that the snapshot of `meta` is on disk. Synced; answers as `append` does."""
+        """Log that the snapshot of `meta` is on disk. Synced; answers as `append` does.
+
+        A snapshot counts only if the state behind it has committed as much (see `valid_snapshots`), but raft lets a
+        commit index wait for the next entries. So it goes along, and behind: without the snapshot it may be too high.
+        """
         out: list[bytes] = []
         crc = encode_records(RecordKind.SNAPSHOT, (encode_snapshot_record(meta),), self._crc, out)
+        if self._state is not None and self._state.commit < meta.index:
+            self._state = self._state._replace(commit=meta.index)
+            crc = _encode((), self._state, crc, out)
         self._last_index = max(self._last_index, meta.index)
         return self._add(b"".join(out), crc, True, done)
 

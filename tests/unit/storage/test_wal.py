@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from ratifyd.metrics import Metrics
+from ratifyd.raft.codec import encode_hard_state
 from ratifyd.raft.messages import ConfState, Entry, EntryKind, HardState, SnapshotMeta
 from ratifyd.storage.disk import OsDisk
 from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal, WalFailed
 from ratifyd.storage.walread import WalContents, WalCorrupt, WalSnapshotMissing, valid_snapshots
+from ratifyd.storage.walrecord import RecordKind, encode_records
 from ratifyd.storage.walsegments import SegmentLocked
 from simulation.disk import SimDisk, StepWorker
 from tests.support_wal import entries_of, read_records
@@ -280,14 +282,37 @@ def test_a_received_snapshot_jumps_ahead(directory: str) -> None:
     close(wal, worker)
 
 
-def test_snapshots_above_the_commit_do_not_count(directory: str) -> None:
+def test_a_snapshot_counts_though_raft_has_not_logged_its_commit(directory: str) -> None:
+    """Else it would count only with the next entries, while what older snapshots need is deleted already."""
     worker = StepWorker()
     wal = create(OsDisk(), directory, worker, in_place=True)
     wal.append(entries(1, 9), HardState(1, 1, 5), True, refuse)
     wal.save_snapshot(SnapshotMeta(5, 1, ConfState(voters=(1,))), refuse)
     wal.save_snapshot(SnapshotMeta(6, 1, ConfState(voters=(1,))), refuse)
     close(wal, worker)
-    assert [meta.index for meta in valid_snapshots(OsDisk(), directory)] == [0, 5]
+    assert [meta.index for meta in valid_snapshots(OsDisk(), directory)] == [0, 5, 6]
+    wal, contents = reopen(OsDisk(), directory, worker, 6, 1)
+    close(wal, worker)
+    assert contents.hard_state == HardState(1, 1, 6)
+    assert [entry.index for entry in contents.entries] == [7, 8, 9]
+
+
+def test_a_snapshot_without_its_commit_does_not_count(directory: str) -> None:
+    """The state behind it was torn off, so nobody was told that it is saved."""
+    worker = StepWorker()
+    wal = create(OsDisk(), directory, worker, in_place=True)
+    wal.append(entries(1, 9), HardState(1, 1, 5), True, refuse)
+    wal.save_snapshot(SnapshotMeta(6, 1, ConfState(voters=(1,))), refuse)
+    end = wal._offset
+    close(wal, worker)
+    state: list[bytes] = []
+    encode_records(RecordKind.STATE, (encode_hard_state(HardState(1, 1, 6)),), 0, state)
+    size = len(b"".join(state))
+    (path,) = Path(directory).glob("*.wal")
+    with path.open("r+b") as file:
+        file.seek(end - size)
+        file.write(bytes(size))
+    assert [meta.index for meta in valid_snapshots(OsDisk(), directory)] == [0]
 
 
 def test_a_second_process_is_refused(directory: str) -> None:
