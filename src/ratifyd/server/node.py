@@ -47,6 +47,7 @@ class Node:
         "_snapshot_store",
         "_timing",
         "_transport",
+        "_turning",
         "_unapplied",
         "_wal",
         "applied",
@@ -97,6 +98,7 @@ class Node:
         self._after_turn: list[Callable[[], None]] = []
         self._leader = (parts.raft.leader_id, parts.raft.term)
         self._awake = False
+        self._turning = False
 
     def wake(self) -> None:
         """Have a turn soon; any number of calls before it make one turn."""
@@ -105,9 +107,9 @@ class Node:
             self._clock.call_soon(self._guarded_turn)
 
     def after_turn(self, callback: Callable[[], None]) -> None:
-        """Call once at the end of the coming turn: how sessions flush their answers together."""
+        """Call once at the end of the present or the coming turn: how sessions flush their answers together."""
         self._after_turn.append(callback)
-        if not self._awake:  # also when stopped
+        if not self._awake and not self._turning:  # also when stopped
             self._awake = True
             self._clock.call_soon(self._guarded_turn)
 
@@ -123,10 +125,12 @@ class Node:
 
     def _guarded_turn(self) -> None:
         self._awake = False
+        self._turning = True
         try:
             if not self.stopped:
                 self.turn()
             callbacks, self._after_turn = self._after_turn, []
+            self._turning = False
             for callback in callbacks:
                 callback()
         except Exception as error:  # whatever it was, the state can no longer be trusted: end the member
