@@ -30,10 +30,8 @@ def waiter_key(data: bytes) -> bytes:
     """
     tail = data[-_TAIL_BYTES:]
     at = tail.find(_HEADER_TAG)
-    if data[0] & 0x87 == 2 and 0 <= at <= _LAST_TAG_AT and tail[at + 2] == _TAIL_BYTES - at - 3:
-        if tail[at + 3] == 0x08 and min(tail[at + 4 : -1]) > 0x7F:
-            return tail
-    return data
+    header_last = data[0] & 0x87 == 2 and 0 <= at <= _LAST_TAG_AT and tail[at + 2] == _TAIL_BYTES - at - 3
+    return tail if header_last and tail[at + 3] == 0x08 and min(tail[at + 4 : -1]) > 0x7F else data
 
 
 class Outcome:

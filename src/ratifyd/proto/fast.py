@@ -96,12 +96,13 @@ def key_value(key: bytes, create_revision: int, mod_revision: int, version: int,
     """mvccpb.KeyValue of a live key: `key` is not empty; both revisions and the version are at least 1."""
     created = varint(create_revision)
     modified = created if mod_revision == create_revision else varint(mod_revision)
-    parts = [_HEADS_1[len(key)], key, b"\x10", created, b"\x18", modified, b"\x20", varint(version)]
+    number = _WHOLE[version] if version <= _LOW_MASK else varint(version)
     if value:
-        parts += (_HEADS_5[len(value)], value)
-    if lease:
-        parts += (b"\x30", varint(lease))
-    return b"".join(parts)
+        head = _HEADS_5[len(value)]
+        kv = b"".join((_HEADS_1[len(key)], key, b"\x10", created, b"\x18", modified, b"\x20", number, head, value))
+    else:
+        kv = b"".join((_HEADS_1[len(key)], key, b"\x10", created, b"\x18", modified, b"\x20", number))
+    return kv + b"\x30" + varint(lease) if lease else kv
 
 
 def tombstone(key: bytes, mod_revision: int = 0) -> bytes:

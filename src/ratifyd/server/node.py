@@ -49,6 +49,7 @@ class Node:
         "_transport",
         "_turning",
         "_unapplied",
+        "_usual",
         "_wal",
         "applied",
         "at_end",
@@ -95,6 +96,8 @@ class Node:
         self._messages: list[Message] = []
         self._held: list[Message] = []
         self._unapplied: deque[Entry] = deque()
+        self._usual = PUT
+        """The kind of the last entry: the next one is likely to be of the same."""
         self._after_turn: list[Callable[[], None]] = []
         self._leader = (parts.raft.leader_id, parts.raft.term)
         self._awake = False
@@ -253,7 +256,7 @@ class Node:
         waiters = self.proposals.waiters
         timing = self._timing
         now, quick_s = timing.now, timing.quick_s
-        row, quick = PUT, 0  # of the entries since `since`, each of which took next to nothing
+        row, quick = self._usual, 0  # of the entries since `since`, each of which took next to nothing
         since = before = timing.move_on()
         for _ in range(min(APPLY_BUDGET, len(unapplied))):
             entry = unapplied.popleft()
@@ -279,6 +282,7 @@ class Node:
                 self.applied = entry.index
         if quick:
             timing.quick_entries(row, quick, before - since)
+        self._usual = row
         if unapplied:
             self.wake()
         self.raft.applied_to(self.applied)

@@ -3,7 +3,7 @@
 In place saves the hand-over to a thread and back, which costs about a quick sync itself, and several under load, when
 the thread must wait for the interpreter twice. On the thread a sync overlaps with the loop's work, and a slow disk
 cannot stop heartbeats. So: in place while most syncs are quick, on the thread from the moment they are not. A few that
-take some milliseconds do not make a disk slow: elsewhere they would be no quicker, and all others would pay for the way.
+take some milliseconds do not make a disk slow: on the thread they would be no quicker, and all others would pay for it.
 """
 
 from math import inf
