@@ -12,7 +12,10 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from benchmarks.load import grpc_frame
+from ratifyd.apply.state import State
+from ratifyd.apply.txn import Txn, txn
 from ratifyd.keys import KeyRange, prefix_end
+from ratifyd.membership import Membership
 from ratifyd.mvcc.buffer import WriteBuffer
 from ratifyd.mvcc.store import Store
 from ratifyd.mvcc.watch import WatchHub
@@ -254,6 +257,75 @@ def benchmarks() -> Iterator[Benchmark]:
     yield from mvcc_benchmarks()
     yield from raft_benchmarks()
     yield from wal_benchmarks()
+    yield from txn_benchmarks()
+
+
+def txn_benchmarks() -> Iterator[Benchmark]:
+    """Compare and swap, as the API reads it and as the state machine executes it."""
+    state = State(MemoryBackend(InPlaceWorker()), Membership(1, 1, 1))
+    for _ in state.restore():
+        pass
+    put_once(state.store, key(1))
+    message = swap(key(1)).SerializeToString()
+    request = Txn.read(message)
+    yield "txn: read a compare-and-swap", 1, lambda: Txn.read(message)
+    yield "txn: apply a compare-and-swap", 1, lambda: txn(state, request, True)
+
+
+def swap(name: bytes) -> rpc_pb2.TxnRequest:
+    """Replace the value that is there with the same, else read the key."""
+    compare = rpc_pb2.Compare
+    return rpc_pb2.TxnRequest(
+        compare=[compare(target=compare.VALUE, result=compare.EQUAL, key=name, value=VALUE)],
+        success=[rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=name, value=VALUE))],
+        failure=[rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=name))],
+    )
+
+
+def reference() -> int:
+    """A fixed piece of plain Python, of the kind the hot functions are made of: what their time is measured in."""
+    found: dict[bytes, list[bytes]] = {}
+    for number in range(100):
+        name = b"%d" % (number & 15)
+        found.setdefault(name, []).append(b"".join((name, b"\0", VALUE)))
+    return sum(len(parts) for parts in found.values())
+
+
+BOUNDS = {
+    "proto: key_value": 0.1,
+    "proto: header of a new revision": 0.04,
+    "proto: range_response, 100 keys": 1.0,
+    "wire: receive and reply, 32 a read": 0.5,
+    "mvcc: get": 0.1,
+    "mvcc: put, keys in turn": 0.35,
+    "mvcc: range, 1,000 keys": 15.0,
+    "raft: propose to applied, 1 at once": 0.9,
+    "raft: propose to applied, 32 at once": 0.07,
+    "wal: append without sync, 32 at once": 0.25,
+    "txn: read a compare-and-swap": 0.45,
+    "txn: apply a compare-and-swap": 0.5,
+}
+"""How many times as long as `reference` a hot function may take: about three times what it takes."""
+CHECK_ROUNDS = 7
+
+
+def too_slow(seconds: float) -> Iterator[tuple[str, float, float]]:
+    """Hot functions beyond their bounds: name, ratio to the reference, bound.
+
+    Reference and function take turns, and the best of each counts, so that other work on the
+    machine hardly matters.
+    """
+    for name, operations, operation in benchmarks():
+        if name not in BOUNDS:
+            continue
+        rounds = [
+            (nanoseconds(operation, operations, seconds), nanoseconds(reference, 1, seconds))
+            for _ in range(CHECK_ROUNDS)
+        ]
+        ratio = min(mine for mine, _ in rounds) / min(plain for _, plain in rounds)
+        sys.stdout.write(f"{name:<48}{ratio:>10.3f} of {BOUNDS[name]:.3f}\n")
+        if ratio > BOUNDS[name]:
+            yield name, ratio, BOUNDS[name]
 
 
 def nanoseconds(operation: Operation, operations: int, seconds: float) -> float:
@@ -271,7 +343,13 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks micro", description=__doc__)
     parser.add_argument("pattern", nargs="?", default="*", help="shell pattern of names, such as 'mvcc*'")
     parser.add_argument("--seconds", type=float, default=MIN_SECONDS, help="shortest repeat (default 0.05)")
+    parser.add_argument("--check", action="store_true", help="fail if a hot function is slower than its bound")
     arguments = parser.parse_args(argv)
+    if arguments.check:
+        slow = list(too_slow(arguments.seconds))
+        for name, ratio, bound in slow:
+            sys.stdout.write(f"{name} takes {ratio:.3f} of the reference's time, more than {bound:.3f}\n")
+        return 1 if slow else 0
     for name, operations, operation in benchmarks():
         if fnmatch(name, arguments.pattern):
             sys.stdout.write(f"{name:<48}{nanoseconds(operation, operations, arguments.seconds):>12,.0f} ns/op\n")

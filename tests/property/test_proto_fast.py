@@ -1,18 +1,27 @@
 """Byte joins of ratifyd.proto.fast against protobuf's own serialisation of the same messages."""
 
+import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ratifyd.apply.txn import Txn
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import Event, KeyValue
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest, RequestHeader
 from ratifyd.proto.rpc_pb2 import (
+    Compare,
+    DeleteRangeRequest,
     DeleteRangeResponse,
     LeaseGrantRequest,
+    PutRequest,
     PutResponse,
+    RangeRequest,
     RangeResponse,
+    RequestOp,
     ResponseHeader,
     ResponseOp,
+    TxnRequest,
     TxnResponse,
     WatchResponse,
 )
@@ -276,3 +285,54 @@ def test_fields_that_end_early() -> None:
             assert fast.message_fields(whole[:size]) == complete[size]
         except ValueError:
             assert size not in complete
+
+
+# ---- Messages in parts
+
+
+@given(st.lists(st.tuples(st.integers(1, 15), st.binary(max_size=300)), max_size=5), st.binary(max_size=4))
+def test_submessages_are_the_fields_in_order(fields: list[tuple[int, bytes]], noise: bytes) -> None:
+    data = b"".join(fast.length_prefixed(number, content) for number, content in fields)
+    assert fast.submessages(data) == [(number << 3 | 2, content) for number, content in fields]
+    found = fast.submessages(data + noise)
+    if found is not None:
+        again = b"".join(fast.length_prefixed(tag >> 3, content) for tag, content in found)
+        assert len(again) <= len(data + noise)
+        assert found[: len(fields)] == fast.submessages(data)
+
+
+@given(st.binary(max_size=40))
+def test_a_txn_read_in_parts_is_the_txn_parsed_whole(noise: bytes) -> None:
+    put = RequestOp(request_put=PutRequest(key=b"k", value=noise))
+    read = RequestOp(request_range=RangeRequest(key=noise))
+    delete = RequestOp(request_delete_range=DeleteRangeRequest(key=noise))
+    compare = Compare(target=Compare.VALUE, key=b"k", value=noise)
+    inner = TxnRequest(compare=[compare], success=[put, delete], failure=[read])
+    nested = TxnRequest(success=[RequestOp(request_txn=inner), RequestOp()], failure=[read, read])
+    only_reads = TxnRequest(success=[read])
+    for request in (inner, nested, only_reads, TxnRequest(), TxnRequest(success=[RequestOp()])):
+        for data in (request.SerializeToString(), request.SerializeToString() + noise):
+            try:
+                whole = Txn(TxnRequest.FromString(data))
+            except DecodeError:
+                with pytest.raises(DecodeError):
+                    Txn.read(data)
+                continue
+            parts = Txn.read(data)
+            assert (parts.compare, parts.nested, parts.is_read_only) == (
+                whole.compare,
+                whole.nested,
+                whole.is_read_only,
+            )
+            for mine, theirs in ((parts.success, whole.success), (parts.failure, whole.failure)):
+                assert [kind for kind, _ in mine] == [kind for kind, _ in theirs]
+                assert [op for kind, op in mine if kind != "request_txn"] == [
+                    op for kind, op in theirs if kind != "request_txn"
+                ]
+
+
+@pytest.mark.parametrize("body", [b"", b"\x1a\x01x", b"x" * 300])
+@pytest.mark.parametrize("revision", [1, 127, 128, 1 << 20, (1 << 63) - 1])
+def test_put_in_txn(revision: int, body: bytes) -> None:
+    expected = fast.length_prefixed(2, fast.revision_header(revision) + body)
+    assert fast.put_in_txn(revision, body) == expected

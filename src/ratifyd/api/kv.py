@@ -16,7 +16,7 @@ from ratifyd.errors import Canceled, EtcdError, NoSpace, RangeStreamFilters, Ran
 from ratifyd.keys import KeyRange
 from ratifyd.ports import Timer
 from ratifyd.proto import fast
-from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest
+from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest
 from ratifyd.server.server import Server
 
 T = TypeVar("T")
@@ -163,7 +163,7 @@ def delete_range(server: Server, call: Call) -> None:
 
 def txn(server: Server, call: Call) -> None:
     """KV.Txn: a read when no branch can write, else a proposal."""
-    request = Txn(TxnRequest.FromString(call.message))
+    request = Txn.read(call.message)
     _check_space(server, call, requests.TXN, request)
     validate.check_txn(request, server.config.max_txn_ops)
     if not request.is_read_only:

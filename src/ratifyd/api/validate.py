@@ -51,7 +51,7 @@ def check_txn(txn: Txn, max_ops: int) -> None:
     """
     _check_txn_shape(txn, max_ops)
     for branch in (txn.success, txn.failure):
-        if len(branch) > 1 or (branch and branch[0][0] == "request_txn"):
+        if len(branch) > 1 or txn.nested:
             _check_overlap(branch)
 
 
@@ -66,9 +66,11 @@ def _check_txn_shape(txn: Txn, max_ops: int) -> None:
     for branch in (success, failure):
         for kind, request in branch:
             if kind == "request_put":
-                check_put(request)
+                if not request.key or request.ignore_value or request.ignore_lease:
+                    check_put(request)
             elif kind == "request_range":
-                check_range(request)
+                if not request.key or request.sort_order or request.sort_target:
+                    check_range(request)
             elif kind == "request_delete_range":
                 check_delete(request)
             elif kind == "request_txn":

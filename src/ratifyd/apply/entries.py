@@ -12,7 +12,26 @@ Answer = Callable[[bytes, EtcdError | None], None]
 Waiter = tuple[Answer, float, Decoded | None]
 """Whoever waits for an entry: where the answer goes, until when (clock time), and what the entry was made from."""
 Waiters = dict[bytes, Waiter]
-"""By the bytes of the entry, which hold a request id and so are its own."""
+"""By the bytes of the entry, which hold a request id and so are its own; by `waiter_key` of those."""
+
+LONG_ENTRY_BYTES = 2048
+"""Above this, finding the id in an entry takes less than hashing it all, which for 64 KiB costs as much as a put."""
+_TAIL_BYTES = 14
+_HEADER_TAG = b"\xa2\x06"
+_LAST_TAG_AT = 4
+"""Where the tag may be in the tail, for ids of at least six bytes."""
+
+
+def waiter_key(data: bytes) -> bytes:
+    """What tells a long entry from all others: its end if that is a request header with nothing but an id, else all.
+
+    Behind the requests with one-byte tags the header comes last. In what could be taken for an id all bytes but the
+    last go on, so it is one: behind a user name stand the tag and number of a revision.
+    """
+    tail = data[-_TAIL_BYTES:]
+    at = tail.find(_HEADER_TAG)
+    header_last = data[0] & 0x87 == 2 and 0 <= at <= _LAST_TAG_AT and tail[at + 2] == _TAIL_BYTES - at - 3
+    return tail if header_last and tail[at + 3] == 0x08 and min(tail[at + 4 : -1]) > 0x7F else data
 
 
 class Outcome:
@@ -49,7 +68,7 @@ def apply_entry(state: State, index: int, term: int, data: bytes, waiters: Waite
     state.term = term
     if not data:
         return None
-    waiter = waiters.pop(data, None)
+    waiter = waiters.pop(data if len(data) <= LONG_ENTRY_BYTES else waiter_key(data), None)
     if waiter is None:
         answer = None
         request_id, row, request, identity = decode(data)

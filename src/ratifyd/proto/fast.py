@@ -96,12 +96,13 @@ def key_value(key: bytes, create_revision: int, mod_revision: int, version: int,
     """mvccpb.KeyValue of a live key: `key` is not empty; both revisions and the version are at least 1."""
     created = varint(create_revision)
     modified = created if mod_revision == create_revision else varint(mod_revision)
-    parts = [_HEADS_1[len(key)], key, b"\x10", created, b"\x18", modified, b"\x20", varint(version)]
+    number = _WHOLE[version] if version <= _LOW_MASK else varint(version)
     if value:
-        parts += (_HEADS_5[len(value)], value)
-    if lease:
-        parts += (b"\x30", varint(lease))
-    return b"".join(parts)
+        head = _HEADS_5[len(value)]
+        kv = b"".join((_HEADS_1[len(key)], key, b"\x10", created, b"\x18", modified, b"\x20", number, head, value))
+    else:
+        kv = b"".join((_HEADS_1[len(key)], key, b"\x10", created, b"\x18", modified, b"\x20", number))
+    return kv + b"\x30" + varint(lease) if lease else kv
 
 
 def tombstone(key: bytes, mod_revision: int = 0) -> bytes:
@@ -210,8 +211,23 @@ def delete_body(deleted: int, prev_kvs: Sequence[bytes]) -> bytes:
     return delete_response(b"", deleted, prev_kvs)
 
 
+_PUT_IN_TXN_HEADS: Final = tuple(bytes((0x12, length + 3, 0x0A, length + 1, 0x18)) for length in range(11))
+"""By the length of the revision's varint: all that stands before it."""
+
+
+def put_in_txn(revision: int, body: bytes) -> bytes:
+    """etcdserverpb.ResponseOp of a Put inside a Txn, with the body of its answer."""
+    if body:
+        return length_prefixed(2, revision_header(revision) + body)
+    encoded = varint(revision)
+    return _PUT_IN_TXN_HEADS[len(encoded)] + encoded
+
+
 def txn_response(header: bytes, succeeded: bool, responses: Sequence[bytes]) -> bytes:
     """etcdserverpb.TxnResponse of encoded etcdserverpb.ResponseOp."""
+    if len(responses) == 1:
+        only = responses[0]
+        return b"".join((header, b"\x10\x01" if succeeded else b"", _HEADS_3[len(only)], only))
     return b"".join((header, b"\x10\x01" if succeeded else b"", *_repeated(3, responses)))
 
 
@@ -306,6 +322,33 @@ def _long_length(data: bytes) -> tuple[int, int]:
             return length, at + 1
         shift += 7
     return 1 << 35, 7
+
+
+def submessages(data: bytes) -> list[tuple[int, bytes]] | None:
+    """Tag byte and content of each field of a message, in order; contents are not checked.
+
+    None unless all are length-delimited, with numbers up to 15 and lengths below 16,384.
+    """
+    found: list[tuple[int, bytes]] = []
+    at, end = 0, len(data)
+    try:
+        while at < end:
+            tag = data[at]
+            length = data[at + 1]
+            start = at + 2
+            if length > 0x7F:
+                high = data[start]
+                start += 1
+                length += (high << 7) - 0x80
+                if high > 0x7F:
+                    return None
+            at = start + length
+            if tag & 0x87 != 2:
+                return None
+            found.append((tag, data[start:at]))
+    except IndexError:
+        return None
+    return found if at == end else None
 
 
 def message_fields(data: bytes) -> dict[int, bytes]:

@@ -101,11 +101,13 @@ def entry_size(entry: Entry) -> int:
 
 def encode_hard_state(state: HardState) -> bytes:
     """Encode a raftpb.HardState."""
-    return b"\x08%b\x10%b\x18%b" % (
-        encode_varint(state.term),
-        encode_varint(state.vote),
-        encode_varint(state.commit),
-    )
+    return _vote_fields(state.term, state.vote) + encode_varint(state.commit)
+
+
+@lru_cache(maxsize=16)
+def _vote_fields(term: int, vote: int) -> bytes:
+    """All in front of the commit index, which changes with every batch while these stay for a whole term."""
+    return b"\x08%b\x10%b\x18" % (encode_varint(term), encode_varint(vote))
 
 
 def encode_conf_state(state: ConfState) -> bytes:

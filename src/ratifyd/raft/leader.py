@@ -289,10 +289,11 @@ def _broadcast_heartbeat(raft: Raft) -> None:
 
 
 def _maybe_commit(raft: Raft) -> bool:
-    matches = {member: progress.match for member, progress in raft.progress.items()}
-    if len(matches) == 1:
-        (index,) = matches.values()
+    if len(raft.progress) == 1:
+        (only,) = raft.progress.values()
+        index = only.match
     else:
+        matches = {member: progress.match for member, progress in raft.progress.items()}
         index = joint_committed_index(raft.config.voters, raft.config.outgoing, matches)
     if index > raft.log.committed and raft.log.term(index) == raft.term:
         raft.log.commit_to(index)

@@ -47,7 +47,9 @@ class Node:
         "_snapshot_store",
         "_timing",
         "_transport",
+        "_turning",
         "_unapplied",
+        "_usual",
         "_wal",
         "applied",
         "at_end",
@@ -94,9 +96,12 @@ class Node:
         self._messages: list[Message] = []
         self._held: list[Message] = []
         self._unapplied: deque[Entry] = deque()
+        self._usual = PUT
+        """The kind of the last entry: the next one is likely to be of the same."""
         self._after_turn: list[Callable[[], None]] = []
         self._leader = (parts.raft.leader_id, parts.raft.term)
         self._awake = False
+        self._turning = False
 
     def wake(self) -> None:
         """Have a turn soon; any number of calls before it make one turn."""
@@ -105,9 +110,9 @@ class Node:
             self._clock.call_soon(self._guarded_turn)
 
     def after_turn(self, callback: Callable[[], None]) -> None:
-        """Call once at the end of the coming turn: how sessions flush their answers together."""
+        """Call once at the end of the present or the coming turn: how sessions flush their answers together."""
         self._after_turn.append(callback)
-        if not self._awake:  # also when stopped
+        if not self._awake and not self._turning:  # also when stopped
             self._awake = True
             self._clock.call_soon(self._guarded_turn)
 
@@ -123,10 +128,12 @@ class Node:
 
     def _guarded_turn(self) -> None:
         self._awake = False
+        self._turning = True
         try:
             if not self.stopped:
                 self.turn()
             callbacks, self._after_turn = self._after_turn, []
+            self._turning = False
             for callback in callbacks:
                 callback()
         except Exception as error:  # whatever it was, the state can no longer be trusted: end the member
@@ -250,7 +257,7 @@ class Node:
         waiters = self.proposals.waiters
         timing = self._timing
         now, quick_s = timing.now, timing.quick_s
-        row, quick = PUT, 0  # of the entries since `since`, each of which took next to nothing
+        row, quick = self._usual, 0  # of the entries since `since`, each of which took next to nothing
         since = before = timing.begin_work()
         for _ in range(min(APPLY_BUDGET, len(unapplied))):
             entry = unapplied.popleft()
@@ -276,6 +283,7 @@ class Node:
                 self.applied = entry.index
         if quick:
             timing.quick_entries(row, quick, before - since)
+        self._usual = row
         if unapplied:
             self.wake()
         self.raft.applied_to(self.applied)

@@ -7,7 +7,7 @@ up. One that was proposed may still commit after that; nobody hears of it.
 from collections.abc import Callable
 from typing import Any
 
-from ratifyd.apply.entries import Answer, Waiters
+from ratifyd.apply.entries import LONG_ENTRY_BYTES, Answer, Waiters, waiter_key
 from ratifyd.apply.requests import Row
 from ratifyd.auth.identity import ANONYMOUS, Identity
 from ratifyd.errors import (
@@ -107,7 +107,8 @@ class Proposals:
             raise RequestTooLarge
         self.queued.append(data)
         decoded = None if request is None else (request_id, row, request, identity)
-        self.waiters[data] = (answer, self.now() + self._timeout_s, decoded)
+        key = data if len(data) <= LONG_ENTRY_BYTES else waiter_key(data)
+        self.waiters[key] = (answer, self.now() + self._timeout_s, decoded)
 
     def add_encoded(self, encode: Callable[[int], bytes], answer: Answer) -> None:
         """Queue an entry that `encode` makes from its request id. Raises Stopped at once."""
@@ -115,7 +116,11 @@ class Proposals:
             raise Stopped
         data = encode(self._ids.next())
         self.queued.append(data)
-        self.waiters[data] = (answer, self.now() + self._timeout_s, None)
+        self.waiters[data if len(data) <= LONG_ENTRY_BYTES else waiter_key(data)] = (
+            answer,
+            self.now() + self._timeout_s,
+            None,
+        )
 
     def add_change(self, change: ConfChange, answer: Answer, *, timeout_s: float, wanted: Wanted) -> None:
         """Queue a membership change, whose id is set here. Raises Stopped at once."""
@@ -149,18 +154,19 @@ class Proposals:
         One that was never proposed ends with its deadline and nothing else (semantics 13.6).
         """
         overdue: Waiters = {}
-        for data, waiter in self.waiters.items():
+        for key, waiter in self.waiters.items():
             if waiter[1] > now:
                 break
-            overdue[data] = waiter
+            overdue[key] = waiter
         if overdue:
             # A leader found later shall not see what nobody waits for.
-            unproposed = overdue.keys() & set(self.queued)
-            self.queued = [data for data in self.queued if data not in unproposed]
-            for data, (answer, deadline, _) in overdue.items():
+            queued = [(data if len(data) <= LONG_ENTRY_BYTES else waiter_key(data), data) for data in self.queued]
+            unproposed = {key for key, _ in queued if key in overdue}
+            self.queued = [data for key, data in queued if key not in unproposed]
+            for key, (answer, deadline, _) in overdue.items():
                 self.failed_total += 1
-                del self.waiters[data]
-                answer(b"", ContextDeadlineExceeded() if data in unproposed else why(deadline - self._timeout_s))
+                del self.waiters[key]
+                answer(b"", ContextDeadlineExceeded() if key in unproposed else why(deadline - self._timeout_s))
         if self._changing:
             self._expire_changes(now, why)
             self.drop_unwanted_changes()

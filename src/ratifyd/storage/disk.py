@@ -8,12 +8,15 @@ import errno
 import fcntl
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 _NO_FALLOCATE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 _DSYNC = getattr(os, "RWF_DSYNC", 0)
+_MAX_CHUNKS = 1024
+"""Buffers of one vectored write (Linux UIO_MAXIOV)."""
 _ZEROS = bytes(1 << 20)
 
 
@@ -49,18 +52,21 @@ class OsFile:
         except OSError as error:
             raise self._named(error) from error
 
-    def pwrite_datasync(self, data: bytes, offset: int) -> None:
-        """Write all of `data` and make it durable, in one call to the kernel where it can."""
-        if _DSYNC:
-            try:
-                written = os.pwritev(self._fd, (data,), offset, _DSYNC)
-                while written < len(data):
-                    written += os.pwritev(self._fd, (memoryview(data)[written:],), offset + written, _DSYNC)
-            except OSError as error:
-                raise self._named(error) from error
-        else:
-            self.pwrite(data, offset)
+    def pwrite_datasync(self, chunks: Sequence[bytes], offset: int) -> None:
+        """Write all of the chunks, one behind the other, and make them durable, in one call to the kernel if it can."""
+        if not _DSYNC or len(chunks) > _MAX_CHUNKS:
+            self.pwrite(b"".join(chunks), offset)
             self.datasync()
+            return
+        size = sum(map(len, chunks))
+        try:
+            written = os.pwritev(self._fd, chunks, offset, _DSYNC)
+            if written < size:
+                rest = memoryview(b"".join(chunks))
+                while written < size:
+                    written += os.pwritev(self._fd, (rest[written:],), offset + written, _DSYNC)
+        except OSError as error:
+            raise self._named(error) from error
 
     def truncate(self, size: int) -> None:
         try:

@@ -2,16 +2,17 @@
 
 In place saves the hand-over to a thread and back, which costs about a quick sync itself, and several under load, when
 the thread must wait for the interpreter twice. On the thread a sync overlaps with the loop's work, and a slow disk
-cannot stop heartbeats. So: in place while syncs are quick, on the thread from the moment they are not.
+cannot stop heartbeats. So: in place while most syncs are quick, on the thread from the moment they are not. A few that
+take some milliseconds do not make a disk slow: on the thread they would be no quicker, and all others would pay for it.
 """
 
 from math import inf
 
 QUICK_SYNC_S = 500e-6
-"""Average up to which syncs stay on the loop."""
+"""Average up to which syncs stay on the loop; in it a single one counts for twice that at most."""
 
-SLOW_SYNC_S = 20e-3
-"""A single sync this slow moves them off the loop for SLOW_WINDOW syncs."""
+SLOW_SYNC_S = 50e-3
+"""A single sync this slow, half a heartbeat, moves them off the loop for SLOW_WINDOW syncs."""
 
 IN_PLACE_BYTES = 512 << 10
 WINDOW = 32
@@ -43,7 +44,7 @@ class SyncPolicy:
         if seconds > self._slow_s:
             self._leave_loop(SLOW_WINDOW)
         elif in_place:
-            self._average_s += (seconds - self._average_s) * _WEIGHT
+            self._average_s += (min(seconds, 2 * self._quick_s) - self._average_s) * _WEIGHT
             if self._average_s >= self._quick_s:
                 self._leave_loop(WINDOW)
         elif self._off_loop:

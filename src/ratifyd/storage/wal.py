@@ -348,8 +348,7 @@ class Wal:
     def _write(self, flight: _Flight) -> float:
         """Write, sync, and cut when due; returns the seconds of write and sync. Runs on the worker, or in place."""
         started = self._clock()
-        chunks = flight.chunks
-        self._writer.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        self._writer.write(flight.chunks, flight.size)
         seconds = self._clock() - started
         if flight.cut is not None:
             self._writer.cut(*flight.cut)

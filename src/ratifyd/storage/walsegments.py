@@ -3,7 +3,7 @@
 Writes come one at a time, from the worker or the loop; everything else runs on the worker only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from ratifyd.ports import Disk, File
@@ -18,7 +18,7 @@ class SegmentLocked(Exception):
 class _SyncingFile(Protocol):
     """A file that can write and sync in one call: a thread then meets the interpreter's lock once, not twice."""
 
-    def pwrite_datasync(self, data: bytes, offset: int) -> None: ...
+    def pwrite_datasync(self, chunks: Sequence[bytes], offset: int) -> None: ...
 
 
 class SegmentWriter:
@@ -90,11 +90,11 @@ class SegmentWriter:
             if self.fsync:
                 file.datasync()
 
-    def write(self, data: bytes) -> None:
-        """Write at the end, durably unless syncs are off."""
+    def write(self, chunks: Sequence[bytes], size: int) -> None:
+        """Write chunks of `size` bytes in all at the end, durably unless syncs are off."""
         self.intact = False
-        self._write_at(data, self._offset)
-        self._offset += len(data)
+        self._write_at(chunks, self._offset)
+        self._offset += size
         self.intact = True
 
     def cut(self, name: SegmentName, head: bytes) -> None:
@@ -172,14 +172,13 @@ class SegmentWriter:
             self._disk.remove(path)
             self._spare = None
 
-    def _writing(self, file: File) -> Callable[[bytes, int], None]:
-        if not self.fsync:
-            return file.pwrite
-        if isinstance(file, _SyncingFile):
+    def _writing(self, file: File) -> Callable[[Sequence[bytes], int], None]:
+        if self.fsync and isinstance(file, _SyncingFile):
             return file.pwrite_datasync
 
-        def write_and_sync(data: bytes, offset: int) -> None:
-            file.pwrite(data, offset)
-            file.datasync()
+        def write(chunks: Sequence[bytes], offset: int) -> None:
+            file.pwrite(b"".join(chunks), offset)
+            if self.fsync:
+                file.datasync()
 
-        return write_and_sync
+        return write

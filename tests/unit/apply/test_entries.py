@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 
 from ratifyd import schema
 from ratifyd.apply import requests
-from ratifyd.apply.entries import Outcome, Waiters, apply_entry
+from ratifyd.apply.entries import LONG_ENTRY_BYTES, Outcome, Waiters, apply_entry, waiter_key
 from ratifyd.apply.requests import ROWS, Row, cost_bound, decode
 from ratifyd.apply.state import State
 from ratifyd.apply.txn import Txn
@@ -405,3 +405,42 @@ def test_nobody_waits_no_ranges_are_read(machine: Machine) -> None:
     assert len(long.body) > len(short.body)
     rows = [each.state.buffer.range(schema.KEY, b"\0", None) for each in (wanted, unwanted)]
     assert rows[0] == rows[1]
+
+
+# --- who waits ------------------------------------------------------------------------------------------------------
+
+LONG_PUT = put(value=b"v" * LONG_ENTRY_BYTES).SerializeToString()
+
+
+def test_a_long_entry_is_known_by_its_id() -> None:
+    for request_id in (1 << 48 | 5, 0x7F << 48 | 5, 0x8000 << 48 | 5, 0xFFFF << 48 | 5):
+        one, two = (
+            fast.internal_raft_request(requests.PUT.tag, LONG_PUT, fast.request_header(number))
+            for number in (request_id, request_id + 1)
+        )
+        assert len(waiter_key(one)) < 20
+        assert waiter_key(one) != waiter_key(two)
+        assert waiter_key(one) == waiter_key(bytes(bytearray(one)))
+
+
+@pytest.mark.parametrize("name", ["alice", "\xa2\x06\x0a\x08\xff\xff\xff\xff\xff\xff\xff", "x" * 100])
+def test_a_long_entry_of_a_user_is_known_by_all_its_bytes(name: str) -> None:
+    user = name.encode("latin-1").decode("utf-8", "surrogateescape")
+    for auth_revision in (1, 300, 1 << 60):
+        header = fast.request_header(0xFFFF << 48 | 5, user, auth_revision)
+        data = fast.internal_raft_request(requests.PUT.tag, LONG_PUT, header)
+        assert waiter_key(data) == data
+
+
+def test_a_body_cannot_pass_for_an_id() -> None:
+    forged = LONG_PUT + b"\xa2\x06\x0b\x08" + b"\xff" * 9 + b"\x01"
+    header = fast.request_header(0xFFFF << 48 | 5)
+    data = fast.internal_raft_request(requests.AUTH_USER_ADD.tag, forged, header)
+    assert waiter_key(data) == data
+
+
+def test_the_waiter_of_a_long_entry_gets_its_answer(machine: Machine) -> None:
+    data = fast.internal_raft_request(requests.PUT.tag, LONG_PUT, fast.request_header(0xFFFF << 48 | 5))
+    waiters: Waiters = {waiter_key(data): (lambda body, error: None, 0.0, None)}
+    outcome = apply_entry(machine.state, 1, 1, data, waiters)
+    assert outcome is not None and outcome.answer is not None and not waiters

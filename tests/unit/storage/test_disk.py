@@ -59,8 +59,12 @@ def test_modes_are_private(tmp_path: Path) -> None:
 def test_large_reads_and_synced_writes_are_whole(tmp_path: Path) -> None:
     file = OsDisk().open(str(tmp_path / "f"), create=True)
     data = Random(1).randbytes(3_000_000)
-    file.pwrite_datasync(data, 10)
+    file.pwrite_datasync((data,), 10)
     assert file.pread(4_000_000, 10) == data
+    for count in (3, 5000):
+        chunks = [data[at : at + 100] for at in range(count)]
+        file.pwrite_datasync(chunks, 7)
+        assert file.pread(100 * count, 7) == b"".join(chunks)
     file.close()
     file.close()
 
