@@ -4,16 +4,27 @@ from collections.abc import Generator
 from contextlib import ExitStack, closing
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from ratifyd.apply.kv import check_present, delete_in, put_in
 from ratifyd.apply.ranges import is_long, range_body, range_steps
 from ratifyd.apply.state import State
-from ratifyd.errors import Compacted, LeaseNotFound
+from ratifyd.errors import Compacted, LeaseNotFound, TooManyOps
 from ratifyd.keys import KeyRange
 from ratifyd.mvcc.store import Store, WriteTxn
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import KeyValue
 from ratifyd.proto.rpc_pb2 import Compare, RequestOp, TxnRequest
 
+MAX_NESTING = 200
+"""Txns inside each other. Every level has an operation, so --max-txn-ops as it is by default allows 127."""
+
+_COMPARE, _SUCCESS, _FAILURE = (
+    TxnRequest.DESCRIPTOR.fields_by_name[name].number for name in ("compare", "success", "failure")
+)
+_NESTED = RequestOp.DESCRIPTOR.fields_by_name["request_txn"].number
+_OTHER_OPERATIONS = frozenset(field.number for field in RequestOp.DESCRIPTOR.fields) - {_NESTED}
+_EMPTY = TxnRequest()
 _ABSENT = KeyValue()
 _FIELDS = {
     Compare.VERSION: ("version", "version"),
@@ -50,6 +61,41 @@ class Txn:
     def is_serializable(self) -> bool:
         """Whether a read-only txn may be answered locally: all its ranges are serializable (an empty txn is)."""
         return all(read.serializable for _, read in self.success) and all(read.serializable for _, read in self.failure)
+
+
+def parse_txn(data: bytes) -> Txn:
+    """Read a TxnRequest. Raises DecodeError, and TooManyOps beyond MAX_NESTING."""
+    try:
+        return Txn(TxnRequest.FromString(data))
+    except DecodeError:
+        return _parse_nested(data, 0)
+
+
+def _parse_nested(data: bytes, depth: int) -> Txn:
+    """As `parse_txn`, level by level: protobuf's parser refuses more than 49 txns inside each other, etcd does not."""
+    if depth > MAX_NESTING:
+        raise TooManyOps
+    found = Txn(_EMPTY)
+    branches = {_SUCCESS: found.success, _FAILURE: found.failure}
+    for number, content in _fields(data):
+        if number == _COMPARE:
+            found.compare.append(Compare.FromString(content))
+        elif number in branches:
+            operation: Operation = None, None
+            for kind, inner in _fields(content):
+                if kind == _NESTED:
+                    operation = "request_txn", _parse_nested(inner, depth + 1)
+                elif kind in _OTHER_OPERATIONS:
+                    operation = _operation(RequestOp.FromString(fast.length_prefixed(kind, inner)))
+            branches[number].append(operation)
+    return found
+
+
+def _fields(data: bytes) -> list[tuple[int, bytes]]:
+    try:
+        return fast.message_field_list(data)
+    except ValueError as error:
+        raise DecodeError(str(error)) from error
 
 
 def _operation(op: RequestOp) -> Operation:

@@ -12,12 +12,19 @@ from ratifyd.config import ConfigError
 
 
 def read_config_file(path: str) -> Mapping[str, object]:
-    """Decode a YAML or JSON configuration file. PyYAML is loaded only here, and only for files that are not JSON."""
+    """Decode a YAML or JSON configuration file."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        data = Path(path).read_bytes()
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
         raise ConfigError(f"open {path}: {reason}", "--config-file must name a file this process can read") from error
+    return decode_config(path, data)
+
+
+def decode_config(path: str, data: bytes) -> Mapping[str, object]:
+    """Settings in the content of a file. PyYAML is loaded only here, and only for files that are not JSON."""
+    try:
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a text file: {error}", "write it as YAML or JSON in UTF-8") from error
     document = _decode(path, text)

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from ratifyd.apply import requests
+from ratifyd.apply.requests import UnknownRequest
 from ratifyd.errors import EtcdError, LeaderChanged, Stopped
 from ratifyd.membership import Change, ChangeKind
 from ratifyd.membership import Member as ClusterMember
-from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
 from ratifyd.proto.rpc_pb2 import PutRequest
 from ratifyd.raft.messages import ConfChange, ConfChangeKind
 from ratifyd.raft.roles import Role
@@ -153,10 +153,10 @@ def test_apply_waits_for_a_backend_that_is_behind() -> None:
 def test_an_apply_that_cannot_be_computed_ends_the_member(member: Member) -> None:
     before = member.call(requests.PUT, put())
     member.clock.run()
-    member.raft.propose([InternalRaftRequest(ID=3).SerializeToString()])
+    member.raft.propose([b"\xca\x51\x00"])  # field 1305
     after = member.call(requests.PUT, put(1))
     member.settle()
-    assert [type(failure) for failure in member.failures] == [ValueError]
+    assert [type(failure) for failure in member.failures] == [UnknownRequest]
     assert before.done
     assert not after.done
     assert member.server.node.stopped
