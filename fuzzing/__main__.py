@@ -51,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
             report = job.result()
             for failure in _add(totals[report.target], report):
                 say(f"{failure}\n")
+            if options.verbose:
+                say(f"{report.target}: {totals[report.target].inputs} inputs")
     for name, total in totals.items():
         rate = total.inputs / max(total.cpu_s, 0.001)
         say(
@@ -77,6 +79,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="first of the seeds")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="processes at work (default 1)")
     parser.add_argument("--input", nargs="+", metavar="HEX", help="repeat a failure: inputs in hex, - for an empty one")
+    parser.add_argument("--verbose", action="store_true", help="a line for each job that is done")
     options = parser.parse_args()
     if options.input:
         logging.disable(logging.ERROR - 1)

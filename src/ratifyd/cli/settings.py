@@ -38,7 +38,9 @@ def decode_config(path: str, data: bytes) -> Mapping[str, object]:
 def _decode(path: str, text: str) -> object:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except RecursionError as error:
+        raise ConfigError(f"error parsing {path}: nested too deeply", "settings are one or two levels deep") from error
+    except ValueError as error:
         if text.lstrip().startswith("{") and path.endswith(".json"):
             raise ConfigError(f"error parsing {path}: {error}", "correct the JSON there") from error
     try:
@@ -49,7 +51,9 @@ def _decode(path: str, text: str) -> object:
         ) from error
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise ConfigError(f"error parsing {path}: nested too deeply", "settings are one or two levels deep") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
         where = " ".join(str(error).split())
         raise ConfigError(f"error converting YAML to JSON: yaml: {where}", f"correct the YAML in {path}") from error
 
