@@ -47,6 +47,11 @@ FOUND: list[tuple[str, list[str], str]] = [
         ],
         "a heartbeat of no term after an election: the log could not be read again",
     ),
+    (
+        "peer_messages",
+        ["080e100120ffffffffffffffffff0130023a06080010005803621043616d706169676e5472616e73666572"],
+        "the last term there is",
+    ),
 ]
 """Target, inputs from a fresh start, and what was the matter."""
 

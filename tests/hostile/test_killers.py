@@ -61,7 +61,7 @@ REQUESTS: dict[str, tuple[str, Message | bytes, str]] = {
         txn_request([op_delete(b"b", b"\0"), op_put(b"c", ignore_value=True)]),
         OK,
     ),
-    "Txn without an operation in its operation": ("KV/Txn", b"\x12\x00", "NOT_FOUND"),
+    "Txn without an operation in its operation": ("KV/Txn", b"\x12\x00", INVALID),
     "Txn of 50 levels": ("KV/Txn", deep(50), OK),
     "Txn of 127 levels": ("KV/Txn", deep(127), OK),
     "Txn of 128 levels": ("KV/Txn", deep(128), INVALID),

@@ -262,3 +262,11 @@ def test_answers_nobody_reads_are_bounded(make_peer: Callable[..., Peer], stalle
     peer.send(peer.call(41))
     peer.connection.reply(41, bytes(100_000))
     assert peer.connection.data_to_send() if stalled else peer.connection.queued_bytes(41) > 100_000
+
+
+def test_too_many_header_fields(make_peer: Callable[..., Peer]) -> None:
+    """An HPACK bomb: a byte each, and 4,000 bytes in the table."""
+    peer = make_peer()
+    peer.send(peer.headers(1, x="v" * 4_000))
+    peer.send(frame(HEADERS, 4, 3, b"\xbe" * 2_049))
+    assert peer.error() == CALM
