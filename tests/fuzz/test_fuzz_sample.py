@@ -32,6 +32,15 @@ def test_a_sample_of_each_target(name: str) -> None:
 FOUND: list[tuple[str, list[str], str]] = [
     ("apply", ["a206020801a25100"], "a cluster version that is none"),
     ("apply", ["0803a251140a12687474703a2f2f3132372e302e302e313a31"], "a cluster version that is none"),
+    ("apply", ["080512035055541a0f2f302f76657273696f7b908f352e30"], "a path of the old form that is no text"),
+    (
+        "apply",
+        [
+            "080612035055541a172f302f6d656d626572732f312f6174747269627574657322287b226e616d65223a2261222c22636c69656e745552"
+            "4c8000000022687474703a2f2f613a31225d7d"
+        ],
+        "attributes of the old form that are no text",
+    ),
     ("requests", ["020a01631201621807"], "an entry whose first byte is that of the old form"),
     ("json_out", ["300801"], "a number in the place of a list"),
     ("json_out", ["000802"], "a number in the place of bytes"),

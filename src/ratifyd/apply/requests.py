@@ -290,6 +290,8 @@ def v2_request(data: bytes) -> Request | None:
 
 def _decode_v2(request: Request) -> Decoded:
     request_id: int = request.ID
+    if isinstance(request.Path, bytes) or isinstance(request.Val, bytes):  # which is how protobuf shows bad UTF-8
+        return request_id, _V2, request, ANONYMOUS
     if request.Method == "PUT":
         if request.Path == _V2_VERSION_PATH:
             return request_id, CLUSTER_VERSION_SET, ClusterVersionSetRequest(ver=request.Val), ANONYMOUS
