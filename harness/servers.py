@@ -105,6 +105,8 @@ class EtcdServer:
     ) -> None:
         self.kind = kind
         self.host = host
+        self.prefix: list[str] = []
+        """Put before the command line, such as `prlimit` with its arguments."""
         self.flags = list(flags)
         self.name = name
         self.initial_cluster = initial_cluster
@@ -165,6 +167,7 @@ class EtcdServer:
         client_url = f"http://{self.address}:{self.client_port}"
         return [
             *(self.host.enter if self.host else ()),
+            *self.prefix,
             *server_command(self.kind),
             f"--name={self.name}",
             f"--data-dir={self.data_dir}",

@@ -6,9 +6,10 @@ of buckets `members` and `members_removed` (etcd's JSON) and take them away.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
 from ratifyd.errors import (
     MemberExist,
@@ -52,13 +53,20 @@ class Member:
     @classmethod
     def from_json(cls, data: bytes) -> "Member":
         """Read a member record. Raises ValueError when it is not one."""
-        fields = json.loads(data)
+        return cls.from_fields(read_object(data))
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> "Member":
+        """As `from_json`, of a record that is an object already."""
+        member, name = fields.get("id"), fields.get("name") or ""
+        if type(member) is not int or not 0 <= member < 1 << 64 or not isinstance(name, str):
+            raise ValueError(f"not a member record: {fields!r:.100}")
         return cls(
-            id=int(fields["id"]),
-            peer_urls=tuple(fields.get("peerURLs") or ()),
-            name=fields.get("name", ""),
-            client_urls=tuple(fields.get("clientURLs") or ()),
-            is_learner=bool(fields.get("isLearner", False)),
+            id=member,
+            peer_urls=_texts(fields, "peerURLs"),
+            name=name,
+            client_urls=_texts(fields, "clientURLs"),
+            is_learner=fields.get("isLearner") is True,
         )
 
 
@@ -72,11 +80,14 @@ class Change:
 
     @classmethod
     def decode(cls, kind: int, node_id: int, context: bytes) -> "Change":
-        """Read a conf change entry."""
+        """Read a conf change entry. Raises ValueError when its context is none, or another member's."""
         if not context:
             return cls(ChangeKind(kind), Member(node_id, ()))
-        promote = bool(json.loads(context).get("isPromote", False))
-        return cls(ChangeKind(kind), Member.from_json(context), promote)
+        fields = read_object(context)
+        member = Member.from_fields(fields)
+        if member.id != node_id:
+            raise ValueError(f"a change of member {node_id:x} that speaks of {member.id:x}")
+        return cls(ChangeKind(kind), member, fields.get("isPromote") is True)
 
     def context(self) -> bytes:
         """The JSON that travels with the change; empty for a removal."""
@@ -87,6 +98,24 @@ class Change:
                 {"id": self.member.id, "peerURLs": None, "isPromote": True}, separators=(",", ":")
             ).encode()
         return self.member.to_json()
+
+
+def read_object(data: bytes) -> dict[str, Any]:
+    """A JSON object that another member, or a file, may have made of anything. Raises ValueError."""
+    try:
+        fields = json.loads(data)
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"not a JSON object: {data[:100]!r}")
+    return fields
+
+
+def _texts(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    texts = fields.get(name) or ()
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name} is no list of texts: {texts!r:.100}")
+    return tuple(texts)
 
 
 def member_id(peer_urls: Iterable[str], salt: str, unix_seconds: int | None = None) -> int:

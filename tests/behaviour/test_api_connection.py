@@ -6,65 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
-import hpack
 import pytest
 
 from harness.servers import EtcdServer, StartFailed, free_port
 from harness.stubs import Client
+from harness.wire import DATA, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, WAIT_S, Wire
 
 StartServer = Callable[..., tuple[EtcdServer, Client]]
-Connect = Callable[[EtcdServer], "Wire"]
-DATA, HEADERS, _, RST_STREAM, SETTINGS, _, PING, GOAWAY = range(8)
+Connect = Callable[[EtcdServer], Wire]
 MAX_CONCURRENT_STREAMS, REFUSED_STREAM, ENHANCE_YOUR_CALM = 3, 7, 11
-RANGE, WATCH = "/etcdserverpb.KV/Range", "/etcdserverpb.Watch/Watch"
-WAIT_S = 10.0
-
-
-class Wire:
-    """A connection, frame by frame."""
-
-    def __init__(self, server: EtcdServer) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", server.client_port), timeout=WAIT_S)
-        self._buffer = b""
-        self._encoder = hpack.Encoder()
-        self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        self.send(SETTINGS)
-
-    def send(self, kind: int, flags: int = 0, stream_id: int = 0, payload: bytes = b"") -> None:
-        self._socket.sendall(struct.pack(">IBI", len(payload) << 8 | kind, flags, stream_id) + payload)
-
-    def open(self, stream_id: int, path: str = WATCH) -> None:
-        """Begin a request and leave it open."""
-        fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "a")]
-        fields += [("content-type", "application/grpc"), ("te", "trailers")]
-        self.send(HEADERS, 4, stream_id, self._encoder.encode(fields))
-
-    def take(self, *kinds: int) -> tuple[int, int, bytes]:
-        """The next frame of these kinds that acknowledges nothing: kind, stream, payload. EOFError at the end."""
-        while True:
-            while len(self._buffer) < 9 or len(self._buffer) < 9 + (struct.unpack_from(">I", self._buffer)[0] >> 8):
-                data = self._socket.recv(65536)
-                if not data:
-                    raise EOFError
-                self._buffer += data
-            word, flags, stream_id = struct.unpack_from(">IBI", self._buffer)
-            size = 9 + (word >> 8)
-            payload, self._buffer = self._buffer[9:size], self._buffer[size:]
-            if word & 0xFF in kinds and not (flags & 1 and word & 0xFF in (SETTINGS, PING)):
-                return word & 0xFF, stream_id, payload
-
-    def at_end(self) -> bool:
-        """Whether the server hangs up."""
-        try:
-            self.take()
-        except (EOFError, ConnectionError):
-            return True
-        except TimeoutError:
-            return False
-        raise AssertionError
-
-    def close(self) -> None:
-        self._socket.close()
+RANGE = "/etcdserverpb.KV/Range"
 
 
 @pytest.fixture

@@ -172,7 +172,10 @@ def _log_slow_read(server: Server, call: ClientCall, seconds: float, response: b
             seconds, "read-only range ", text.compact(RangeRequest.FromString(call.message)), words, error
         )
         return
-    request = TxnRequest.FromString(call.message)
+    try:
+        request = TxnRequest.FromString(call.message)
+    except DecodeError:  # nested deeper than protobuf's parser goes: not read-only
+        return
     if Txn(request).is_read_only:
         answer = TxnResponse.FromString(response)
         _strip(answer.header)

@@ -71,6 +71,7 @@ class Field:
         "oneof_name",
         "read",
         "tag",
+        "wire_type",
         "write",
     )
 
@@ -88,7 +89,8 @@ class Field:
         self.oneof = -1 if oneof is None else oneof.index
         self.oneof_name = "" if oneof is None else oneof.full_name
         self.keeps_default = kind == "message" or oneof is not None  # being there says something
-        self.tag = _varint(self.number << 3 | (_DELIMITED if is_delimited or self.is_packed else _VARINT))
+        self.wire_type = _DELIMITED if is_delimited or self.is_packed else _VARINT
+        self.tag = _varint(self.number << 3 | self.wire_type)
         self.read, self.write = _converters(kind, descriptor)
 
     def encode(self, value: Any) -> bytes:
@@ -247,7 +249,8 @@ class MessageType:
                 raise DecodeError("no such field in etcd's messages")
             if at > end:
                 raise DecodeError("truncated message")
-            if (field := fields.get(tag >> 3)) is not None:
+            field = fields.get(tag >> 3)
+            if field is not None and (wire_type == field.wire_type or (field.is_packed and wire_type == _VARINT)):
                 yield field, payload
 
 

@@ -10,7 +10,7 @@ from ratifyd.api.identity import check_current, check_read, identity_of, present
 from ratifyd.apply import requests
 from ratifyd.apply.permissions import check_txn
 from ratifyd.apply.ranges import SLICE_KEYS, is_long, range_body, range_steps
-from ratifyd.apply.txn import Txn, is_long_read, read_txn_body, read_txn_steps
+from ratifyd.apply.txn import Txn, is_long_read, parse_txn, read_txn_body, read_txn_steps
 from ratifyd.auth.identity import ANONYMOUS, Identity
 from ratifyd.errors import Canceled, EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort, Stopped
 from ratifyd.keys import KeyRange
@@ -163,7 +163,7 @@ def delete_range(server: Server, call: Call) -> None:
 
 def txn(server: Server, call: Call) -> None:
     """KV.Txn: a read when no branch can write, else a proposal."""
-    request = Txn.read(call.message)
+    request = parse_txn(call.message)
     _check_space(server, call, requests.TXN, request)
     validate.check_txn(request, server.config.max_txn_ops)
     if not request.is_read_only:

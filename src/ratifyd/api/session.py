@@ -150,10 +150,12 @@ class Session:
 
     def pause_writing(self) -> None:
         """The client reads slowly: stop reading from it."""
+        self.connection.stalled = True
         self.link.pause_reading()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
+        self.connection.stalled = False
         self.link.resume_reading()
         for stream in list(self._streams.values()):
             stream.writable()

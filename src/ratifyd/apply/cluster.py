@@ -20,6 +20,10 @@ def set_attributes(state: State, request: ClusterMemberAttrSetRequest, wanted: b
 
 def set_cluster_version(state: State, request: ClusterVersionSetRequest, wanted: bool) -> bytes:
     """Take the cluster version the leader decided; a cluster of 3.6 or newer stamps the storage version too."""
+    try:
+        minor_of(request.ver)
+    except ValueError:  # no leader decides that, and etcd would panic
+        return pass_over(state, request.ver.encode(), wanted)
     state.members.cluster_version = request.ver
     state.buffer.put(schema.CLUSTER, schema.CLUSTER_VERSION, request.ver.encode())
     if minor_of(request.ver) >= minor_of(STORAGE_VERSION):
@@ -41,6 +45,12 @@ def set_downgrade(state: State, request: DowngradeInfoSetRequest, wanted: bool) 
 def ignore(state: State, request: Request, wanted: bool) -> bytes:
     """Pass over a request to the v2 store that has no counterpart here: its keys are not part of the v3 state."""
     state.warn("ignored a v2 request in the log", method=request.Method, path=request.Path)
+    return b""
+
+
+def pass_over(state: State, data: bytes, wanted: bool) -> bytes:
+    """Leave out an entry that cannot be read."""
+    state.warn("passed over a log entry that is no request", index=state.consistent_index, data=data[:64].hex())
     return b""
 
 

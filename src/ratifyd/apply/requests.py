@@ -13,8 +13,10 @@ from google.protobuf.message import DecodeError, Message
 from ratifyd.apply import alarms, auth, cluster, kv, leases, permissions
 from ratifyd.apply import txn as txns
 from ratifyd.apply.state import State
-from ratifyd.apply.txn import Operation, Txn
+from ratifyd.apply.txn import Operation, Txn, parse_txn
 from ratifyd.auth.identity import ANONYMOUS, Identity, name_of
+from ratifyd.errors import TooManyOps
+from ratifyd.membership import Member, read_object
 from ratifyd.proto import fast
 from ratifyd.proto.auth_records_pb2 import (
     RecordedAuthenticate,
@@ -56,7 +58,7 @@ class Row:
     somebody waits for it; it raises RequestError. `cost(request)` is what it may add to the backend in bytes, None
     when it cannot grow it (semantics 10.2). `permit(state, identity, request)` raises RequestError for whoever may not
     have it executed, None when everybody may; asked only while auth is on. `message` is what its bytes are read as, the
-    type of the field by default; `read` turns that into what the others take, None when it is the message itself.
+    type of the field by default; `read` makes of them what the others take, the message itself by default.
     `corrupt_allowed`: it runs while the CORRUPT alarm is on, too. `quiet`: its outcome matters to its proposer only.
     """
 
@@ -83,7 +85,7 @@ class Row:
         *,
         permit: Permit | None = None,
         message: type[Message] | None = None,
-        read: Callable[[Any], Any] | None = None,
+        read: Callable[[bytes], Any] | None = None,
         corrupt_allowed: bool = False,
         quiet: bool = False,
     ) -> None:
@@ -95,7 +97,7 @@ class Row:
         self.cost = cost
         self.permit = permit
         self.message = message or type(getattr(_EMPTY, field))
-        self.read = read
+        self.read = read or self.message.FromString
         self.corrupt_allowed = corrupt_allowed
         self.quiet = quiet
         self.tag = fast.varint(descriptor.number << 3 | 2)
@@ -132,7 +134,7 @@ Decoded = tuple[int, Row, Any, Identity]
 
 PUT = Row("put", "Put", kv.put, put_cost, permit=permissions.check_put, quiet=True)
 DELETE_RANGE = Row("delete_range", "DeleteRange", kv.delete_range, permit=permissions.check_delete_range, quiet=True)
-TXN = Row("txn", "Txn", txns.txn, txn_cost, permit=permissions.check_txn, read=Txn, quiet=True)
+TXN = Row("txn", "Txn", txns.txn, txn_cost, permit=permissions.check_txn, read=parse_txn, quiet=True)
 COMPACTION = Row("compaction", "Compaction", kv.compact)
 LEASE_GRANT = Row("lease_grant", "LeaseGrant", leases.grant, lease_cost)
 LEASE_REVOKE = Row("lease_revoke", "LeaseRevoke", leases.revoke, permit=permissions.check_lease_revoke)
@@ -212,6 +214,7 @@ ROWS = (
     AUTH_ROLE_REVOKE_PERMISSION,
 )
 _BY_NUMBER = {row.number: row for row in ROWS}
+_OLD_ID_NUMBER = InternalRaftRequest.DESCRIPTOR.fields_by_name["ID"].number
 _HEADER_NUMBER = InternalRaftRequest.DESCRIPTOR.fields_by_name["header"].number
 
 
@@ -223,50 +226,79 @@ _V2_VERSION_PATH = "/0/version"
 _V2_MEMBER = re.compile(r"/0/members/([0-9a-f]{1,16})/attributes")
 
 
+class UnknownRequest(Exception):
+    """An entry holds a request of a version newer than this one: what it does is unknown, so the member must stop."""
+
+
+_UNREADABLE = Row("v2", "unreadable", cluster.pass_over, corrupt_allowed=True)
+"""Bytes that are no request for any version: without effect on every member alike, where etcd would panic."""
+
+
 def decode(data: bytes) -> Decoded:
-    """Read the request of a normal entry. Raises ValueError when it is none that this version knows."""
-    if data[0] == _V2_FIRST_BYTE and (found := _decode_v2(data)) is not None:
-        return found
+    """Read the request of a normal entry. Raises UnknownRequest.
+
+    Only a member makes entries, so what cannot be read is a broken or hostile member's. It must not be able to end the
+    others, now and at each restart; and as everybody reads the same bytes, everybody passes over the same.
+    """
+    try:
+        return _decode(data)
+    except TooManyOps as error:
+        raise UnknownRequest("log entry holds a transaction nested deeper than this version goes") from error
+    except (DecodeError, ValueError, RecursionError):
+        return 0, _UNREADABLE, data, ANONYMOUS
+
+
+def _decode(data: bytes) -> Decoded:
+    old = v2_request(data)
+    if old is not None:
+        return _decode_v2(old)
     number, body, raw = fast.split_internal_raft_request(data) or _split_any(data)
     row = _BY_NUMBER.get(number)
     if row is None:
-        raise ValueError(f"log entry holds no request known to this version: {data[:64]!r}")
-    # On its own: one nested as deep as the parser goes, as the API takes it, is a level too deep in its entry.
-    request = row.message.FromString(body)
+        if not number:
+            raise ValueError("no request")
+        raise UnknownRequest(f"log entry holds no request known to this version: {data[:64]!r}")
     header = RecordedHeader.FromString(raw)
     identity = ANONYMOUS
     if header.auth_revision or header.username:
         identity = Identity(name_of(header.username), header.auth_revision)
-    return header.ID, row, request if row.read is None else row.read(request), identity
+    return header.ID, row, row.read(body), identity
 
 
 def _split_any(data: bytes) -> tuple[int, bytes, bytes]:
     """Number of the request, its bytes and the header's, in whatever order they come."""
     fields = fast.message_fields(data)
     header = fields.pop(_HEADER_NUMBER, b"")
-    number = next((number for number in fields if number in _BY_NUMBER), 0)
+    known = next((number for number in fields if number in _BY_NUMBER), 0)
+    number = known or next((number for number in fields if number > _OLD_ID_NUMBER), 0)
     return number, fields.get(number, b""), header
 
 
-def _decode_v2(data: bytes) -> Decoded | None:
+def v2_request(data: bytes) -> Request | None:
     """The request of an entry in the form members up to 3.5 publish themselves with (formats 7.6), None if it is none.
 
     Its first byte is that of an id; a request of the newer form puts the id last.
     """
+    if data[0] != _V2_FIRST_BYTE:
+        return None
     try:
         request = Request.FromString(data)
     except DecodeError:
         return None
-    if request.Method not in _V2_METHODS:
-        return None
+    return request if request.Method in _V2_METHODS else None
+
+
+def _decode_v2(request: Request) -> Decoded:
     request_id: int = request.ID
+    if isinstance(request.Path, bytes) or isinstance(request.Val, bytes):  # which is how protobuf shows bad UTF-8
+        return request_id, _V2, request, ANONYMOUS
     if request.Method == "PUT":
         if request.Path == _V2_VERSION_PATH:
             return request_id, CLUSTER_VERSION_SET, ClusterVersionSetRequest(ver=request.Val), ANONYMOUS
         if (member := _V2_MEMBER.fullmatch(request.Path)) is not None:
-            fields = json.loads(request.Val)
-            attributes = Attributes(name=fields.get("name", ""), client_urls=fields.get("clientURLs") or ())
-            change = ClusterMemberAttrSetRequest(member_ID=int(member[1], 16), member_attributes=attributes)
+            published = Member.from_fields({**read_object(request.Val.encode()), "id": int(member[1], 16)})
+            attributes = Attributes(name=published.name, client_urls=published.client_urls)
+            change = ClusterMemberAttrSetRequest(member_ID=published.id, member_attributes=attributes)
             return request_id, CLUSTER_MEMBER_ATTR_SET, change, ANONYMOUS
     return request_id, _V2, request, ANONYMOUS
 

@@ -5,15 +5,20 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from ratifyd.apply.kv import check_present, delete_in, put_in
 from ratifyd.apply.ranges import is_long, range_body, range_steps
 from ratifyd.apply.state import State
-from ratifyd.errors import Compacted, LeaseNotFound
+from ratifyd.errors import Compacted, LeaseNotFound, TooManyOps
 from ratifyd.keys import KeyRange
 from ratifyd.mvcc.store import Store, WriteTxn
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import KeyValue
 from ratifyd.proto.rpc_pb2 import Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest
+
+MAX_NESTING = 200
+"""Txns inside each other. Every level has an operation, so --max-txn-ops as it is by default allows 127."""
 
 _ABSENT = KeyValue()
 _FIELDS = {
@@ -39,7 +44,8 @@ Operation = tuple[str | None, Any]
 
 _COMPARE, _SUCCESS, _FAILURE = 0x0A, 0x12, 0x1A
 """Tags of TxnRequest's fields."""
-_RANGE = 0x0A
+_RANGE, _NESTED = 0x0A, 0x22
+_LENGTH_DELIMITED = 2
 _REQUESTS: dict[int, tuple[str, Callable[[bytes], Any]]] = {
     _RANGE: ("request_range", RangeRequest.FromString),
     0x12: ("request_put", PutRequest.FromString),
@@ -54,47 +60,94 @@ class Txn:
     __slots__ = ("compare", "failure", "is_read_only", "nested", "success")
 
     def __init__(self, request: TxnRequest) -> None:
-        self.compare: list[Compare] = list(request.compare)
-        self.success = [_operation(op) for op in request.success]
-        self.failure = [_operation(op) for op in request.failure]
-        kinds = {kind for branch in (self.success, self.failure) for kind, _ in branch}
+        self._take(
+            list(request.compare),
+            [_operation(op) for op in request.success],
+            [_operation(op) for op in request.failure],
+        )
+
+    @classmethod
+    def of(cls, compare: list[Compare], success: list[Operation], failure: list[Operation]) -> "Txn":
+        """A txn of parts."""
+        txn = cls.__new__(cls)
+        txn._take(compare, success, failure)
+        return txn
+
+    def _take(self, compare: list[Compare], success: list[Operation], failure: list[Operation]) -> None:
+        self.compare, self.success, self.failure = compare, success, failure
+        kinds = {kind for branch in (success, failure) for kind, _ in branch}
         self.nested = "request_txn" in kinds
         self.is_read_only = kinds <= {"request_range"}
         """No branch can write: every operation of both is a range (semantics 5.16)."""
-
-    @classmethod
-    def read(cls, data: bytes) -> "Txn":
-        """Take apart an encoded TxnRequest. Raises DecodeError.
-
-        The usual ones are split here and only their parts parsed: half the work of parsing the whole and reaching in.
-        """
-        fields = fast.submessages(data)
-        if fields is None:
-            return cls(TxnRequest.FromString(data))
-        writes = False
-        compare: list[Compare] = []
-        success: list[Operation] = []
-        failure: list[Operation] = []
-        for tag, content in fields:
-            if tag == _COMPARE:
-                compare.append(Compare.FromString(content))
-                continue
-            ops = fast.submessages(content)
-            if not ops or len(ops) > 1 or ops[0][0] not in _REQUESTS or (tag != _SUCCESS and tag != _FAILURE):
-                return cls(TxnRequest.FromString(data))
-            ((kind_tag, content),) = ops
-            kind, parse = _REQUESTS[kind_tag]
-            writes = writes or kind_tag != _RANGE
-            (success if tag == _SUCCESS else failure).append((kind, parse(content)))
-        txn = cls.__new__(cls)
-        txn.compare, txn.success, txn.failure = compare, success, failure
-        txn.nested, txn.is_read_only = False, not writes
-        return txn
 
     @property
     def is_serializable(self) -> bool:
         """Whether a read-only txn may be answered locally: all its ranges are serializable (an empty txn is)."""
         return all(read.serializable for _, read in self.success) and all(read.serializable for _, read in self.failure)
+
+
+def parse_txn(data: bytes) -> Txn:
+    """Read a TxnRequest. Raises DecodeError, and TooManyOps beyond MAX_NESTING."""
+    try:
+        return _split(data) or Txn(TxnRequest.FromString(data))
+    except DecodeError:
+        return _parse_nested(data, 0)
+
+
+def _split(data: bytes) -> Txn | None:
+    """The usual ones are split here and only their parts parsed: half the work of parsing the whole and reaching in."""
+    fields = fast.submessages(data)
+    if fields is None:
+        return None
+    compare: list[Compare] = []
+    success: list[Operation] = []
+    failure: list[Operation] = []
+    for tag, content in fields:
+        if tag == _COMPARE:
+            compare.append(Compare.FromString(content))
+            continue
+        ops = fast.submessages(content)
+        if not ops or len(ops) > 1 or ops[0][0] not in _REQUESTS or (tag != _SUCCESS and tag != _FAILURE):
+            return None
+        ((kind_tag, content),) = ops
+        kind, parse = _REQUESTS[kind_tag]
+        (success if tag == _SUCCESS else failure).append((kind, parse(content)))
+    return Txn.of(compare, success, failure)
+
+
+def _parse_nested(data: bytes, depth: int) -> Txn:
+    """As `parse_txn`, level by level: protobuf's parser refuses more than 49 txns inside each other, etcd does not."""
+    if depth > MAX_NESTING:
+        raise TooManyOps
+    compare: list[Compare] = []
+    success: list[Operation] = []
+    failure: list[Operation] = []
+    for number, content in _fields(data):
+        tag = number << 3 | _LENGTH_DELIMITED
+        if tag == _COMPARE:
+            compare.append(Compare.FromString(content))
+        elif tag in (_SUCCESS, _FAILURE):
+            (success if tag == _SUCCESS else failure).append(_nested_operation(content, depth))
+    return Txn.of(compare, success, failure)
+
+
+def _nested_operation(data: bytes, depth: int) -> Operation:
+    operation: Operation = None, None
+    for number, content in _fields(data):
+        tag = number << 3 | _LENGTH_DELIMITED
+        if tag == _NESTED:
+            operation = "request_txn", _parse_nested(content, depth + 1)
+        elif tag in _REQUESTS:
+            kind, parse = _REQUESTS[tag]
+            operation = kind, parse(content)
+    return operation
+
+
+def _fields(data: bytes) -> list[tuple[int, bytes]]:
+    try:
+        return fast.message_field_list(data)
+    except ValueError as error:
+        raise DecodeError(str(error)) from error
 
 
 def _operation(op: RequestOp) -> Operation:

@@ -12,12 +12,19 @@ from ratifyd.config import ConfigError
 
 
 def read_config_file(path: str) -> Mapping[str, object]:
-    """Decode a YAML or JSON configuration file. PyYAML is loaded only here, and only for files that are not JSON."""
+    """Decode a YAML or JSON configuration file."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        data = Path(path).read_bytes()
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
         raise ConfigError(f"open {path}: {reason}", "--config-file must name a file this process can read") from error
+    return decode_config(path, data)
+
+
+def decode_config(path: str, data: bytes) -> Mapping[str, object]:
+    """Settings in the content of a file. PyYAML is loaded only here, and only for files that are not JSON."""
+    try:
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a text file: {error}", "write it as YAML or JSON in UTF-8") from error
     document = _decode(path, text)
@@ -31,7 +38,9 @@ def read_config_file(path: str) -> Mapping[str, object]:
 def _decode(path: str, text: str) -> object:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except RecursionError as error:
+        raise ConfigError(f"error parsing {path}: nested too deeply", "settings are one or two levels deep") from error
+    except ValueError as error:
         if text.lstrip().startswith("{") and path.endswith(".json"):
             raise ConfigError(f"error parsing {path}: {error}", "correct the JSON there") from error
     try:
@@ -42,7 +51,9 @@ def _decode(path: str, text: str) -> object:
         ) from error
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise ConfigError(f"error parsing {path}: nested too deeply", "settings are one or two levels deep") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
         where = " ".join(str(error).split())
         raise ConfigError(f"error converting YAML to JSON: yaml: {where}", f"correct the YAML in {path}") from error
 

@@ -189,7 +189,7 @@ class Etcd:
         gc.set_threshold(*GC_THRESHOLDS)
         ready: asyncio.Future[None] = loop.create_future()
         server.on_ready = partial(_settle_future, ready)
-        await self._serve_peers(PeerEndpoints(self._transport, _adapt_peers(PeerPages(server))))
+        await self._serve_peers(PeerEndpoints(self._transport, adapt_peers(PeerPages(server))))
         if self._joined is not None:
             for other in self._joined.others:
                 self._transport.add_remote(other.id, other.peer_urls)
@@ -576,7 +576,7 @@ def _adapt(pages: Pages) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:
     return handle
 
 
-def _adapt_peers(pages: PeerPages) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:
+def adapt_peers(pages: PeerPages) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:
     """As `_adapt`, for pages that read the body."""
 
     async def handle(request: HttpRequest) -> HttpResponse:

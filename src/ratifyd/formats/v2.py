@@ -98,7 +98,7 @@ def decode_v2(data: bytes) -> V2Store:
         removed = tuple(int(name, 16) for name in _children(cluster.get("removed_members")))
         version = str(cluster["version"]["Value"]) if "version" in cluster else ""
         user_keys = any(_children(node) for name, node in top.items() if name != "0")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise V2Corrupt(f"no v2 store: {error!r}") from error
     return V2Store(
         members=tuple(sorted(members, key=lambda member: member.id)),

@@ -17,6 +17,9 @@ RECORD_LIMIT: Final = 512 * 1024 * 1024
 ENVELOPE_LIMIT: Final = 64 * 1024 * 1024
 """Longest message before a snapshot's image (etcd 3.6.14)."""
 
+MAX_TERM: Final = (1 << 63) - 1
+"""Above it elections would soon run out of terms, and no honest cluster gets there."""
+
 _U64 = Struct(">Q")
 _HEARTBEAT_KIND, _ENTRIES_KIND, _MESSAGE_KIND = 0, 1, 2
 _ENTRIES_HEAD = Struct(">BQ")
@@ -149,7 +152,7 @@ class MessageDecoder:
             chunk = data[offset : offset + size]
             offset += size
             if chunk != _BARE_HEARTBEAT:
-                message = _decode(chunk)
+                message = decode_peer_message(chunk)
                 if message.to or message.sender or message.kind != MessageKind.HEARTBEAT:
                     messages.append(message)
         if data:
@@ -181,7 +184,7 @@ class EnvelopeDecoder:
         if len(data) < 8 + size:
             self._buffer.keep(data, 8 + size)
             return None
-        return _decode(data[8 : 8 + size]), data[8 + size :]
+        return decode_peer_message(data[8 : 8 + size]), data[8 + size :]
 
 
 class MsgAppDecoder:
@@ -263,7 +266,7 @@ class MsgAppDecoder:
         self._head = b"\x08\x00\x10%b\x18" % encode_varint(term)
 
     def _read_message(self, chunk: bytes) -> None:
-        message = _decode(chunk)
+        message = decode_peer_message(chunk)
         entries = message.entries
         self._set_term(message.term)
         self._index = entries[-1].index if entries else message.index
@@ -303,7 +306,7 @@ class MsgAppDecoder:
             if payload is not None:
                 append(Entry(term, index, payload, _NORMAL))
             else:
-                append(_other_entry(data[offset + 8 : stop], index))
+                append(_other_entry(data[offset + 8 : stop], term, index))
             offset = stop
             left -= 1
         self._index, self._left = index, left
@@ -337,18 +340,32 @@ def _usual_payload(data: bytes, offset: int, stop: int) -> bytes | None:
     return None
 
 
-def _other_entry(data: bytes, index: int) -> Entry:
+def _other_entry(data: bytes, term: int, index: int) -> Entry:
     try:
         entry = decode_entry(data)
     except DecodeError as error:
         raise StreamCorrupt(f"broken entry: {error}") from error
-    if entry.index != index:
-        raise StreamCorrupt(f"entry {entry.index} where {index} should be")
+    if entry.index != index or entry.term != term:
+        raise StreamCorrupt(f"entry {entry.index} of term {entry.term} where {index} of {term} should be")
     return entry
 
 
-def _decode(data: bytes) -> Message:
+def decode_peer_message(data: bytes) -> Message:
+    """Decode a message that may be anybody's. Raises StreamCorrupt.
+
+    Entries of an append follow each other and their terms do not fall, as in a log: one that was written down with
+    others could not be read again.
+    """
     try:
-        return decode_message(data)
+        message = decode_message(data)
     except DecodeError as error:
         raise StreamCorrupt(f"broken message: {error}") from error
+    if message.term > MAX_TERM:
+        raise StreamCorrupt(f"term {message.term}")
+    if message.entries and message.kind is MessageKind.APP:
+        term = message.log_term
+        for index, entry in enumerate(message.entries, message.index + 1):
+            if entry.index != index or not entry.term or not term <= entry.term <= message.term:
+                raise StreamCorrupt(f"entry {entry.index} of term {entry.term} in the place of entry {index}")
+            term = entry.term
+    return message

@@ -248,6 +248,6 @@ async def connect(target: Target, *, timeout_s: float, ssl: SSLContext | None) -
                 _, connection = await loop.create_connection(Connection, target.host, target.port, ssl=context)
     except TimeoutError:
         raise PeerUnreachable(f"no connection within {timeout_s:g} s") from None
-    except OSError as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # no such port, no possible name
         raise PeerUnreachable(str(error)) from error
     return connection

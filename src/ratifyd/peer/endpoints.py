@@ -15,13 +15,12 @@ from ratifyd.logs import fields
 from ratifyd.net.bodies import BodyStream
 from ratifyd.net.http1 import Handle, Http1Limits, HttpRequest, HttpResponse
 from ratifyd.peer import probing
-from ratifyd.peer.codec import EnvelopeDecoder, StreamCorrupt
+from ratifyd.peer.codec import EnvelopeDecoder, StreamCorrupt, decode_peer_message
 from ratifyd.peer.headers import CLUSTER_ID_MISMATCH, parse_id, refusal, sender_urls
 from ratifyd.peer.host import ETCD_TIMING, PeerHost, Timing
 from ratifyd.peer.inbound import objection
 from ratifyd.peer.streams import MESSAGE, MSGAPP
 from ratifyd.peer.transport import PeerTransport
-from ratifyd.raft.codec import DecodeError, decode_message
 from ratifyd.raft.messages import Message, MessageKind
 from ratifyd.version import ETCD_VERSION
 
@@ -84,8 +83,8 @@ class PeerEndpoints:
         self._remember_sender(request)
         metrics = self._host.metrics
         try:
-            message = decode_message(request.body)
-        except DecodeError as error:
+            message = decode_peer_message(request.body)
+        except StreamCorrupt as error:
             log.warning("failed to unmarshal Raft message", extra=fields(error=str(error), remote=request.peer))
             metrics.peer_received_failures_total[(request.peer,)] += 1
             return _text(400, "error unmarshalling raft message", identity)

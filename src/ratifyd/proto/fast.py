@@ -357,6 +357,14 @@ def message_fields(data: bytes) -> dict[int, bytes]:
     Fields of other kinds are passed over. Raises ValueError when the bytes end early or make no sense.
     """
     fields: dict[int, bytes] = {}
+    for number, content in message_field_list(data):
+        fields[number] = fields.get(number, b"") + content
+    return fields
+
+
+def message_field_list(data: bytes) -> list[tuple[int, bytes]]:
+    """As `message_fields`, each field for itself, in order."""
+    fields: list[tuple[int, bytes]] = []
     at = 0
     try:
         while at < len(data):
@@ -366,7 +374,7 @@ def message_fields(data: bytes) -> dict[int, bytes]:
                 at += value
                 if at > len(data):
                     raise ValueError("a field goes on beyond the end")
-                fields[tag >> 3] = fields.get(tag >> 3, b"") + data[at - value : at]
+                fields.append((tag >> 3, data[at - value : at]))
             elif tag & 7:
                 raise ValueError(f"a field of wire type {tag & 7}")
     except IndexError:
@@ -383,3 +391,5 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return number, at
         shift += 7
+        if shift > 63:
+            raise ValueError("a number of more than ten bytes")

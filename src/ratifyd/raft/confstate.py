@@ -22,11 +22,19 @@ def encode_conf_state_json(state: ConfState) -> bytes:
 
 def decode_conf_state_json(data: bytes) -> ConfState:
     """Read it back. Raises ValueError when it is not such JSON."""
-    fields = json.loads(data)
+    try:
+        fields = json.loads(data)
+    except RecursionError:
+        fields = None
     if not isinstance(fields, dict):
-        raise ValueError(f"not a membership record: {data!r}")
+        raise ValueError(f"not a membership record: {data[:100]!r}")
     voters, learners, outgoing, learners_next = (
-        tuple(int(member) for member in fields.get(name) or ())
-        for name in ("voters", "learners", "voters_outgoing", "learners_next")
+        _ids(fields.get(name) or []) for name in ("voters", "learners", "voters_outgoing", "learners_next")
     )
-    return ConfState(voters, learners, outgoing, learners_next, bool(fields.get("auto_leave", False)))
+    return ConfState(voters, learners, outgoing, learners_next, fields.get("auto_leave") is True)
+
+
+def _ids(members: object) -> tuple[int, ...]:
+    if not isinstance(members, list) or not all(type(member) is int and 0 < member < 1 << 64 for member in members):
+        raise ValueError(f"not a list of members: {members!r:.100}")
+    return tuple(members)

@@ -58,6 +58,7 @@ _RESPONSE_KINDS = frozenset(
     }
 )
 _IS_LOCAL = tuple(kind in _LOCAL_KINDS for kind in MessageKind)
+_IS_TERMLESS = tuple(kind in (MessageKind.PROP, MessageKind.READ_INDEX) for kind in MessageKind)
 _IS_RESPONSE = tuple(kind in _RESPONSE_KINDS for kind in MessageKind)
 
 
@@ -203,7 +204,11 @@ class Raft:
     def step(self, message: Message) -> None:
         """Take a message from another member."""
         kind = message.kind
-        if _IS_LOCAL[kind] or (_IS_RESPONSE[kind] and message.sender not in self.progress):
+        if (
+            _IS_LOCAL[kind]
+            or (not message.term and not _IS_TERMLESS[kind])
+            or (_IS_RESPONSE[kind] and message.sender not in self.progress)
+        ):
             self.tracer.mark("raft.message_refused", member=self.id, kind=kind.name, sender=message.sender)
             return
         self.process(message)
@@ -358,6 +363,14 @@ class Raft:
         if self.role is Role.LEADER:
             leader.configuration_changed(self)
         return self.config.conf_state()
+
+    def allows(self, change: AnyConfChange) -> bool:
+        """Whether `apply_conf_change` would take this change."""
+        try:
+            confchange.apply(self.config, change)
+        except confchange.InvalidConfChange:
+            return False
+        return True
 
     def compact(self, index: int) -> None:
         """Forget log entries up to `index`, which must be applied and covered by a durable snapshot or backend."""

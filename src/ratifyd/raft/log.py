@@ -18,6 +18,10 @@ _ENTRY_OVERHEAD = 36  # upper bound of an encoded entry without its data
 _FIRST_SLICE = 256  # entries looked at first when filling a message
 
 
+class LogLost(Exception):
+    """Others count on entries that this log does not have: it was damaged or emptied, and the member must stop."""
+
+
 class RaftLog:
     """Entries after `compacted`; whoever mutates them does it through these methods."""
 
@@ -150,9 +154,10 @@ class RaftLog:
         return len(entries)
 
     def commit_to(self, index: int) -> None:
-        """Advance the commit index; never moves back."""
+        """Advance the commit index; never moves back. Raises LogLost."""
         if index > self.committed:
-            assert index <= self.last_index, f"commit {index} is beyond the last entry {self.last_index}: log lost?"
+            if index > self.last_index:
+                raise LogLost(f"commit {index} is beyond the last entry {self.last_index}: log lost?")
             self.committed = index
 
     def has_conf_change(self, after: int, through: int) -> bool:

@@ -181,7 +181,10 @@ class MemberChanges:
 
 def members_of_json(data: bytes) -> list[Member]:
     """Read the members another member lists. Raises ValueError."""
-    found = json.loads(data)
-    if not isinstance(found, list):
+    try:
+        found = json.loads(data)
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+    if not isinstance(found, list) or not all(isinstance(fields, dict) for fields in found):
         raise ValueError("not a list of members")
-    return [Member.from_json(json.dumps(fields).encode()) for fields in found]
+    return [Member.from_fields(fields) for fields in found]

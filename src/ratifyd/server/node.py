@@ -4,23 +4,27 @@ External events never act. They leave work in the inbox or a queue and call `wak
 everything that arrived together is done together: one raft step, one WAL batch, one flush per connection.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ratifyd.apply.cluster import change_members
 from ratifyd.apply.entries import Outcome, apply_entry
 from ratifyd.apply.requests import PUT
-from ratifyd.errors import EtcdError, RequestError
+from ratifyd.errors import EtcdError, MemberNotEnoughStarted, RequestError
 from ratifyd.membership import Change
 from ratifyd.ports import Done
 from ratifyd.raft.codec import decode_conf_change
 from ratifyd.raft.confstate import encode_conf_state_json
-from ratifyd.raft.messages import ConfChange, Entry, EntryKind, Message, MessageKind, Snapshot
+from ratifyd.raft.messages import ConfChange, ConfChangeKind, Entry, EntryKind, Message, MessageKind, Snapshot
 from ratifyd.raft.ready import Ready
 from ratifyd.server.parts import Parts
 from ratifyd.server.proposals import Proposals
 from ratifyd.server.reads import Reads
 from ratifyd.server.timing import Timing
+
+log = logging.getLogger("ratifyd.server")
 
 APPLY_BUDGET = 1000
 """Entries applied in one turn before the loop gets its chance."""
@@ -289,20 +293,23 @@ class Node:
         self.raft.applied_to(self.applied)
 
     def _apply_conf_change(self, entry: Entry) -> None:
-        conf_change = decode_conf_change(entry.data)
-        change = Change.decode(int(conf_change.kind), conf_change.node_id, conf_change.context)
+        conf_change, change = _read_change(entry)
         error: EtcdError | None = None
+        if change is None or not self.raft.allows(conf_change):
+            error = MemberNotEnoughStarted()
         if entry.index > self.state.consistent_index:
-            try:
-                change_members(self.state, change)
-            except RequestError as refused:
-                error = refused
-                conf_change = ConfChange(conf_change.kind, 0, b"", conf_change.id)  # still a step of raft, to no effect
+            if change is not None and error is None:
+                try:
+                    change_members(self.state, change)
+                except RequestError as refused:
+                    error = refused
             self.state.consistent_index = entry.index
             self.state.term = entry.term
-        conf_state = self.raft.apply_conf_change(conf_change)
+        # What is refused is still a step of raft, to no effect.
+        in_force = conf_change if error is None else ConfChange(conf_change.kind, 0)
+        conf_state = self.raft.apply_conf_change(in_force)
         self.state.conf_state_json = encode_conf_state_json(conf_state)
-        if error is None:
+        if change is not None and error is None:
             self.on_member_change(change)
         self.proposals.changed(conf_change.id, error)
 
@@ -312,3 +319,17 @@ class Node:
         if self._after_turn and not self._awake:
             self._awake = True
             self._clock.call_soon(self._guarded_turn)
+
+
+def _read_change(entry: Entry) -> tuple[ConfChange, Change | None]:
+    """The change an entry carries, for raft and for the members; None if it cannot be read, or is of raft's other kind.
+
+    Then it has no effect, on every member alike, where etcd would panic (as a normal entry: apply.requests.decode).
+    """
+    conf_change = ConfChange(ConfChangeKind.UPDATE_NODE, 0)
+    if entry.kind is EntryKind.CONF_CHANGE:
+        with suppress(ValueError):
+            conf_change = decode_conf_change(entry.data)
+            return conf_change, Change.decode(int(conf_change.kind), conf_change.node_id, conf_change.context)
+    log.warning("passed over a membership change that cannot be read", extra={"fields": {"index": entry.index}})
+    return conf_change, None

@@ -12,7 +12,7 @@ from ratifyd.auth.identity import ANONYMOUS, ROOT, Identity
 from ratifyd.config import Config
 from ratifyd.config.values import show_duration
 from ratifyd.errors import Compacted, EtcdError, Stopped
-from ratifyd.membership import Change, ChangeKind, hex_id
+from ratifyd.membership import Change, ChangeKind, Member, hex_id
 from ratifyd.metrics import Metrics
 from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import NOSPACE, AlarmRequest, CompactionRequest, LeaseGrantResponse
@@ -315,8 +315,7 @@ class Server:
         if self.store.compacting:
             self.compaction.start()
         for member in self.members.sorted():
-            if member.id != self.member_id and member.peer_urls:
-                self.transport.add_peer(member.id, member.peer_urls)
+            self._reach(member)
         self._ticked_at = self.clock.time()
         self._tick()
         if self.config.initial_election_tick_advance:
@@ -506,13 +505,21 @@ class Server:
         log.info("promoted member" if change.is_promote else "added or updated member", extra={"fields": fields})
         if member.id == self.member_id or change.is_promote:
             return
-        if not member.peer_urls:
-            self.transport.remove_peer(member.id)  # nothing of ours lets that into the log, but etcd does
-        elif change.kind == ChangeKind.UPDATE_NODE:
-            self.transport.update_peer(member.id, member.peer_urls)
-        else:
-            self.transport.add_peer(member.id, member.peer_urls)
+        self._reach(member, moved=change.kind == ChangeKind.UPDATE_NODE)
         self.versions.hurry()
+
+    def _reach(self, member: Member, *, moved: bool = False) -> None:
+        """Talk to another member at its URLs; to none without, or with bad ones, which etcd lets into the log."""
+        if member.id == self.member_id:
+            return
+        try:
+            self.transport.add_peer(member.id, member.peer_urls)
+            if moved:
+                self.transport.update_peer(member.id, member.peer_urls)
+        except ValueError as error:
+            fields = {"member-id": hex_id(member.id), "error": str(error)}
+            log.error("a member cannot be reached", extra={"fields": fields})
+            self.transport.remove_peer(member.id)
 
     def removed(self) -> None:
         """End the member: the cluster has gone on without it."""
@@ -529,9 +536,7 @@ class Server:
         """The state was replaced by the leader's: talk to the members it names, and to no others."""
         members = self.members
         for member in members.sorted():
-            if member.id != self.member_id and member.peer_urls:
-                self.transport.add_peer(member.id, member.peer_urls)
-                self.transport.update_peer(member.id, member.peer_urls)
+            self._reach(member, moved=True)
         for gone in members.removed:
             self.transport.remove_peer(gone)
         if self.store.compacting:

@@ -23,6 +23,7 @@ from ratifyd.apply.requests import (
     ROWS,
     TXN,
     Row,
+    v2_request,
 )
 from ratifyd.config import Config
 from ratifyd.config.values import show_duration
@@ -30,7 +31,6 @@ from ratifyd.errors import Compacted, EtcdError
 from ratifyd.metrics import Metrics
 from ratifyd.mvcc.store import Store
 from ratifyd.proto import fast, text
-from ratifyd.proto.etcdserver_pb2 import Request
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
 from ratifyd.server.traces import SLOW_S
 
@@ -66,7 +66,6 @@ _INSIDE: Mapping[type[EtcdError], str] = {
 _WITH_REVISION = (PUT, DELETE_RANGE, TXN, COMPACTION)
 _WITH_HEADER = tuple(row for row in ROWS if row.field.startswith(("auth", "lease_")))
 _NO_ANSWER = (CLUSTER_VERSION_SET, CLUSTER_MEMBER_ATTR_SET, DOWNGRADE_INFO_SET)
-_V2_FIRST_BYTE = 0x08
 
 log = logging.getLogger("ratifyd.server")
 
@@ -142,11 +141,11 @@ class Timing:
         """Count any other entry, and log it if it was slow or in vain; the kind of which more may be quick."""
         row, error = outcome.row, outcome.error
         success = error is None or isinstance(error, Compacted)
-        in_v2_form = data[0] == _V2_FIRST_BYTE
-        version, operation = ("v2", Request.FromString(data).Method) if in_v2_form else ("v3", row.operation)
+        old = v2_request(data)
+        version, operation = ("v3", row.operation) if old is None else ("v2", old.Method)
         self._metrics.apply_seconds[version, operation, "true" if success else "false"].observe(seconds)
         if success and seconds <= self.apply_limit_s:
-            return PUT if in_v2_form else row
+            return row if old is None else PUT
         request = _entry_text(data)
         response = self._response_text(outcome)
         if seconds > self.apply_limit_s:
@@ -155,7 +154,7 @@ class Timing:
             failed = {"took": show_duration(seconds), "request": request, "response": response}
             log.warning("failed to apply request", extra={"fields": failed | _error_field(error)})
         self.begin_work()
-        return PUT if in_v2_form else row
+        return row if old is None else PUT
 
     def slow(self, seconds: float, prefix: str, request: str, response: str, error: EtcdError | None) -> None:
         """Log and count what took longer than --warning-apply-duration."""
@@ -215,8 +214,9 @@ def inside(error: EtcdError) -> str:
 
 
 def _entry_text(data: bytes) -> str:
-    if data[0] == _V2_FIRST_BYTE:
-        return text.compact(Request.FromString(data))
+    old = v2_request(data)
+    if old is not None:
+        return text.compact(old)
     try:
         return text.entry(InternalRaftRequest.FromString(data))
     except DecodeError:  # a transaction as deep as the parser goes is a level too deep inside its entry

@@ -6,6 +6,7 @@ Calls on streams that no longer exist are ignored: the client gave them up meanw
 from collections.abc import Iterable, Sequence
 from struct import Struct
 
+from ratifyd.errors import Code
 from ratifyd.wire import frames
 from ratifyd.wire.h2 import Http2Connection
 from ratifyd.wire.headers import OK_BLOCK, RESPONSE_BLOCK, status_block
@@ -52,7 +53,7 @@ class AnsweringConnection(Http2Connection):
     def send_message(self, stream_id: int, message: bytes) -> None:
         """Send one message; it is queued while the client's windows are shut (see `queued_bytes`, `Writable`)."""
         stream = self._sendable(stream_id)
-        if stream is None:
+        if stream is None or self._refuse_unread(stream):
             return
         if not stream.headers_sent:
             self._send_headers(stream)
@@ -61,6 +62,7 @@ class AnsweringConnection(Http2Connection):
         if size <= stream.window and size <= self._send_window and size <= self._peer_frame_bytes and not stream.queue:
             stream.window -= size
             self._send_window -= size
+            self._unread += size
             self._forgive_pings = True
             self._out.append(_message_header(size << 8, 0, stream_id, 0, size - 5))
             self._out.append(message)
@@ -70,7 +72,7 @@ class AnsweringConnection(Http2Connection):
     def reply_parts(self, stream_id: int, parts: Sequence[bytes]) -> None:
         """As `reply` with the parts joined, which they are not."""
         stream = self._sendable(stream_id)
-        if stream is None:
+        if stream is None or self._refuse_unread(stream):
             return
         if not stream.headers_sent:
             self._send_headers(stream)
@@ -130,6 +132,13 @@ class AnsweringConnection(Http2Connection):
         if type(stream) is not Stream or stream is WHOLE:
             stream = self._promote(stream_id, stream)
         return None if stream.last_frame else stream
+
+    def _refuse_unread(self, stream: Stream) -> bool:
+        """Fail a stream instead of adding to what its client does not read; whether it was."""
+        if self._queued + self._unread <= self.limits.max_unread_bytes:
+            return False
+        self._end_call(stream, status_block(Code.RESOURCE_EXHAUSTED, "too many answers wait to be read"))
+        return True
 
     def _send_headers(self, stream: Stream) -> None:
         stream.headers_sent = True

@@ -29,6 +29,7 @@ from ratifyd.wire.stream import WHOLE, Stream
 __all__ = ["GrpcConnection"]
 
 _CACHED_BLOCKS = 128
+_FIELD_OVERHEAD_BYTES = 32  # RFC 9113 §6.5.2
 _CACHED_BLOCK_BYTES = 2_048
 _CACHED_SHAPES = 128
 _CACHED_SHAPE_FIELDS = 64
@@ -194,6 +195,10 @@ class GrpcConnection(AnsweringConnection):
         self, stream_id: int, block: bytes, fields: list[Entry], timeout: bytes | None, *, stable: bool
     ) -> Request | None:
         """Judge a request's fields; None after an error. `stable`: the block left the header table alone."""
+        if len(fields) * _FIELD_OVERHEAD_BYTES > self.limits.max_header_list_bytes:
+            # Too many whatever is in them: a bomb of one-byte references, of which a reset would only invite more.
+            self._connection_error(ErrorCode.ENHANCE_YOUR_CALM, "too many header fields")
+            return None
         shape = self._shapes.get(tuple(fields))
         request: Request | None = shape
         if shape is not None and timeout is not None:

@@ -21,6 +21,9 @@ _KEEPALIVE_PING = b"ratifyd\0"
 _SMALL_FRAME = Struct(">IBI")
 _REMEMBERED_RESETS = 4_096
 _REMEMBERED_GAPS = 256
+_STREAMS_AN_IDLE_FRAME = 20
+"""Streams whose window a SETTINGS frame may change for the price of one idle frame."""
+_LARGEST_QUICK_REPLY = 65_536
 _NEVER = float("-inf")
 
 
@@ -47,6 +50,7 @@ class Http2Connection:
         "_peer_frame_bytes",
         "_peer_window",
         "_ping_strikes",
+        "_queued",
         "_received",
         "_reply_room",
         "_reset_here",
@@ -57,12 +61,14 @@ class Http2Connection:
         "_spoiled",
         "_stream_receive_window",
         "_streams",
+        "_unread",
         "_waiting",
         "closed",
         "draining",
         "limits",
         "received_bytes",
         "sent_bytes",
+        "stalled",
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -74,6 +80,10 @@ class Http2Connection:
         self.received_bytes = 0
         """Bytes of gRPC messages, without prefixes; who counts resets them."""
         self.sent_bytes = 0
+        self.stalled = False
+        """The connection below takes no more for now: what was handed to it counts as unread."""
+        self._queued = 0  # waits for a window
+        self._unread = 0  # large answers handed out since everything was taken
         self._now = 0.0
         self._out: list[bytes] = []
         self._events: list[Event] = []
@@ -139,6 +149,8 @@ class Http2Connection:
         data = b"".join(self._out)
         self._out.clear()
         self._control_frames = 0
+        if not self.stalled:
+            self._unread = 0
         if self.draining and not self._streams:
             self.closed = True
         return data
@@ -188,6 +200,7 @@ class Http2Connection:
         if type(stream) is Stream:
             self._waiting.pop(stream_id, None)
             self._buffered -= len(stream.buffer)
+            self._queued -= stream.queued
         return stream
 
     # -- errors ---------------------------------------------------------------------------------------------------
@@ -221,8 +234,8 @@ class Http2Connection:
         if not self._resets.take(self._now):
             self._connection_error(ErrorCode.ENHANCE_YOUR_CALM, "too many streams reset")
 
-    def _charge_idle_frame(self) -> None:
-        if not self._idle_frames.take(self._now):
+    def _charge_idle_frame(self, count: float = 1.0) -> None:
+        if not self._idle_frames.take(self._now, count):
             self._connection_error(ErrorCode.ENHANCE_YOUR_CALM, "too many frames without content")
 
     def _queue_control(self, data: bytes) -> None:
@@ -259,7 +272,7 @@ class Http2Connection:
             self._charge_idle_frame()
             for key, value in frames.parse_settings(payload):
                 self._apply_setting(key, value)
-            self._reply_room = min(self._peer_window, self._peer_frame_bytes)
+            self._reply_room = min(self._peer_window, self._peer_frame_bytes, _LARGEST_QUICK_REPLY)
             self._queue_control(frames.SETTINGS_ACK)
 
     def _apply_setting(self, key: int, value: int) -> None:
@@ -281,6 +294,7 @@ class Http2Connection:
         """RFC 9113 §6.9.2. Streams without a `Stream` have sent nothing: their window is the peer's setting."""
         if not delta:
             return
+        self._charge_idle_frame(len(self._streams) / _STREAMS_AN_IDLE_FRAME)
         for stream in list(self._streams.values()):
             if type(stream) is Stream and stream is not WHOLE:
                 stream.window += delta
@@ -440,6 +454,7 @@ class Http2Connection:
             return
         stream.queue.append(payload)
         stream.queued += len(payload)
+        self._queued += len(payload)
         if stream.id not in self._waiting:
             self._pump(stream)
         if stream.queued > self.limits.send_low_water_bytes:
@@ -492,6 +507,8 @@ class Http2Connection:
             stream.offset = 0
         stream.window -= size
         stream.queued -= size
+        self._queued -= size
+        self._unread += size
         self._send_window -= size
         self._forgive_pings = True
         self._out.append(_SMALL_FRAME.pack(size << 8 | frames.DATA, 0, stream.id))

@@ -21,6 +21,8 @@ class Limits:
     """Whole body of a request that is not gRPC; larger is answered 413."""
     max_buffered_bytes: int = 268_435_456
     """All unfinished messages and bodies of the connection together."""
+    max_unread_bytes: int = 1 << 30
+    """Answers the client has not taken yet, together; with more waiting, further large ones are refused."""
     max_header_list_bytes: int = 65_536
     """Decoded header list as RFC 9113 §6.5.2 counts it; a larger one resets the stream."""
     max_header_block_bytes: int = 131_072

@@ -67,14 +67,14 @@ class TokenBucket:
         self._tokens = float(burst)
         self._updated = 0.0
 
-    def take(self, now: float) -> bool:
-        """Use one token; False when none is left."""
+    def take(self, now: float, count: float = 1.0) -> bool:
+        """Use tokens; False when there are not as many."""
         if now > self._updated:
             self.give((now - self._updated) * self._rate)
             self._updated = now
-        if self._tokens < 1.0:
+        if self._tokens < count:
             return False
-        self._tokens -= 1.0
+        self._tokens -= count
         return True
 
     def give(self, tokens: float) -> None:

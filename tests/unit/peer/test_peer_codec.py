@@ -122,8 +122,9 @@ def test_entries_in_the_form_of_newer_writers() -> None:
         (b"\x01" + u64(1) + u64(1 << 62), "over the limit"),
         (b"\x02" + u64(2) + b"\xff\xff", "broken message"),
         (b"\x01" + u64(1) + u64(2) + b"\xff\xff", "broken entry"),
-        (b"\x01" + u64(1 << 63) + u64(0), "entry 0 where 1 should be"),
-        (b"\x01" + u64(1) + u64(13) + encode_entry(Entry(3, 9, b"data!")), "entry 9 where 1 should be"),
+        (b"\x01" + u64(1 << 63) + u64(0), "entry 0 of term 0 where 1 of 0 should be"),
+        (b"\x01" + u64(1) + u64(13) + encode_entry(Entry(0, 9, b"data!")), "entry 9 of term 0 where 1 of 0"),
+        (b"\x01" + u64(1) + u64(13) + encode_entry(Entry(3, 1, b"data!")), "entry 1 of term 3 where 1 of 0"),
     ],
 )
 def test_what_a_msgapp_stream_must_not_carry(data: bytes, text: str) -> None:
@@ -136,7 +137,7 @@ def test_an_endless_record_of_entries_is_refused() -> None:
     decoder.feed(b"\x01" + u64(1 << 60))
     with pytest.raises(StreamCorrupt, match="over the limit of 1000"):
         for index in range(1, 100):
-            data = encode_entry(Entry(3, index, b"x" * 20))
+            data = encode_entry(Entry(0, index, b"x" * 20))
             decoder.feed(u64(len(data)) + data)
 
 

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 
 from ratifyd.apply import requests
-from ratifyd.errors import EtcdError, LeaderChanged, Stopped
+from ratifyd.apply.requests import UnknownRequest
+from ratifyd.errors import EtcdError, LeaderChanged, MemberNotEnoughStarted, Stopped
 from ratifyd.membership import Change, ChangeKind
 from ratifyd.membership import Member as ClusterMember
-from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
 from ratifyd.proto.rpc_pb2 import PutRequest
-from ratifyd.raft.messages import ConfChange, ConfChangeKind
+from ratifyd.raft.codec import encode_conf_change
+from ratifyd.raft.messages import ConfChange, ConfChangeKind, Entry, EntryKind, Message, MessageKind
 from ratifyd.raft.roles import Role
 from ratifyd.server.node import APPLY_BUDGET
 from tests.support_member import Member, Waiter
@@ -153,10 +154,10 @@ def test_apply_waits_for_a_backend_that_is_behind() -> None:
 def test_an_apply_that_cannot_be_computed_ends_the_member(member: Member) -> None:
     before = member.call(requests.PUT, put())
     member.clock.run()
-    member.raft.propose([InternalRaftRequest(ID=3).SerializeToString()])
+    member.raft.propose([b"\xca\x51\x00"])  # field 1305
     after = member.call(requests.PUT, put(1))
     member.settle()
-    assert [type(failure) for failure in member.failures] == [ValueError]
+    assert [type(failure) for failure in member.failures] == [UnknownRequest]
     assert before.done
     assert not after.done
     assert member.server.node.stopped
@@ -233,3 +234,40 @@ def test_a_refused_membership_change_is_still_a_step(member: Member) -> None:
     assert list(again.state.members.members) == [member.server.member_id]
     assert again.state.store.revision == 2
     again.check()
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (EntryKind.CONF_CHANGE, b"\xff"),
+        (EntryKind.CONF_CHANGE, b"\x10\x09\x18\x07"),  # no such kind of change
+        (EntryKind.CONF_CHANGE, encode_conf_change(ConfChange(ConfChangeKind.ADD_NODE, 7, b"[" * 100_000))),
+        (EntryKind.CONF_CHANGE, encode_conf_change(ConfChange(ConfChangeKind.ADD_NODE, 7, b'{"id":8}'))),
+        (EntryKind.CONF_CHANGE, encode_conf_change(ConfChange(ConfChangeKind.ADD_NODE, 7, b'{"id":7,"peerURLs":5}'))),
+        (EntryKind.CONF_CHANGE_V2, b"\x12\x04\x08\x00\x10\x07"),
+    ],
+)
+def test_a_change_that_cannot_be_read_changes_nothing(member: Member, kind: EntryKind, data: bytes) -> None:
+    """etcd panics, on every member and at every restart; only a broken or hostile member proposes such things."""
+    before = member.state.members.sorted()
+    raft = member.raft
+    raft.step(Message(MessageKind.PROP, to=raft.id, sender=9, entries=[Entry(0, 0, data, kind)]))
+    member.server.node.wake()
+    member.do(requests.PUT, put())
+    assert member.state.members.sorted() == before
+    member.check()
+    again = member.restart()
+    again.check()
+    assert again.state.members.sorted() == before
+
+
+def test_a_member_cannot_be_the_last_to_go(member: Member) -> None:
+    """raft would be without voters: etcd panics."""
+    errors: list[EtcdError | None] = []
+    change = ConfChange(ConfChangeKind.REMOVE_NODE, member.raft.id)
+    member.server.node.proposals.add_change(change, lambda body, error: errors.append(error), timeout_s=5)
+    member.server.node.wake()
+    member.settle()
+    assert [type(error) for error in errors] == [MemberNotEnoughStarted]
+    member.do(requests.PUT, put())
+    member.check()

@@ -228,3 +228,45 @@ def test_caches_stay_small(peer: Peer) -> None:
     assert len(connection._blocks) <= 128
     assert len(connection._shapes) <= 128
     assert len(connection._decoder._remembered) <= 256
+
+
+def test_settings_that_change_many_windows_cost_more(make_peer: Callable[..., Peer]) -> None:
+    """Each one makes the server go through all streams."""
+    peer = make_peer(Limits(idle_frame_burst=100, idle_frame_refill_per_s=0.0))
+    for stream_id in range(1, 2_001, 2):
+        peer.send(peer.headers(stream_id))
+    change = [frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 70_000 + n)) for n in range(3)]
+    peer.send(change[0])
+    assert not peer.connection.closed
+    peer.send(change[1] + change[2])
+    assert peer.error() == CALM
+
+
+@pytest.mark.parametrize("stalled", [False, True], ids=["no window", "no room in the socket"])
+def test_answers_nobody_reads_are_bounded(make_peer: Callable[..., Peer], stalled: bool) -> None:
+    peer = make_peer(Limits(max_unread_bytes=1_000_000))
+    wide = struct.pack(">HI", 4, 2**31 - 1 if stalled else 0) + struct.pack(">HI", 5, 2**24 - 1)
+    peer.send(frame(SETTINGS, 0, 0, wide) + frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 2**31 - 65_536)))
+    peer.connection.stalled = stalled
+    held = 0
+    for stream_id in range(1, 40, 2):
+        peer.send(peer.call(stream_id))
+        peer.connection.reply(stream_id, bytes(100_000))
+        held += len(peer.connection.data_to_send())
+    assert held + sum(peer.connection.queued_bytes(stream_id) for stream_id in range(1, 40, 2)) < 1_300_000
+    assert peer.connection.open_streams == (0 if stalled else 10)
+    peer.connection.stalled = False
+    if not stalled:
+        peer.send(b"".join(frame(WINDOW_UPDATE, 0, each, struct.pack(">I", 200_000)) for each in range(1, 22, 2)))
+    peer.connection.data_to_send()
+    peer.send(peer.call(41))
+    peer.connection.reply(41, bytes(100_000))
+    assert peer.connection.data_to_send() if stalled else peer.connection.queued_bytes(41) > 100_000
+
+
+def test_too_many_header_fields(make_peer: Callable[..., Peer]) -> None:
+    """An HPACK bomb: a byte each, and 4,000 bytes in the table."""
+    peer = make_peer()
+    peer.send(peer.headers(1, x="v" * 4_000))
+    peer.send(frame(HEADERS, 4, 3, b"\xbe" * 2_049))
+    assert peer.error() == CALM

@@ -1,0 +1,8 @@
+"""All targets, by name."""
+
+from fuzzing.target import Target
+from fuzzing.targets import front, member, peers, replicated, storage, texts, wire
+
+TARGETS: dict[str, Target] = {
+    target.name: target for room in (wire, texts, storage, peers, replicated, member, front) for target in room.TARGETS
+}
