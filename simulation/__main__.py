@@ -8,6 +8,7 @@ from collections import Counter
 from simulation.mutants import MUTANTS
 from simulation.options import draw
 from simulation.runner import Result, catch, catch_as_recorded, run_options, run_seeds, shrink
+from simulation.situations import never
 
 SHOWN_LINES = 120
 DEFAULT_SEEDS = range(1, 101)
@@ -38,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
     """Run seeds until one fails."""
     counts: Counter[str] = Counter()
     faults: Counter[str] = Counter()
+    situations: Counter[str] = Counter()
     began, virtual_s, cpu_s = time.monotonic(), 0.0, 0.0
     failures = 0
     for result in run_seeds(
@@ -45,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
     ):
         counts += result.counts
         faults += result.faults
+        situations += result.situations
         virtual_s += result.virtual_s
         cpu_s += result.cpu_s
         if options.verbose:
@@ -61,7 +64,8 @@ def run(options: argparse.Namespace) -> int:
             report(result, options)
             if not options.keep_going:
                 break
-    say(f"{dict(counts)}\nfaults: {dict(faults)}")
+    say(f"{dict(counts)}\nfaults: {dict(faults)}\nsituations: {dict(sorted(situations.items()))}")
+    say(f"never: {'; '.join(never(situations)) or 'none'}")
     say(
         f"{failures} of {counts['seeds']} seeds failed; {virtual_s:.0f} cluster-seconds in {cpu_s:.0f} s of CPU and "
         f"{time.monotonic() - began:.0f} s: {virtual_s / max(cpu_s, 0.001):.0f} a second"

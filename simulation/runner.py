@@ -34,6 +34,8 @@ class Result:
     virtual_s: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    situations: Counter[str] = field(default_factory=Counter)
+    """How often each rare branch was taken."""
     trace: list[str] = field(default_factory=list)
 
     @property
@@ -87,6 +89,7 @@ def run_options(options: Options, mutant: str | None = None, *, trace: bool = Fa
         terms=world.raft_checker.terms,
     )
     result.faults = world.nemesis.counts
+    result.situations = world.network.situations.counts
     result.trace = list(world.trace_lines or ())
     return result
 
