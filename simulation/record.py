@@ -47,6 +47,7 @@ _TORN = (
     "in_place=0.0",
 )
 
+_USERS = ("members=3", "users=True", "faults=move_leader,kill", "duration_s=15", "think_s=0.03", "quota_bytes=0")
 RECORD: dict[str, Way] = {
     "skip_fsync": Way(8),
     "acknowledge_before_fsync": Way(8),
@@ -151,4 +152,30 @@ RECORD: dict[str, Way] = {
     "renewal_ignored": Way(8),
     "lease_never_ends": Way(8),
     "revoke_keeps_keys": Way(8),
+    "checkpoint_outlives_renewal": Way(scenario="renewal"),
+    "checkpoints_are_lost": Way(scenario="checkpoint"),
+    "snapshot_keeps_rights": Way(scenario="14571"),
+    "rights_of_an_older_revision": Way(8, _USERS),
+    "rights_are_remembered": Way(8, _USERS),
+    "reads_are_not_checked": Way(8, _USERS),
+    "old_passwords_are_good": Way(16, _USERS),
+    "lock_without_waiting": Way(8, ("members=3", "lockers=3", "faults=", "duration_s=10")),
+    "auto_compaction_of_the_present": Way(8, ("auto_compaction_s=3.0", "faults=", "duration_s=12")),
+    "sound_members_are_called_corrupt": Way(8, ("members=3", "corrupt_check_s=0.5", "faults=", "duration_s=10")),
+    "corruption_goes_unnoticed": Way(scenario="corrupt"),
+    "snapshot_keeps_members": Way(
+        16,
+        (
+            "members=3",
+            "faults=update_member,isolate_leader,partition",
+            "fault_interval_s=1.0",
+            "snapshot_count=10",
+            "catchup_entries=2",
+            "release_s=0.0",
+            "think_s=0.03",
+            "keepers=0",
+            "watchers=0",
+        ),
+    ),
+    "leaderless_streams_stay": Way(scenario="leaderless"),
 }

@@ -80,7 +80,7 @@ class Situations:
         """A process ends."""
         if member.state.buffer.flushing:
             self.seen("crash: a backend commit is under way")
-        if member.wal._waiting:
+        if member.wal._flying is not None:
             self.seen("crash: a sync is under way")
         if member.server.node.installing:
             self.seen("crash: a snapshot is being installed")

@@ -49,7 +49,7 @@ class Governor(Client):
             del self.plan[0]
         if operation.kind in ("auth_user_add", "auth_user_change_password") and (operation.ok or operation.unsure):
             user, password = operation.request.name, operation.request.password
-            known = [] if operation.ok else self.world.passwords.get(user, [])
+            known = self.world.passwords.get(user, [])  # old ones are tried again, and should be refused
             self.world.passwords[user] = [*known, password][-MAX_PASSWORDS:]
         self.pause()
 

@@ -19,7 +19,7 @@ from ratifyd.storage.walread import WalCorrupt
 from simulation.authmodel import ROOT
 from simulation.checkers import Violation
 from simulation.checkers.auth import AuthChecker
-from simulation.checkers.duties import AlarmChecker, CompactionChecker
+from simulation.checkers.duties import CompactionChecker, check_alarm
 from simulation.checkers.lease import LeaseChecker
 from simulation.checkers.linearizability import LinearizabilityChecker
 from simulation.checkers.locks import LockChecker
@@ -145,7 +145,6 @@ class World:
         LeaseChecker().finish(self)
         LockChecker().finish(self)
         CompactionChecker().finish(self)
-        AlarmChecker().finish(self)
         AuthChecker(self).finish(self)
         if self.options.short_history:
             SearchChecker(self.history.operations).finish(self)
@@ -313,6 +312,7 @@ class World:
         applied = self.model.apply(index, data)
         self.committed_at.append(self.clock.now)
         self.revision_seen = self.model.revision
+        check_alarm(self, applied)
         if self.trace_lines is not None:
             request = str(applied.request).replace("\n", " ")[:150]
             self.trace(f"committed {index}: {applied.kind} {request} -> revision {applied.revision} {applied.error}")

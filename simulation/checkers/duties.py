@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ratifyd.proto.rpc_pb2 import CORRUPT, AlarmRequest
 from simulation.checkers import Violation
+from simulation.model import Applied
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -34,15 +35,10 @@ class CompactionChecker:
                 raise Violation("compaction", text)
 
 
-class AlarmChecker:
+def check_alarm(world: World, applied: Applied) -> None:
     """Members whose data nobody has touched are never called corrupt."""
-
-    def finish(self, world: World) -> None:
-        """Check all alarms of a run."""
-        corrupted = {machine.member_id for machine in world.machines if machine.corrupted}
-        for applied in world.model.applied:
-            request = applied.request
-            if applied.kind != "alarm" or (request.action, request.alarm) != (AlarmRequest.ACTIVATE, CORRUPT):
-                continue
-            if request.memberID not in corrupted:
-                raise Violation("corruption alarm", f"a sound member is called corrupt: {applied}")
+    request = applied.request
+    if applied.kind != "alarm" or (request.action, request.alarm) != (AlarmRequest.ACTIVATE, CORRUPT):
+        return
+    if request.memberID not in {machine.member_id for machine in world.machines if machine.corrupted}:
+        raise Violation("corruption alarm", f"a sound member is called corrupt: {applied}")
