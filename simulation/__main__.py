@@ -4,10 +4,11 @@ import argparse
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 
 from simulation.mutants import MUTANTS
 from simulation.options import draw
-from simulation.runner import Result, catch, catch_as_recorded, run_options, run_seeds, shrink
+from simulation.runner import Result, catch, catch_all, run_options, run_seeds, shrink
 from simulation.situations import never
 
 SHOWN_LINES = 120
@@ -77,21 +78,27 @@ def run_mutants(options: argparse.Namespace) -> int:
     """Catch every mutant: the way the record says, or with the seeds and settings that are given."""
     names = [options.mutant] if options.mutant else list(MUTANTS)
     missed = []
+    began = time.monotonic()
     ways: Counter[str] = Counter()
-    for name in names:
-        if options.seeds or options.set:
-            count, result = catch(name, options.seeds or DEFAULT_SEEDS, options.set)
-            how, violation = f"seed {count}", result.violation if result else ""
-        else:
-            how, violation = catch_as_recorded(name)
+    found = catch_all(names, processes=options.processes)
+    if options.seeds or options.set:
+        found = _catch_with(names, options.seeds or DEFAULT_SEEDS, options.set)
+    for name, how, violation in found:
         if violation:
             ways[how.split()[0] + (" with settings" if " with " in how else "")] += 1
             say(f"{name}: {how}: {violation.splitlines()[0][:160]}")
         else:
             missed.append(name)
             say(f"{name}: NOT caught by {how}")
-    say(f"caught {len(names) - len(missed)} of {len(names)} {dict(ways)}; missed: {', '.join(missed) or 'none'}")
+    caught = f"caught {len(names) - len(missed)} of {len(names)} in {time.monotonic() - began:.0f} s {dict(ways)}"
+    say(f"{caught}; missed: {', '.join(missed) or 'none'}")
     return 1 if missed else 0
+
+
+def _catch_with(names: list[str], seeds: range, settings: list[str]) -> Iterator[tuple[str, str, str]]:
+    for name in names:
+        count, result = catch(name, seeds, settings)
+        yield name, f"seed {count}", result.violation if result else ""
 
 
 def _seeds(text: str) -> range:

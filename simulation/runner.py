@@ -133,6 +133,19 @@ def catch_as_recorded(mutant: str) -> tuple[str, str]:
     return how, result.violation if result else ""
 
 
+def catch_all(mutants: Iterable[str], *, processes: int = 1) -> Iterator[tuple[str, str, str]]:
+    """Catch mutants the way the record says, in order: name, by what, and the promise that was broken."""
+    if processes == 1:
+        yield from map(_catch_named, mutants)
+        return
+    with get_context("fork").Pool(processes) as pool:
+        yield from pool.imap(_catch_named, mutants)
+
+
+def _catch_named(mutant: str) -> tuple[str, str, str]:
+    return mutant, *catch_as_recorded(mutant)
+
+
 def _broken_by(scenario: str, mutant: str) -> str:
     with _silent_logs(), planted(mutant):
         try:
