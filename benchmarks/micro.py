@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from benchmarks.load import grpc_frame
 from ratifyd.apply.state import State
-from ratifyd.apply.txn import Txn, txn
+from ratifyd.apply.txn import parse_txn, txn
 from ratifyd.keys import KeyRange, prefix_end
 from ratifyd.membership import Membership
 from ratifyd.mvcc.buffer import WriteBuffer
@@ -267,8 +267,8 @@ def txn_benchmarks() -> Iterator[Benchmark]:
         pass
     put_once(state.store, key(1))
     message = swap(key(1)).SerializeToString()
-    request = Txn.read(message)
-    yield "txn: read a compare-and-swap", 1, lambda: Txn.read(message)
+    request = parse_txn(message)
+    yield "txn: read a compare-and-swap", 1, lambda: parse_txn(message)
     yield "txn: apply a compare-and-swap", 1, lambda: txn(state, request, True)
 
 

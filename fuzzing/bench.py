@@ -110,7 +110,7 @@ class Bench:
 
     def step(self, seconds: float = STEP_S) -> None:
         """Let a little time pass; raises what ended the member."""
-        self.clock.run_to(self.clock.now + seconds, lambda: False)
+        self.clock.run_to(self.clock.now + seconds)
         if self.member.failure is not None:
             raise Died(repr(self.member.failure)) from self.member.failure
 

@@ -4,10 +4,12 @@ import argparse
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 
 from simulation.mutants import MUTANTS
 from simulation.options import draw
-from simulation.runner import Result, catch, catch_as_recorded, run_options, run_seeds, shrink
+from simulation.runner import Result, catch, catch_all, run_options, run_seeds, shrink
+from simulation.situations import never
 
 SHOWN_LINES = 120
 DEFAULT_SEEDS = range(1, 101)
@@ -38,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
     """Run seeds until one fails."""
     counts: Counter[str] = Counter()
     faults: Counter[str] = Counter()
+    situations: Counter[str] = Counter()
     began, virtual_s, cpu_s = time.monotonic(), 0.0, 0.0
     failures = 0
     for result in run_seeds(
@@ -45,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
     ):
         counts += result.counts
         faults += result.faults
+        situations += result.situations
         virtual_s += result.virtual_s
         cpu_s += result.cpu_s
         if options.verbose:
@@ -61,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
             report(result, options)
             if not options.keep_going:
                 break
-    say(f"{dict(counts)}\nfaults: {dict(faults)}")
+    say(f"{dict(counts)}\nfaults: {dict(faults)}\nsituations: {dict(sorted(situations.items()))}")
+    say(f"never: {'; '.join(never(situations)) or 'none'}")
     say(
         f"{failures} of {counts['seeds']} seeds failed; {virtual_s:.0f} cluster-seconds in {cpu_s:.0f} s of CPU and "
         f"{time.monotonic() - began:.0f} s: {virtual_s / max(cpu_s, 0.001):.0f} a second"
@@ -73,21 +78,27 @@ def run_mutants(options: argparse.Namespace) -> int:
     """Catch every mutant: the way the record says, or with the seeds and settings that are given."""
     names = [options.mutant] if options.mutant else list(MUTANTS)
     missed = []
+    began = time.monotonic()
     ways: Counter[str] = Counter()
-    for name in names:
-        if options.seeds or options.set:
-            count, result = catch(name, options.seeds or DEFAULT_SEEDS, options.set)
-            how, violation = f"seed {count}", result.violation if result else ""
-        else:
-            how, violation = catch_as_recorded(name)
+    found = catch_all(names, processes=options.processes)
+    if options.seeds or options.set:
+        found = _catch_with(names, options.seeds or DEFAULT_SEEDS, options.set)
+    for name, how, violation in found:
         if violation:
             ways[how.split()[0] + (" with settings" if " with " in how else "")] += 1
             say(f"{name}: {how}: {violation.splitlines()[0][:160]}")
         else:
             missed.append(name)
             say(f"{name}: NOT caught by {how}")
-    say(f"caught {len(names) - len(missed)} of {len(names)} {dict(ways)}; missed: {', '.join(missed) or 'none'}")
+    caught = f"caught {len(names) - len(missed)} of {len(names)} in {time.monotonic() - began:.0f} s {dict(ways)}"
+    say(f"{caught}; missed: {', '.join(missed) or 'none'}")
     return 1 if missed else 0
+
+
+def _catch_with(names: list[str], seeds: range, settings: list[str]) -> Iterator[tuple[str, str, str]]:
+    for name in names:
+        count, result = catch(name, seeds, settings)
+        yield name, f"seed {count}", result.violation if result else ""
 
 
 def _seeds(text: str) -> range:

@@ -10,8 +10,11 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ratifyd.proto import rpc_pb2 as pb
+from simulation.authmodel import BAD_TOKEN, NO_USER, NOT_ENABLED, OLD_REVISION, ROOT
+from simulation.calls import KV, LEASE, PATHS, RESPONSES
 from simulation.connection import Connection, Stream
 from simulation.history import Operation, Renewal, WatchRecord
+from simulation.http2 import Metadata
 
 if TYPE_CHECKING:
     from simulation.machine import SimMember
@@ -19,28 +22,9 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 4.0
 RETRY_S = 0.3
-KV = "/etcdserverpb.KV/"
-LEASE = "/etcdserverpb.Lease/"
-MAINTENANCE = "/etcdserverpb.Maintenance/"
-CLUSTER = "/etcdserverpb.Cluster/"
-RESPONSES: dict[str, Any] = {
-    "put": pb.PutResponse,
-    "range": pb.RangeResponse,
-    "delete_range": pb.DeleteRangeResponse,
-    "txn": pb.TxnResponse,
-    "compaction": pb.CompactionResponse,
-    "lease_grant": pb.LeaseGrantResponse,
-    "lease_revoke": pb.LeaseRevokeResponse,
-}
-PATHS = {
-    "put": KV + "Put",
-    "range": KV + "Range",
-    "delete_range": KV + "DeleteRange",
-    "txn": KV + "Txn",
-    "compaction": KV + "Compact",
-    "lease_grant": LEASE + "LeaseGrant",
-    "lease_revoke": LEASE + "LeaseRevoke",
-}
+MAX_RETRIES = 3
+NO_LEADER = "etcdserver: no leader"
+_LOG_IN_AFTER = (NO_USER, BAD_TOKEN, OLD_REVISION)
 
 Answered = Callable[[Operation], None]
 
@@ -48,9 +32,17 @@ Answered = Callable[[Operation], None]
 class Client:
     """A client with at most one connection, which it makes to any member that serves."""
 
-    def __init__(self, world: World, name: str) -> None:
+    until_checked = False
+    """Whether it goes on while the healed cluster is asked for its duties."""
+
+    def __init__(self, world: World, name: str, user: str = ROOT) -> None:
+        """`user` is who it logs in as once the cluster asks it to."""
         self.world = world
         self.name = name
+        self.user = user
+        self.token = ""
+        self.logs_in = False
+        """Whether it should log in before it asks for anything else."""
         self.random = Random(f"{name} {world.options.seed}")
         self.connection: Connection | None = None
         self.counter = 0
@@ -101,14 +93,31 @@ class Client:
         self.counter += 1
         return b"%s.%d" % (self.name.encode(), self.counter)
 
-    def ask(self, kind: str, request: Any, answered: Answered) -> bool:
-        """Send a request and remember it; `answered` when it is over, however that went. False: nobody to ask."""
+    @property
+    def metadata(self) -> Metadata:
+        return (("authorization", self.token),) if self.token else ()
+
+    def log_in(self) -> bool:
+        """Ask for a token, then go on. False: nobody to ask."""
+        self.logs_in = False
+        known = self.world.passwords.get(self.user, ["none"])
+        password = known[-1] if self.random.random() < 0.7 else self.random.choice(known)
+        request = pb.AuthenticateRequest(name=self.user, password=password)
+        return self.ask("authenticate", request, lambda operation: self.pause())
+
+    def ask(self, kind: str, request: Any, answered: Answered, *, streamed: bool = False) -> bool:
+        """Send a request and remember it; `answered` when it is over, however that went. False: nobody to ask.
+
+        `streamed`: a Range whose answer comes in pieces.
+        """
         connection = self.connect()
         if connection is None:
             return False
         world = self.world
         operation = Operation(self.name, kind, request, world.clock.now, connection.member.machine.number)
+        operation.user = self.user if self.token else ""
         world.history.operations.append(operation)
+        metadata = self.metadata if kind != "authenticate" else ()
 
         def done(status: int, text: str, body: bytes) -> None:
             if operation.status is not None:
@@ -116,8 +125,11 @@ class Client:
             timer.cancel()
             operation.end = world.clock.now
             operation.status, operation.error = status, text
-            if status == 0:
+            if status == 0 and streamed:
+                operation.response = pb.RangeStreamResponse.FromString(body).range_response
+            elif status == 0:
                 operation.response = RESPONSES[kind].FromString(body)
+            self._learn(operation)
             world.answered(operation)
             answered(operation)
 
@@ -126,8 +138,18 @@ class Client:
             done(-1, "timed out", b"")
 
         timer = world.clock.call_later(TIMEOUT_S, too_late)
-        connection.call(PATHS[kind], request.SerializeToString(), done)
+        path = KV + "RangeStream" if streamed else PATHS[kind]
+        connection.call(path, request.SerializeToString(), done, metadata)
         return True
+
+    def _learn(self, operation: Operation) -> None:
+        """Draw conclusions about tokens."""
+        if operation.kind == "authenticate":
+            self.token = operation.response.token if operation.ok else ""
+        elif operation.error in _LOG_IN_AFTER:
+            self.logs_in = True
+        elif operation.error == NOT_ENABLED:
+            self.token = ""
 
 
 class Writer(Client):
@@ -138,9 +160,26 @@ class Writer(Client):
             return
         if self.random.random() < 0.03:
             self.hang_up()
-        kind, request = self.draw()
-        if not self.ask(kind, request, lambda operation: self.pause()):
+        if self.logs_in:
+            asked = self.log_in()
+        else:
+            kind, request = self.draw()
+            asked = self.send(kind, request, MAX_RETRIES)
+        if not asked:
             self.later(RETRY_S, self.work)
+
+    def send(self, kind: str, request: Any, retries: int) -> bool:
+        """Ask; what only reads is asked again, of another member, when nothing was heard."""
+
+        def answered(operation: Operation) -> None:
+            if operation.unsure and kind == "range" and retries and not self.stopped:
+                self.hang_up()
+                if self.send(kind, request, retries - 1):
+                    return
+            self.pause()
+
+        streamed = kind == "range" and self.random.random() < 0.1
+        return self.ask(kind, request, answered, streamed=streamed)
 
     def key(self) -> bytes:
         return b"k%d" % self.random.randrange(self.world.options.keys)
@@ -228,7 +267,9 @@ class Keeper(Client):
         if self.stopped:
             return
         now = self.world.clock.now
-        if not self.lease:
+        if self.logs_in:
+            self.go_on(self.log_in())
+        elif not self.lease:
             self.counter += 1
             lease = 1 + self.random.getrandbits(40) * 1000 + self.counter
             self.ttl_s = self.random.randint(1, 5)
@@ -271,10 +312,14 @@ class Keeper(Client):
             return
         if self.beating is None or self.beating.over:
             self.sent = []
-            self.beating = connection.stream(LEASE + "LeaseKeepAlive", self.kept, lambda status, text: None)
+            self.beating = connection.stream(LEASE + "LeaseKeepAlive", self.kept, self.refused, self.metadata)
         self.sent.append(self.world.clock.now)
         self.beating.send(pb.LeaseKeepAliveRequest(ID=self.lease).SerializeToString())
         self.later(self.ttl_s / 3, self.work)
+
+    def refused(self, status: int, text: str) -> None:
+        """The stream is over; perhaps because it came without a token that is good."""
+        self.logs_in = self.logs_in or text in _LOG_IN_AFTER
 
     def kept(self, body: bytes) -> None:
         response = pb.LeaseKeepAliveResponse.FromString(body)
@@ -293,8 +338,10 @@ class Keeper(Client):
 class Watcher(Client):
     """Watches ranges of keys, and goes on elsewhere where its connection broke off."""
 
-    def __init__(self, world: World, name: str) -> None:
-        super().__init__(world, name)
+    until_checked = True
+
+    def __init__(self, world: World, name: str, user: str = ROOT) -> None:
+        super().__init__(world, name, user)
         self.stream: Stream | None = None
         self.records: dict[int, WatchRecord] = {}
         self.wanted: list[pb.WatchCreateRequest] = []
@@ -304,6 +351,11 @@ class Watcher(Client):
         if self.stopped:
             return
         random = self.random
+        if self.logs_in:
+            self.close()  # a stream shows the token it was opened with
+            if not self.log_in():
+                self.later(RETRY_S, self.work)
+            return
         if self.stream is None or self.stream.over:
             self.open()
         elif random.random() < 0.15:
@@ -335,7 +387,12 @@ class Watcher(Client):
             return
         self.records = {}
         self.next_id = 0
-        self.stream = connection.stream("/etcdserverpb.Watch/Watch", self.took, lambda status, text: self.broken())
+        metadata = self.metadata
+        if self.random.random() < 0.5:
+            metadata += (("hasleader", "true"),)
+        self.stream = connection.stream(
+            "/etcdserverpb.Watch/Watch", self.took, lambda status, text: self.over(text), metadata
+        )
         again, self.wanted = self.wanted, []
         for request in again or [self.draw()]:
             self.create(request)
@@ -345,6 +402,7 @@ class Watcher(Client):
         self.next_id += 1
         request.watch_id = self.next_id
         record = WatchRecord(self.name, self.connection.member.machine.number, request)
+        record.user = self.user if self.token else ""
         self.records[self.next_id] = record
         self.world.history.watches.append(record)
         self.stream.send(pb.WatchRequest(create_request=request).SerializeToString())
@@ -352,6 +410,9 @@ class Watcher(Client):
     def took(self, body: bytes) -> None:
         response = pb.WatchResponse.FromString(body)
         revision = response.header.revision
+        if response.watch_id == -1 and response.canceled:
+            self.denied(response.cancel_reason)
+            return
         if response.watch_id == -1:
             for record in self.records.values():
                 if record.live and record.created >= 0:
@@ -360,13 +421,23 @@ class Watcher(Client):
         record = self.records[response.watch_id]
         if response.created:
             record.created = revision
+            record.confirmed = self.world.clock.now
         elif response.canceled:
             record.items.append(("canceled", response.compact_revision, []))
+            self.world.network.situations.seen("watch: a compaction overtakes it")
             record.live = False
         elif response.events:
             record.items.append(("events", revision, list(response.events)))
         else:
             record.items.append(("progress", revision, []))
+
+    def denied(self, reason: str) -> None:
+        """The oldest watcher that was not confirmed yet is refused: answers come in order."""
+        number = next(number for number, record in self.records.items() if record.created < 0)
+        record = self.records.pop(number)
+        record.live = False
+        record.refusal, record.confirmed = reason, self.world.clock.now
+        self.logs_in = self.logs_in or any(reason.endswith(each) for each in _LOG_IN_AFTER)
 
     def close(self) -> None:
         if self.stream is not None:
@@ -376,6 +447,12 @@ class Watcher(Client):
 
     def lost(self) -> None:
         super().lost()
+        self.broken()
+
+    def over(self, why: str) -> None:
+        """The server has ended the stream."""
+        if why == NO_LEADER:
+            self.world.network.situations.seen("watch: ended for lack of a leader")
         self.broken()
 
     def broken(self) -> None:

@@ -17,6 +17,7 @@ from simulation.http2 import (
     RST_STREAM,
     Answered,
     FrameReader,
+    Metadata,
     frame,
     opening,
     request_block,
@@ -107,18 +108,20 @@ class Connection:
         self.over = False
         self.write(opening())
 
-    def call(self, path: str, message: bytes, done: Callable[[int, str, bytes], None]) -> Stream:
-        """A unary call; `done(status, text, message)`."""
+    def call(
+        self, path: str, message: bytes, done: Callable[[int, str, bytes], None], metadata: Metadata = ()
+    ) -> Stream:
+        """A call with one message; `done(status, text, messages)`, which make one if there are several."""
         body: list[bytes] = []
-        stream = self._open(path, body.append, lambda status, text: done(status, text, body[0] if body else b""))
-        head = frame(HEADERS, END_HEADERS, stream.id, request_block(path))
+        stream = self._open(path, body.append, lambda status, text: done(status, text, b"".join(body)))
+        head = frame(HEADERS, END_HEADERS, stream.id, request_block(path, metadata))
         self.write(head + frame(DATA, END_STREAM, stream.id, wrap(message)))
         return stream
 
-    def stream(self, path: str, took: Callable[[bytes], None], ended: Ended) -> Stream:
+    def stream(self, path: str, took: Callable[[bytes], None], ended: Ended, metadata: Metadata = ()) -> Stream:
         """A call that stays open."""
         stream = self._open(path, took, ended)
-        self.write(frame(HEADERS, END_HEADERS, stream.id, request_block(path)))
+        self.write(frame(HEADERS, END_HEADERS, stream.id, request_block(path, metadata)))
         return stream
 
     def _open(self, path: str, took: Callable[[bytes], None], ended: Ended) -> Stream:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ratifyd.proto import rpc_pb2 as pb
 from ratifyd.storage.walread import segment_names
-from simulation.clients import CLUSTER, KV, MAINTENANCE, Client
+from simulation.calls import CLUSTER, KV, MAINTENANCE
+from simulation.clients import Client
 from simulation.machine import DIR, Machine, SimMember
 
 if TYPE_CHECKING:
@@ -320,7 +321,8 @@ class Nemesis:
         member = member or self._member()
         if member is None or not member.ready:
             return False
-        self._admin.attach(member).call(path, request.SerializeToString(), self._answered)
+        connection = self._admin.attach(member)
+        connection.call(path, request.SerializeToString(), self._answered, self.world.governor.metadata)
         return True
 
     def _answered(self, status: int, text: str, body: bytes) -> None:
@@ -337,6 +339,7 @@ class Nemesis:
         revision = self.world.revision_seen - self.random.choice((0, 0, 1, 3, 10))
         if revision < 1:
             return False
+        self.world.history.compactions.add(revision)
         return self._command(
             KV + "Compact", pb.CompactionRequest(revision=revision, physical=self.random.random() < 0.3)
         )
@@ -367,3 +370,18 @@ class Nemesis:
         if len(chosen) < 2:
             return False
         return self._command(CLUSTER + "MemberRemove", pb.MemberRemoveRequest(ID=self.random.choice(lost or chosen)))
+
+    def update_member(self) -> bool:
+        """A member announces another port."""
+        machines = [machine for machine in self.world.machines if machine.lives and not machine.removed]
+        if not machines:
+            return False
+        machine = self.random.choice(machines)
+        urls = [f"http://{machine.name}:{self.random.randint(2380, 2389)}"]
+        return self._command(CLUSTER + "MemberUpdate", pb.MemberUpdateRequest(ID=machine.member_id, peerURLs=urls))
+
+    def downgrade(self) -> bool:
+        """Look whether a downgrade is possible, begin one, or call it off."""
+        actions = (pb.DowngradeRequest.VALIDATE, pb.DowngradeRequest.ENABLE, pb.DowngradeRequest.CANCEL)
+        request = pb.DowngradeRequest(action=self.random.choice(actions), version="3.5")
+        return self._command(MAINTENANCE + "Downgrade", request)

@@ -9,6 +9,8 @@ from simulation.connection import LOST
 _UNSURE = (LOST, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED)
 """Statuses after which a write may or may not take place."""
 NO_SPACE = "etcdserver: mvcc: database space exceeded"
+TABLED = ("put", "range", "delete_range", "txn", "lease_grant", "lease_revoke", "compaction")
+"""What the linearizability of KV is about; users and locks have checkers of their own."""
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +26,8 @@ class Operation:
     status: int | None = None
     error: str = ""
     response: Any = None
+    user: str = ""
+    """Whose token was shown; empty when none was."""
 
     @property
     def ok(self) -> bool:
@@ -61,6 +65,10 @@ class WatchRecord:
     """Revision of the header that confirmed it; -1 until then."""
     items: list[tuple[str, int, list[Any]]] = field(default_factory=list)
     live: bool = True
+    user: str = ""
+    confirmed: float = 0.0
+    refusal: str = ""
+    """Why it was not created."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +81,17 @@ class Renewal:
     answered: float
 
 
+@dataclass(slots=True, eq=False)
+class Hold:
+    """A lock that a client was told to hold from `answered` on."""
+
+    client: str
+    name: bytes
+    key: bytes
+    revision: int
+    answered: float
+
+
 @dataclass(slots=True)
 class History:
     """Everything clients saw in a run."""
@@ -82,3 +101,6 @@ class History:
     renewals: list[Renewal] = field(default_factory=list)
     revoked: set[int] = field(default_factory=set)
     """Leases some client asked to revoke."""
+    compactions: set[int] = field(default_factory=set)
+    """Revisions that an administrator asked to compact."""
+    holds: list[Hold] = field(default_factory=list)

@@ -13,6 +13,7 @@ END_STREAM = 1
 END_HEADERS = 4
 ACK = 1
 MAX_WINDOW = (1 << 31) - 1
+Metadata = tuple[tuple[str, str], ...]
 _HEADER = struct.Struct(">IBI")
 _PREFIX = struct.Struct(">BI")
 
@@ -36,10 +37,10 @@ def opening() -> bytes:
 
 
 @lru_cache
-def request_block(path: str) -> bytes:
+def request_block(path: str, metadata: Metadata = ()) -> bytes:
     """Headers of a call, in a form that leaves the header table alone."""
     fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "a")]
-    fields += [("content-type", "application/grpc"), ("te", "trailers")]
+    fields += [("content-type", "application/grpc"), ("te", "trailers"), *metadata]
     return b"".join(b"\0%c%b%c%b" % (len(name), name.encode(), len(value), value.encode()) for name, value in fields)
 
 

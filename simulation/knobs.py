@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ratifyd import lease
 from ratifyd.api import watch
 from ratifyd.mvcc.watch import WatchHub
 from ratifyd.server import node, sending
@@ -18,6 +19,8 @@ def turned(options: Options) -> Iterator[None]:
         (sending, "RELEASE_S", options.release_s),
         (WatchHub.catch_up, "__defaults__", (options.catch_up_watchers, options.catch_up_revisions)),
     ]
+    if options.lease_checkpoint_s:
+        knobs.append((lease, "CHECKPOINT_INTERVAL_S", options.lease_checkpoint_s))
     if options.watch_queue_bytes:
         knobs.append((watch, "MAX_QUEUED_BYTES", options.watch_queue_bytes))
     before = [getattr(owner, name) for owner, name, _ in knobs]

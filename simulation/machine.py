@@ -41,12 +41,6 @@ if TYPE_CHECKING:
 DIR = DataDir("d")
 
 
-class NoTracer:
-    """Marks go nowhere."""
-
-    def mark(self, name: str, **fields: object) -> None: ...
-
-
 class SometimesInPlace(SyncPolicy):
     """Some syncs on the loop, some on the thread."""
 
@@ -81,6 +75,8 @@ class Machine:
         self.wall_offset = 0.0
         self.lives = 0
         self.removed = False
+        self.corrupted = False
+        """Whether its data were changed behind its back."""
         self.lost = False
         """Whether its disk is damaged beyond use."""
         network.machines.append(self)
@@ -189,6 +185,8 @@ class SimMember:
     def take_snapshot(self, message: Message, image: bytes, answered: Callable[[bool], None]) -> None:
         """Store an image, then hand its message to raft (embed.host.MemberHost.save_snapshot)."""
 
+        self.machine.network.situations.image_arrived(self)
+
         def saved(_: None, error: BaseException | None) -> None:
             if error is None:
                 node = self.server.node
@@ -225,7 +223,8 @@ class SimMember:
         return self.machine.backends.open(path, self.backend_worker)
 
     def _open_wal(self, directory: str, meta: SnapshotMeta) -> tuple[Wal, WalContents]:
-        return Wal.open(
+        before = len(self._broken(directory))
+        wal, contents = Wal.open(
             self.machine.disk,
             directory,
             snapshot_index=meta.index,
@@ -235,6 +234,13 @@ class SimMember:
             policy=self._policy(),
             clock=self.clock.time,
         )
+        if len(self._broken(directory)) > before:
+            self.machine.network.situations.seen("disk: a torn write is cut")
+        return wal, contents
+
+    def _broken(self, directory: str) -> list[str]:
+        """Copies of segments that a torn write was cut off."""
+        return [name for name in self.machine.disk.list(directory) if name.endswith(".broken")]
 
     def _begin(self, recovered: Recovered) -> None:
         if self.machine.joined:
@@ -271,7 +277,7 @@ class SimMember:
             hard_state=recovered.hard_state,
             conf_state=recovered.conf_state,
             applied=recovered.applied,
-            tracer=NoTracer(),
+            tracer=self.machine.network.situations,
         )
 
 
@@ -295,4 +301,19 @@ def _config(machine: Machine, options: Options) -> Config:
         watch_progress_notify_interval_s=options.progress_interval_s,
         max_snapshots=2,
         max_wals=2,
+        bcrypt_cost=4,
+        auto_compaction_mode="periodic",
+        auto_compaction_retention=f"{options.auto_compaction_s}s",
+        corrupt_check_time_s=options.corrupt_check_s,
+        compact_hash_check_time_s=options.compact_hash_check_s,
+        feature_gates=",".join(_features(options)),
     )
+
+
+def _features(options: Options) -> list[str]:
+    found = []
+    if options.compact_hash_check_s:
+        found.append("CompactHashCheck=true")
+    if options.lease_checkpoint_s:
+        found += ["LeaseCheckpoint=true", "LeaseCheckpointPersist=true"]
+    return found

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ratifyd.proto.kv_pb2 import KeyValue
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
 from ratifyd.proto.rpc_pb2 import (
+    CORRUPT,
     NOSPACE,
     AlarmRequest,
     Compare,
@@ -21,6 +22,7 @@ from ratifyd.proto.rpc_pb2 import (
     RangeResponse,
     TxnResponse,
 )
+from simulation.authmodel import AuthRefused, Need, Rights, needs_of
 
 COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 FUTURE = "etcdserver: mvcc: required revision is a future revision"
@@ -28,13 +30,22 @@ NO_LEASE = "etcdserver: requested lease not found"
 LEASE_EXISTS = "etcdserver: lease already exists"
 NO_KEY = "etcdserver: key not found"
 NO_SPACE = "etcdserver: mvcc: database space exceeded"
+IS_CORRUPT = "etcdserver: corrupt cluster"
 
+_NOT_WHEN_CORRUPT = ("put", "delete_range", "txn", "compaction", "lease_grant", "lease_revoke")
 _V2_FIRST_BYTE = 8
 _ORDER: dict[int, Callable[[int], bool]] = {
     Compare.EQUAL: lambda order: order == 0,
     Compare.NOT_EQUAL: lambda order: order != 0,
     Compare.GREATER: lambda order: order > 0,
     Compare.LESS: lambda order: order < 0,
+}
+_SORTED_BY: dict[int, Callable[["Version"], Any]] = {
+    RangeRequest.KEY: attrgetter("key"),
+    RangeRequest.VERSION: attrgetter("version"),
+    RangeRequest.CREATE: attrgetter("create"),
+    RangeRequest.MOD: attrgetter("mod"),
+    RangeRequest.VALUE: attrgetter("value"),
 }
 
 
@@ -81,6 +92,10 @@ class Applied(NamedTuple):
     compacted: int
     leases: int
     """How many leases there are afterwards."""
+    rights: Rights
+    """Those in force afterwards."""
+    user: str
+    """Who asked for it; empty for nobody in particular."""
 
 
 class Refused(Exception):
@@ -103,6 +118,9 @@ class Model:
         self.leases: dict[int, int] = {}
         self.attached: dict[bytes, int] = {}
         self.alarms: set[tuple[int, int]] = set()
+        self.rights = Rights()
+        self.passwords: dict[str, list[tuple[int, str]]] = {}
+        """Of each user by index, as the log has them; empty where the user is gone."""
         self.proposed: dict[tuple[str, bytes], list[Applied]] = {}
         """Everything that was committed, by kind and encoding of the request."""
         self.compactions: list[int] = []
@@ -113,17 +131,21 @@ class Model:
     def apply(self, index: int, data: bytes) -> Applied:
         """Execute the next entry; membership changes and empty entries come as b""."""
         assert index == len(self.applied) + 1
-        kind, request, response, error = "", None, None, ""
+        kind, request, response, error, user = "", None, None, "", ""
         if data and data[0] != _V2_FIRST_BYTE:
             entry = InternalRaftRequest.FromString(data)
             kind = next(field.name for field, _ in entry.ListFields() if field.name != "header")
-            request = getattr(entry, kind)
+            request, user = getattr(entry, kind), entry.header.username
             before = self.revision
             try:
+                self._admit(kind, request, user, entry.header.auth_revision)
                 response = self._execute(kind, request)
-            except Refused as refused:
+            except (Refused, AuthRefused) as refused:
                 error = str(refused)
-        applied = Applied(index, kind, request, response, error, self.revision, self.compacted, len(self.leases))
+        leases = len(self.leases)
+        applied = Applied(
+            index, kind, request, response, error, self.revision, self.compacted, leases, self.rights, user
+        )
         self.applied.append(applied)
         if kind and request is not None:
             self.proposed.setdefault((kind, request.SerializeToString(deterministic=True)), []).append(applied)
@@ -131,25 +153,55 @@ class Model:
                 self.writes[self.revision] = applied
         return applied
 
+    def _admit(self, kind: str, request: Any, user: str, auth_revision: int) -> None:
+        """Refuse what alarms and rights forbid."""
+        raised = {alarm for _, alarm in self.alarms}
+        if CORRUPT in raised and kind in _NOT_WHEN_CORRUPT:
+            raise Refused(IS_CORRUPT)
+        if NOSPACE in raised and (kind in ("put", "lease_grant") or (kind == "txn" and _puts(request))):
+            raise Refused(NO_SPACE)
+        if kind.startswith("auth_"):
+            self.rights.check_admin(user)
+            return
+        needs = needs_of(kind, request) if self.rights.is_admin(user) else self._needs(kind, request)
+        self.rights.check(user, auth_revision, needs)
+
+    def _needs(self, kind: str, request: Any) -> Iterable[Need]:
+        """What a request needs, the keys of its leases included: whoever attaches one must be able to delete them."""
+        yield from needs_of(kind, request)
+        if kind == "lease_revoke":
+            leases = {request.ID}
+        elif kind == "put":
+            leases = {request.lease}
+        elif kind == "txn":
+            puts = (op.request_put for branch in (request.success, request.failure) for op in branch)
+            leases = {put.lease for put in puts}
+        else:
+            return
+        for key, lease in self.attached.items():
+            if lease in leases and lease:
+                yield key, b"", True
+
     def _execute(self, kind: str, request: Any) -> Any:
-        full = any(alarm == NOSPACE for _, alarm in self.alarms)
         if kind == "put":
-            if full:
-                raise Refused(NO_SPACE)
             self._check_put(request)
             return self._in_revision(lambda: self._put(request))
         if kind == "delete_range":
             return self._in_revision(lambda: self._delete(request))
         if kind == "txn":
-            if full and _puts(request):
-                raise Refused(NO_SPACE)
             return self._txn(request)
         if kind == "compaction":
             return self._compact(request.revision)
         if kind in ("lease_grant", "lease_revoke"):
-            return self._lease(kind, request, full)
+            return self._lease(kind, request)
         if kind == "alarm":
             self._alarm(request)
+        elif kind.startswith("auth"):
+            self.rights = self.rights.after(kind, request)
+            if hasattr(request, "hashedPassword"):
+                self.passwords.setdefault(request.name, []).append((len(self.applied) + 1, request.hashedPassword))
+            elif kind == "auth_user_delete":
+                self.passwords[request.name].append((len(self.applied) + 1, ""))
         return None
 
     def _compact(self, revision: int) -> None:
@@ -160,10 +212,8 @@ class Model:
         self.compacted = revision
         self.compactions.append(revision)
 
-    def _lease(self, kind: str, request: Any, full: bool) -> None:
+    def _lease(self, kind: str, request: Any) -> None:
         if kind == "lease_grant":
-            if full:
-                raise Refused(NO_SPACE)
             if request.ID in self.leases:
                 raise Refused(LEASE_EXISTS)
             self.leases[request.ID] = max(request.TTL, self._min_ttl_s)
@@ -305,6 +355,8 @@ class Model:
         response = RangeResponse(count=len(found))
         if request.count_only:
             return response
+        if request.sort_order != RangeRequest.NONE:
+            found.sort(key=_SORTED_BY[request.sort_target], reverse=request.sort_order == RangeRequest.DESCEND)
         if 0 < request.limit < len(found):
             response.more = True
             found = found[: request.limit]

@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ratifyd.api import identity, kv
 from ratifyd.api import watch as api_watch
+from ratifyd.api.candidacy import Candidacy
 from ratifyd.apply.entries import apply_entry
 from ratifyd.apply.state import State
+from ratifyd.auth.store import AuthStore
 from ratifyd.lease import LeaseBook, LeaseTimer
+from ratifyd.membership import Membership
 from ratifyd.mvcc import compaction, store
 from ratifyd.mvcc.index import Index
 from ratifyd.mvcc.watch import WatchHub
@@ -24,7 +28,11 @@ from ratifyd.raft.messages import HardState, Message, MessageKind
 from ratifyd.raft.roles import Role
 from ratifyd.schema import CONSISTENT_INDEX, META, decode_u64, encode_u64
 from ratifyd.server import node
+from ratifyd.server.authentication import Authentication
 from ratifyd.server.committer import Committer
+from ratifyd.server.compaction import AutoCompactor
+from ratifyd.server.corruption import CorruptionChecks
+from ratifyd.server.leasing import Leasing
 from ratifyd.server.proposals import RequestIds
 from ratifyd.server.reads import Reads
 from ratifyd.server.server import Server
@@ -634,3 +642,137 @@ def revoke_keeps_keys(patch: Patch) -> None:
 
     original = LeaseBook.revoke
     patch(LeaseBook, "revoke", revoke)
+
+
+@mutant
+def checkpoint_outlives_renewal(patch: Patch) -> None:
+    """A lease is kept alive, but the rest of it that is in the log stays as it was."""
+
+    def renew(self: Any, lease_id: int, now: float, answer: Any) -> None:
+        lease = self._book.leases.get(lease_id)
+        if lease is None or self._timer is None:
+            original(self, lease_id, now, answer)
+            return
+        left, lease.remaining_s = lease.remaining_s, 0
+        original(self, lease_id, now, answer)
+        lease.remaining_s = left
+
+    original = Leasing.renew
+    patch(Leasing, "renew", renew)
+
+
+@mutant
+def checkpoints_are_lost(patch: Patch) -> None:
+    """A new leader gives every lease its whole time again."""
+    patch(LeaseTimer, "_ttl", lambda self, lease: max(lease.ttl_s, self._min_ttl_s))
+
+
+# --- users -----------------------------------------------------------------------------------------------------------
+
+
+@mutant
+def snapshot_keeps_rights(patch: Patch) -> None:
+    """A snapshot from the leader replaces everything but users and rights (etcd issue 14571)."""
+
+    def take_over(self: Any, other: Any) -> None:
+        auth = self.auth
+        kept = auth.enabled, auth.revision, auth.users, auth.roles
+        original(self, other)
+        auth.enabled, auth.revision, auth.users, auth.roles = kept
+
+    original = State.take_over
+    patch(State, "take_over", take_over)
+
+
+@mutant
+def rights_of_an_older_revision(patch: Patch) -> None:
+    """A request is carried out although rights have changed since it was admitted."""
+
+    def granted(self: Any, identity: Any) -> Any:
+        return original(self, identity._replace(revision=identity.revision and self.revision))
+
+    original = AuthStore._granted
+    patch(AuthStore, "_granted", granted)
+
+
+@mutant
+def rights_are_remembered(patch: Patch) -> None:
+    """What a user may do is not worked out anew when a role is changed."""
+    patch(AuthStore, "put_role", lambda self, role: self.roles.__setitem__(role.name, role))
+
+
+@mutant
+def reads_are_not_checked(patch: Patch) -> None:
+    """Everybody with a token may read everything."""
+
+    def check(server: Any, head: Any, key: bytes, range_end: bytes) -> Any:
+        return identity.present_identity(server, identity.token_of(head))
+
+    patch(kv, "check_read", check)
+
+
+@mutant
+def old_passwords_are_good(patch: Patch) -> None:
+    """A user's first password stays good when it is changed."""
+    first: dict[tuple[int, str], bytes] = {}
+
+    def check(self: Any, attempt: Any, hashed: bytes) -> None:
+        original(self, attempt, first.setdefault((id(self._auth), attempt.name), hashed))
+
+    original = Authentication._check
+    patch(Authentication, "_check", check)
+
+
+# --- duties and services ---------------------------------------------------------------------------------------------
+
+
+@mutant
+def lock_without_waiting(patch: Patch) -> None:
+    """Whoever asks for a lock gets it."""
+    patch(Candidacy, "_queue", lambda self: self._won(self))
+
+
+@mutant
+def auto_compaction_of_the_present(patch: Patch) -> None:
+    """Automatic compaction leaves no history at all."""
+
+    def periodic(self: Any, due: float) -> None:
+        samples, self._samples = self._samples, [self._samples[-1]]
+        original(self, due)
+        self._samples = samples
+
+    original = AutoCompactor._periodic
+    patch(AutoCompactor, "_periodic", periodic)
+
+
+@mutant
+def sound_members_are_called_corrupt(patch: Patch) -> None:
+    """Hashes are compared whatever revision they are of."""
+    original = CorruptionChecks.peer_hashes
+    patch(CorruptionChecks, "peer_hashes", lambda self, revision, done: original(self, 0, done))
+
+
+@mutant
+def corruption_goes_unnoticed(patch: Patch) -> None:
+    """Nobody is told that hashes differ."""
+    patch(CorruptionChecks, "raise_alarm", lambda self, member: None)
+
+
+@mutant
+def snapshot_keeps_members(patch: Patch) -> None:
+    """A snapshot from the leader replaces everything but the addresses of members."""
+
+    def take_over(self: Any, other: Any) -> None:
+        for member in list(other.members):
+            if member in self.members:
+                other.members[member] = self.members[member]
+        original(self, other)
+
+    original = Membership.take_over
+    patch(Membership, "take_over", take_over)
+
+
+@mutant
+def leaderless_streams_stay(patch: Patch) -> None:
+    """Streams that want a leader go on without one."""
+    patch(Server, "_watch_leader", lambda self: None)

@@ -16,6 +16,7 @@ from zlib import crc32
 from ratifyd.raft.codec import decode_message, encode_message
 from ratifyd.raft.messages import Message, MessageKind
 from simulation.clock import SimClock
+from simulation.situations import Situations
 
 if TYPE_CHECKING:
     from simulation.machine import Machine
@@ -42,6 +43,7 @@ class SimNetwork:
         self._slow: dict[tuple[int, int], float] = {}
         self._last: dict[tuple[int, int], float] = {}
         self.trace: Callable[[str], None] | None = None
+        self.situations = Situations()
 
     # --- what faults do --------------------------------------------------------------------------------------------
 
@@ -71,8 +73,9 @@ class SimNetwork:
         return (sender, receiver) in self._blocked
 
     def machine_at(self, url: str) -> Machine | None:
-        """Whose peer URL this is."""
-        return next((machine for machine in self.machines if machine.url == url), None)
+        """Whose peer URL this is, whatever the port."""
+        host = url.rpartition(":")[0]
+        return next((machine for machine in self.machines if machine.url.rpartition(":")[0] == host), None)
 
     # --- transport -------------------------------------------------------------------------------------------------
 
@@ -199,6 +202,8 @@ class SimTransport:
         image = b"".join(islice(open_image(), None))
         network, local, member = self._network, self._machine.number, self._machine.member
         assert member is not None
+        if member.raft.pending_conf_index > member.raft.log.applied:
+            network.situations.seen("snapshot: sent while the membership changes")
         receiver = self._peers.get(message.to)
         over = False
 
@@ -234,6 +239,7 @@ class SimTransport:
         remote = self._network.machines[sender]
         members = member.state.members
         if remote.member_id in members.removed:
+            self._network.situations.seen("members: one that was removed comes back and hears of it")
             self._network.clock.call_later(0.01, remote.told_removed)
             return
         now = member.clock.time()

@@ -36,6 +36,8 @@ FAULTS = (
     "defragment",
     "add_member",
     "remove_member",
+    "update_member",
+    "downgrade",
     "rolling_restart",
 )
 
@@ -88,6 +90,14 @@ class Options:
     catch_up_revisions: int = 1000
     watch_queue_bytes: int = 0
     """0: the server's own."""
+    users: bool = False
+    """Whether somebody manages users and enables auth."""
+    lockers: int = 0
+    auto_compaction_s: float = 0.0
+    corrupt_check_s: float = 0.0
+    compact_hash_check_s: float = 0.0
+    lease_checkpoint_s: float = 0.0
+    """How often the rest of a lease goes to the log; 0 never."""
     short_history: bool = False
     """Few requests, so that a search for a linearization is affordable, too."""
 
@@ -185,6 +195,12 @@ def draw(seed: int) -> Options:
         catch_up_watchers=random.choice((1, 512)),
         catch_up_revisions=random.choice((1, 4, 1000)),
         watch_queue_bytes=random.choice((0, 300, 2000)),
+        users=random.random() < 0.2,
+        lockers=random.choice((0, 0, 0, 2, 3)),
+        auto_compaction_s=maybe(0.2, random.choice((1.0, 3.0)), 0.0),
+        corrupt_check_s=maybe(0.3, random.choice((0.5, 2.0)), 0.0),
+        compact_hash_check_s=maybe(0.3, random.choice((0.5, 2.0)), 0.0),
+        lease_checkpoint_s=maybe(0.3, random.choice((0.3, 1.0)), 0.0),
         short_history=short,
     )
     return options.without(election_ticks=max(options.election_ticks, options.least_election_ticks))

@@ -34,6 +34,8 @@ class Result:
     virtual_s: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    situations: Counter[str] = field(default_factory=Counter)
+    """How often each rare branch was taken."""
     trace: list[str] = field(default_factory=list)
 
     @property
@@ -87,6 +89,7 @@ def run_options(options: Options, mutant: str | None = None, *, trace: bool = Fa
         terms=world.raft_checker.terms,
     )
     result.faults = world.nemesis.counts
+    result.situations = world.network.situations.counts
     result.trace = list(world.trace_lines or ())
     return result
 
@@ -128,6 +131,19 @@ def catch_as_recorded(mutant: str) -> tuple[str, str]:
     count, result = catch(mutant, range(1, way.seeds + 1), way.settings)
     how = f"seed {count} of {way.seeds}" + (f" with {' '.join(way.settings)}" if way.settings else "")
     return how, result.violation if result else ""
+
+
+def catch_all(mutants: Iterable[str], *, processes: int = 1) -> Iterator[tuple[str, str, str]]:
+    """Catch mutants the way the record says, in order: name, by what, and the promise that was broken."""
+    if processes == 1:
+        yield from map(_catch_named, mutants)
+        return
+    with get_context("fork").Pool(processes) as pool:
+        yield from pool.imap(_catch_named, mutants)
+
+
+def _catch_named(mutant: str) -> tuple[str, str, str]:
+    return mutant, *catch_as_recorded(mutant)
 
 
 def _broken_by(scenario: str, mutant: str) -> str:

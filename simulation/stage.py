@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ratifyd.proto import rpc_pb2 as pb
+from simulation.calls import CLUSTER, KV, MAINTENANCE
 from simulation.checkers import Violation
-from simulation.clients import CLUSTER, KV, MAINTENANCE, Watcher
+from simulation.clients import Watcher
 from simulation.history import Operation, WatchRecord
 from simulation.knobs import turned
 from simulation.machine import Machine, SimMember
@@ -112,6 +113,8 @@ class Stage(World):
         done: list[tuple[int, str]] = []
         connection = self.client(member).connection
         assert connection is not None
+        if name == "compact":
+            self.history.compactions.add(fields["revision"])
         message = request(**fields).SerializeToString()
         connection.call(path, message, lambda status, text, body: done.append((status, text)))
         if wait:

@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 from random import Random
+from typing import Any
 
 from ratifyd.proto import rpc_pb2 as pb
 from ratifyd.proto.etcdserver_pb2 import Metadata
 from ratifyd.server.server import MemberRemoved
 from ratifyd.storage.recover import RecoveryRefused
 from ratifyd.storage.walread import WalCorrupt
+from simulation.authmodel import ROOT
 from simulation.checkers import Violation
+from simulation.checkers.auth import AuthChecker
+from simulation.checkers.duties import CompactionChecker, check_alarm
 from simulation.checkers.lease import LeaseChecker
 from simulation.checkers.linearizability import LinearizabilityChecker
+from simulation.checkers.locks import LockChecker
 from simulation.checkers.raft import RaftChecker
 from simulation.checkers.search import SearchChecker
 from simulation.checkers.state import StateChecker
@@ -33,6 +38,7 @@ from simulation.machine import Machine, SimMember
 from simulation.model import Model
 from simulation.network import SimNetwork
 from simulation.options import Options
+from simulation.users import USERS, Governor, Locker
 
 HEAL_S = 30.0
 """A healthy cluster must be of one mind after so long."""
@@ -64,11 +70,24 @@ class World:
         self.trace_lines: deque[str] | None = deque(maxlen=TRACE_LINES) if trace else None
         if trace:
             self.network.trace = self.trace
-        self.clients: list[Client] = [Writer(self, f"w{number}") for number in range(options.clients)]
-        self.clients += [Keeper(self, f"l{number}") for number in range(options.keepers)]
-        self.clients += [Watcher(self, f"v{number}") for number in range(options.watchers)]
+        self.passwords: dict[str, list[str]] = {}
+        """Those that users may have."""
+        self.committed_at: list[float] = []
+        """When each entry was first committed anywhere, by index - 1."""
+        self.governor = Governor(self, "governor")
+        self.clients = self._draw_clients()
         self.nemesis = Nemesis(self)
         self._callbacks = 0
+
+    def _draw_clients(self) -> list[Client]:
+        options = self.options
+        clients: list[Client] = [
+            Writer(self, f"w{number}", USERS[number % len(USERS)]) for number in range(options.clients)
+        ]
+        clients += [Keeper(self, f"l{number}") for number in range(options.keepers)]
+        clients += [Watcher(self, f"v{number}", USERS[0] if number % 2 else ROOT) for number in range(options.watchers)]
+        clients += [Locker(self, f"o{number}") for number in range(options.lockers)]
+        return [*clients, self.governor] if options.users else clients
 
     def trace(self, text: str) -> None:
         """Note an event for whoever reads the trace; costs nothing when nobody does."""
@@ -112,8 +131,7 @@ class World:
         self.heal()
         self._require_agreement()
         for client in self.clients:
-            if isinstance(client, Writer | Keeper):
-                client.stopped = True
+            client.stopped = not client.until_checked
         self.pass_time(5.0)
         self._require_answers()
         self._await_leases()
@@ -125,6 +143,9 @@ class World:
         LinearizabilityChecker(self.model, self.history.operations).finish(self)
         WatchChecker(self.model).finish(self)
         LeaseChecker().finish(self)
+        LockChecker().finish(self)
+        CompactionChecker().finish(self)
+        AuthChecker(self).finish(self)
         if self.options.short_history:
             SearchChecker(self.history.operations).finish(self)
 
@@ -151,7 +172,7 @@ class World:
             rate=machine.clock_rate,
             base=random.uniform(100, 1000),
             wall_offset=machine.wall_offset,
-            crashed=lambda: self.crash(machine, power=random.random() < 0.7),
+            crashed=lambda: self._stopped(machine, random),
             failed=self.failed,
             after=partial(self._after, machine),
         )
@@ -161,6 +182,7 @@ class World:
             clock.dead = True
             machine.disk.crash(random)
             self.trace(f"m{machine.number} crashes while it starts")
+            self.network.situations.seen("crash: while starting")
             self.clock.call_later(random.uniform(0.05, 2.0), self.boot, machine)
             return
         except (WalCorrupt, RecoveryRefused) as error:
@@ -189,6 +211,7 @@ class World:
             self.failed(Violation("recovery", f"m{machine.number} refuses to start on a sound disk: {error}"))
             return
         self.trace(f"m{machine.number} refuses its damaged disk: {error}")
+        self.network.situations.seen("disk: damage is refused")
         machine.lost = True
 
     def crash(self, machine: Machine, *, power: bool, down_s: float | None = None) -> None:
@@ -196,6 +219,7 @@ class World:
         member = machine.member
         if member is None:
             return
+        self.network.situations.crashed(member)
         self._bury(machine, member)
         if power:
             machine.disk.crash(member.random)
@@ -205,6 +229,12 @@ class World:
         if down_s is None:
             down_s = member.random.uniform(0.05, 0.5 if self.healing else member.random.choice((0.1, 0.5, 4.0)))
         self.clock.call_later(down_s, self.boot, machine)
+
+    def _stopped(self, machine: Machine, random: Random) -> None:
+        """The process has stopped in the middle of something."""
+        if machine.disk.crash_at is not None:
+            self.network.situations.seen("crash: a disk step is the last")
+        self.crash(machine, power=random.random() < 0.7)
 
     def _bury(self, machine: Machine, member: SimMember) -> None:
         member.clock.dead = True
@@ -220,6 +250,8 @@ class World:
         failure = member.failure
         if isinstance(failure, MemberRemoved):
             machine.removed = True
+            if member.server.is_leader:
+                self.network.situations.seen("members: the leader is removed")
             self.trace(f"m{machine.number} was removed")
         elif not self.nemesis.disk_faulted(machine):
             self.failed(Violation("member", f"m{machine.number} died: {failure!r}"))
@@ -278,21 +310,25 @@ class World:
     def committed(self, index: int, data: bytes) -> None:
         """An entry is committed."""
         applied = self.model.apply(index, data)
+        self.committed_at.append(self.clock.now)
         self.revision_seen = self.model.revision
+        check_alarm(self, applied)
         if self.trace_lines is not None:
             request = str(applied.request).replace("\n", " ")[:150]
             self.trace(f"committed {index}: {applied.kind} {request} -> revision {applied.revision} {applied.error}")
 
-    def expected(self, index: int) -> tuple[int, int, int]:
-        """(revision, compacted, leases) after an entry."""
+    def expected(self, index: int) -> tuple[int, int, int, int, bool]:
+        """(revision, compacted, leases, auth revision, auth enabled) after an entry."""
         if not index:
-            return 1, -1, 0
+            return 1, -1, 0, 1, False
         applied = self.model.applied[index - 1]
-        return applied.revision, applied.compacted, applied.leases
+        rights = applied.rights
+        return applied.revision, applied.compacted, applied.leases, rights.revision, rights.enabled
 
     def answered(self, operation: Operation) -> None:
         """A client has its answer."""
         self.network.note(b"%d %d" % (operation.member, operation.status or 0))
+        self.network.situations.answered(operation)
         if self.trace_lines is not None:
             self.trace(str(operation))
 
@@ -381,9 +417,16 @@ class World:
                     raise Violation("liveness", f"a healthy member does not answer: {done[-1:]} {self._situation()}")
             probe.hang_up()
 
-    def _probes(self, member: SimMember) -> list[tuple[str, pb.PutRequest | pb.RangeRequest]]:
+    def _probes(self, member: SimMember) -> list[tuple[str, Any]]:
         value = b"probe.%d.%d" % (member.machine.number, int(self.clock.now * 1000))
-        return [("put", pb.PutRequest(key=b"k0", value=value)), ("range", pb.RangeRequest(key=b"k0"))]
+        probes: list[tuple[str, Any]] = [
+            ("put", pb.PutRequest(key=b"k0", value=value)),
+            ("range", pb.RangeRequest(key=b"k0")),
+        ]
+        if self.model.rights.enabled:
+            root = pb.AuthenticateRequest(name=ROOT, password=self.passwords[ROOT][-1])
+            probes.insert(0, ("authenticate", root))
+        return probes
 
     def _await_leases(self) -> None:
         deadline = self.clock.now + LEASE_S

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from simulation import authmodel
 from simulation import model as texts
 from simulation.checkers import Violation
-from simulation.history import Operation
+from simulation.history import TABLED, Operation
 from simulation.model import Applied, Model
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ _EXPECTED_ERRORS = {
     texts.NO_KEY,
     "etcdserver: too many requests",
     "etcdserver: rpc not supported for learner",
+    authmodel.NO_USER,
+    authmodel.OLD_REVISION,
+    authmodel.DENIED,
+    authmodel.BAD_TOKEN,
 }
 
 
@@ -46,6 +51,8 @@ class LinearizabilityChecker:
     def check(self) -> None:
         """Check the history."""
         for operation in self._operations:
+            if operation.kind not in TABLED:
+                continue
             if operation.kind in _IN_LOG:
                 self._check_in_log(operation)
             if operation.ok:

@@ -22,6 +22,8 @@ class RaftChecker:
         self._known: dict[tuple[int, int], tuple[int, bytes]] = {}
         """(index, term) -> term before, data."""
         self._seen: dict[int, tuple[object, ...]] = {}
+        self._seen_of = world.network.situations.seen
+        self._last: dict[int, int] = {}
         self._checked: dict[int, int] = {}
         """Committed entries of each machine that were compared already."""
         self.committed: list[Entry] = []
@@ -34,6 +36,7 @@ class RaftChecker:
         """A life begins: what its log holds is looked at anew."""
         self._seen.pop(member.machine.number, None)
         self._checked[member.machine.number] = 0
+        self._last.pop(member.machine.number, None)
 
     def observe(self, member: SimMember) -> None:
         """Look at a member's raft."""
@@ -44,6 +47,9 @@ class RaftChecker:
         if self._seen.get(number) == state:
             return
         self._seen[number] = state
+        if log.last_index < self._last.get(number, 0):
+            self._seen_of("log: entries are replaced")
+        self._last[number] = log.last_index
         self._match(member)
         if log.committed > self._checked[number]:
             self._commit(member)
@@ -76,6 +82,8 @@ class RaftChecker:
                 if index != len(committed) + 1:
                     text = f"member {number} has committed {index}, nobody {len(committed) + 1}"
                     raise Violation("state machine safety", text)
+                if entry.term < member.raft.term and member.raft.role is Role.LEADER:
+                    self._seen_of("log: an entry of an older term is committed")
                 committed.append(entry)
                 self._committed_in.append(member.raft.term)
                 self._world.committed(index, entry.data if entry.kind is EntryKind.NORMAL else b"")
@@ -100,6 +108,8 @@ class RaftChecker:
         if leader is not None:
             raise Violation("election safety", f"members {leader} and {number} both lead in term {raft.term}")
         self._leaders[raft.term] = number
+        if any(other.raft.role is Role.LEADER for other in self._world.living() if other is not member):
+            self._seen_of("leaders: an old one is still there")
         log = raft.log
         for index in range(max(log.compacted, 1), len(self.committed) + 1):
             if (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ratifyd import schema
+from simulation.authmodel import Rights
 from simulation.checkers import Violation
 from simulation.model import Version
 
@@ -51,10 +52,11 @@ class StateChecker:
             text = f"member {number} has applied {index}, which is not committed"
             raise Violation("applied prefix", text)
         expected = self._world.expected(index)
-        if (revision, seen[2], len(state.leases.leases)) != expected:
+        found = (revision, seen[2], len(state.leases.leases), state.auth.revision, state.auth.enabled)
+        if found != expected:
             text = (
-                f"member {number} at index {index} has (revision, compacted, leases) "
-                f"{(revision, seen[2], len(state.leases.leases))}, the log leads to {expected}"
+                f"member {number} at index {index} has (revision, compacted, leases, auth revision, auth enabled) "
+                f"{found}, the log leads to {expected}"
             )
             raise Violation("applied prefix", text)
 
@@ -98,6 +100,19 @@ class StateChecker:
                 raise Violation("state", f"member {number}: {name!r} is {kv!r}, expected {last}")
             if last is not None and last.version:
                 self._expect(number, last, found)
+        self._compare_rights(member)
+
+    def _compare_rights(self, member: SimMember) -> None:
+        auth, index = member.state.auth, member.state.consistent_index
+        wanted = self._world.model.applied[index - 1].rights if index else Rights()
+        users = {name: frozenset(user.roles) for name, user in auth.users.items()}
+        roles = {
+            name: frozenset((held.key, held.range_end, int(held.permType)) for held in role.permissions)
+            for name, role in auth.roles.items()
+        }
+        if (users, roles) != (wanted.users, wanted.roles):
+            text = f"member {member.machine.number} at index {index} has {users} {roles}, expected {wanted}"
+            raise Violation("auth state", text)
 
     def _expect(self, number: int, version: Version, found: set[tuple[int, bytes]]) -> None:
         if (version.mod, version.kv().SerializeToString()) not in found:
@@ -105,9 +120,14 @@ class StateChecker:
 
     def finish(self, members: list[SimMember]) -> None:
         """All members hold the same."""
+        views: dict[str, list[int]] = {}
         hashes: dict[tuple[int, int, int], list[int]] = {}
         for member in members:
             self.compare(member)
+            known = member.state.members
+            found = {each.id: (sorted(each.peer_urls), each.name, each.is_learner) for each in known.sorted()}
+            view = f"{sorted(found.items())} removed {sorted(known.removed)} version {known.cluster_version}"
+            views.setdefault(view, []).append(member.machine.number)
             steps = member.state.store.hash_kv()
             while True:
                 try:
@@ -116,5 +136,7 @@ class StateChecker:
                     key = (stop.value.hash, stop.value.compact_revision, member.state.store.revision)
                     hashes.setdefault(key, []).append(member.machine.number)
                     break
+        if len(views) > 1:
+            raise Violation("equal membership", f"members: {views}")
         if len(hashes) > 1:
             raise Violation("equal HashKV", f"(hash, compacted, revision) -> members: {hashes}")

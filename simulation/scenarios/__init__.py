@@ -6,12 +6,13 @@ names are the numbers of the issues. `RARE` are meetings of faults that seeds br
 
 from collections.abc import Callable
 
-from simulation.scenarios import quorums, restarts, watches
+from simulation.scenarios import duties, quorums, restarts, watches
 from simulation.scenarios.reads import stale_reads_after_a_pause, txn_reads_a_compacted_revision
 
 SCENARIOS = {
     "13766 inconsistent revision after a crash under load": restarts.crash_under_load,
     "14370 a single member loses a write in a crash": restarts.crash_after_the_answer,
+    "14571 a member with a snapshot knows nothing of users": duties.rights_after_a_snapshot,
     "14685 inconsistent revision after a crash during defragmentation": restarts.crash_while_defragmenting,
     "15220 progress is told ahead of events": watches.progress_of_a_slow_watcher,
     "15271 a watch goes back in time after a partition": watches.partition_and_snapshot,
@@ -32,6 +33,10 @@ RARE = {
     "elected a new leader is read before its term commits": quorums.read_of_a_new_leader,
     "learner a leader reaches nobody but a learner": quorums.leader_with_a_learner,
     "equal requests come to two members at once": quorums.equal_requests_on_two_members,
+    "corrupt data change by themselves": duties.data_that_change_by_themselves,
+    "checkpoint a lease is nearly over when the leader goes": duties.rest_of_a_lease,
+    "renewal a leader that reaches nobody keeps a lease alive": duties.renewal_by_an_isolated_leader,
+    "leaderless a stream wants a leader": duties.streams_without_a_leader,
     "removals a leader reaches nobody and removes them": quorums.removals_by_an_isolated_leader,
 }
 

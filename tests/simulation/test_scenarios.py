@@ -8,6 +8,7 @@ from simulation.scenarios import RARE, SCENARIOS, script_of
 NOTICED = {
     "13766": "index_in_another_commit",
     "14370": "acknowledge_before_fsync",
+    "14571": "snapshot_keeps_rights",
     "15220": "progress_too_early",
     "15271": "watch_back_in_time",
     "17529": "watch_drops_when_full",
@@ -21,6 +22,10 @@ NOTICED = {
     "learner": "learners_are_counted",
     "equal": "request_ids_repeat",
     "removals": "change_members_early",
+    "corrupt": "corruption_goes_unnoticed",
+    "checkpoint": "checkpoints_are_lost",
+    "renewal": "checkpoint_outlives_renewal",
+    "leaderless": "leaderless_streams_stay",
 }
 """Scenarios by the first word of their name, and a mutant that has the bug."""
 

@@ -9,7 +9,7 @@ from ratifyd.api.calls import MAX_QUEUED_BYTES, Call, Stream
 from ratifyd.api.identity import check_current, check_read, identity_of, present_identity, require_admin, token_of
 from ratifyd.apply import requests
 from ratifyd.apply.permissions import check_txn
-from ratifyd.apply.ranges import SLICE_KEYS, is_long, range_body, range_steps
+from ratifyd.apply.ranges import SLICE_KEYS, is_long, range_body, range_steps, without_values
 from ratifyd.apply.txn import Txn, is_long_read, parse_txn, read_txn_body, read_txn_steps
 from ratifyd.auth.identity import ANONYMOUS, Identity
 from ratifyd.errors import Canceled, EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort, Stopped
@@ -222,7 +222,7 @@ class RangeStream(Stream):
     """KV.RangeStream (etcd 3.7): one read at one revision, in chunks, as fast as the client takes them."""
 
     takes_one = True
-    __slots__ = ("_header", "_identity", "_ready", "_sent", "_slices", "_stall")
+    __slots__ = ("_header", "_identity", "_keys_only", "_ready", "_sent", "_slices", "_stall")
 
     def receive(self, message: bytes) -> None:
         """Take the request. Raises RangeStreamSort, RangeStreamFilters and what check_range raises."""
@@ -259,6 +259,7 @@ class RangeStream(Stream):
                 self.send(fast.length_prefixed(1, self._header + body))
                 self.finish()
                 return
+            self._keys_only = request.keys_only
             keys = KeyRange.parse(request.key, request.range_end)
             self._stall: Timer | None = None
             store = self.server.store
@@ -298,7 +299,7 @@ class RangeStream(Stream):
             if self.server.node.stopped:
                 raise Stopped
             check_current(self.server, self._identity)
-            self._ready += next(self._slices)
+            rows = next(self._slices)
         except StopIteration as stop:
             self._send_chunks()
             self._sent += len(self._ready)
@@ -309,6 +310,7 @@ class RangeStream(Stream):
         except EtcdError as error:
             self.fail(error)
             return False
+        self._ready += without_values(rows) if self._keys_only else rows
         self._send_chunks()
         return True
 

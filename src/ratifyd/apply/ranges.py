@@ -128,6 +128,14 @@ def _items(values: Iterable[bytes], request: RangeRequest) -> Items:
     return by, [kv.SerializeToString() for kv in kvs]
 
 
+def without_values(values: Iterable[bytes]) -> list[bytes]:
+    """KeyValues as a Range for keys only shows them."""
+    kvs = [KeyValue.FromString(data) for data in values]
+    for kv in kvs:
+        kv.ClearField("value")
+    return [kv.SerializeToString() for kv in kvs]
+
+
 def _sorted(items: Items, request: RangeRequest) -> Items:
     by, kvs = items
     order = sorted(range(len(by)), key=by.__getitem__, reverse=request.sort_order == RangeRequest.DESCEND)

@@ -209,6 +209,15 @@ def test_the_chunks_together_are_the_range(count: int, limit: int) -> None:
         assert min(part.ByteSize() for part in parts[1:] or [last]) > 0
 
 
+def test_a_stream_of_keys_only(member: Member, client: Client) -> None:
+    fill(member, 25)
+    together = [
+        kv for each in chunks(client, RangeRequest(key=b"k", range_end=b"l", keys_only=True)) for kv in each.kvs
+    ]
+    assert len(together) == 25
+    assert all(kv.key and kv.mod_revision and not kv.value for kv in together)
+
+
 @pytest.mark.parametrize("max_request_bytes", [50_000, 1_500_000])
 def test_a_stream_goes_as_fast_as_its_reader(max_request_bytes: int) -> None:
     member = Member(max_request_bytes=max_request_bytes).start()
