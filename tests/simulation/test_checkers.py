@@ -17,6 +17,7 @@ from simulation.checkers.search import MAX_OPERATIONS, SearchChecker
 from simulation.checkers.watch import WatchChecker
 from simulation.history import Operation, WatchRecord
 from simulation.model import Model
+from simulation.situations import Situations
 
 
 def model(*requests: Any) -> Model:
@@ -164,6 +165,7 @@ def voice(number: int, term: int, role: Role, committed: int, *terms: int) -> An
     entries = [Entry(each, index, EntryKind.NORMAL, b"") for index, each in enumerate(terms, 1)]
     log = SimpleNamespace(
         entries=entries,
+        last_index=len(terms),
         committed=committed,
         compacted=0,
         compacted_term=0,
@@ -176,7 +178,12 @@ def voice(number: int, term: int, role: Role, committed: int, *terms: int) -> An
 @pytest.mark.parametrize(("term", "complete"), [(2, True), (4, False)])
 def test_a_leader_must_have_what_earlier_terms_committed(term: int, complete: bool) -> None:
     """A late vote may make a leader of term 2 after that of term 3 has committed; it has nothing to prove."""
-    world: Any = SimpleNamespace(clock=SimpleNamespace(now=0.0), committed=lambda index, data: None)
+    world: Any = SimpleNamespace(
+        clock=SimpleNamespace(now=0.0),
+        committed=lambda index, data: None,
+        living=list,
+        network=SimpleNamespace(situations=Situations()),
+    )
     checker = RaftChecker(world)
     members = [voice(1, 3, Role.LEADER, 2, 1, 3), voice(2, term, Role.LEADER, 1, 1)]
     for member in members:
