@@ -29,6 +29,7 @@ class Neighbour:
         self._client = Client(server.client_endpoint)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._over = threading.Event()
+        self._round = threading.Event()
         self.took: list[float] = []
         self.failures: list[str] = []
 
@@ -45,6 +46,7 @@ class Neighbour:
             except (grpc.RpcError, AssertionError) as error:
                 self.failures.append(repr(error))
             self.took.append(time.monotonic() - began)
+            self._round.set()
 
     def __enter__(self) -> "Neighbour":
         self._thread.start()
@@ -64,7 +66,8 @@ class Neighbour:
         target, deadline = len(self.took) + count, time.monotonic() + 60
         while len(self.took) < target:
             assert time.monotonic() < deadline, f"the neighbour is not served: {self.failures[-3:]}"
-            time.sleep(0.01)
+            self._round.wait(1)
+            self._round.clear()
 
     def percentiles(self, since: int) -> tuple[float, float]:
         """p50 and p99 from a mark on."""

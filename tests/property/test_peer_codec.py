@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratifyd.peer.codec import (
+    MAX_TERM,
     MESSAGE_HEARTBEAT,
     MSGAPP_HEARTBEAT,
     EnvelopeDecoder,
@@ -73,12 +74,13 @@ def test_appends_survive_every_single_cut(sent: list[Message]) -> None:
         assert [each for at in range(len(stream)) for each in decoder.feed(stream[at : at + 1])] == sent
 
 
+terms = st.one_of(st.integers(0, 300), st.integers(0, MAX_TERM))
 messages = st.builds(
     Message,
-    st.sampled_from([kind for kind in MessageKind if kind is not MessageKind.SNAP]),
+    st.sampled_from([kind for kind in MessageKind if kind not in {MessageKind.SNAP, MessageKind.APP}]),
     u64s,
     st.integers(1, (1 << 64) - 1),
-    u64s,
+    terms,
     u64s,
     u64s,
     st.lists(st.builds(Entry, u64s, u64s, datas, st.sampled_from(EntryKind)), max_size=3),
@@ -91,7 +93,7 @@ messages = st.builds(
 
 
 @settings(max_examples=60)
-@given(st.lists(messages, max_size=5), st.data())
+@given(st.one_of(st.lists(messages, max_size=5), appends()), st.data())
 def test_messages_survive_any_cuts(sent: list[Message], data: st.DataObject) -> None:
     stream = b"".join(frame_message(message) + MESSAGE_HEARTBEAT * data.draw(st.integers(0, 1)) for message in sent)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))

@@ -265,7 +265,9 @@ def test_a_member_cannot_be_the_last_to_go(member: Member) -> None:
     """raft would be without voters: etcd panics."""
     errors: list[EtcdError | None] = []
     change = ConfChange(ConfChangeKind.REMOVE_NODE, member.raft.id)
-    member.server.node.proposals.add_change(change, lambda body, error: errors.append(error), timeout_s=5)
+    member.server.node.proposals.add_change(
+        change, lambda body, error: errors.append(error), timeout_s=5, wanted=lambda: True
+    )
     member.server.node.wake()
     member.settle()
     assert [type(error) for error in errors] == [MemberNotEnoughStarted]
