@@ -48,9 +48,21 @@ _TORN = (
 )
 
 _USERS = ("members=3", "users=True", "faults=move_leader,kill", "duration_s=15", "think_s=0.03", "quota_bytes=0")
+_DISKS = (
+    "sync_s=0.02",
+    "in_place=0.0",
+    "snapshot_count=10000",
+    "commit_s=0.05",
+    "clients=5",
+    "think_s=0.03",
+    "watchers=0",
+    "keepers=0",
+    "duration_s=15",
+)
+
 RECORD: dict[str, Way] = {
     "skip_fsync": Way(8),
-    "acknowledge_before_fsync": Way(8),
+    "acknowledge_before_fsync": Way(8, ("members=1", "faults=power_loss", "fault_interval_s=0.7", *_DISKS)),
     "vote_not_persisted": Way(8, (*_ELECTIONS, "clients=1", "faults=contend,crash_in_election")),
     "term_not_persisted": Way(8),
     "torn_tail_accepted": Way(8, (*_TORN, "duration_s=20")),
@@ -107,13 +119,15 @@ RECORD: dict[str, Way] = {
     ),
     "forget_consistent_index": Way(8),
     "index_ahead_of_data": Way(8),
-    "index_in_another_commit": Way(8),
+    "index_in_another_commit": Way(
+        8, ("members=1", "faults=crash_in_disk_job,kill", "fault_interval_s=0.5", "commit_interval_s=0.02", *_DISKS)
+    ),
     "replay_from_snapshot": Way(8),
     "apply_twice": Way(8),
     "snapshot_keeps_leases": Way(8),
     "revision_lost_by_compaction": Way(scenario="17780"),
     "commit_without_quorum": Way(8, _DEPOSED),
-    "count_own_copy_early": Way(24),
+    "count_own_copy_early": Way(8, ("members=1", "faults=power_loss", "fault_interval_s=0.5", *_DISKS)),
     "vote_twice": Way(24, (*_ELECTIONS, "clients=1", "faults=contend")),
     "vote_for_a_shorter_log": Way(
         8,
@@ -139,9 +153,7 @@ RECORD: dict[str, Way] = {
     "skip_read_index": Way(
         24, ("members=3", "faults=depose", "clients=5", "think_s=0.03", "watchers=0", "keepers=0", "duration_s=20")
     ),
-    "trust_the_clock": Way(
-        8, ("members=3", "faults=depose,pause", "clients=5", "think_s=0.03", "watchers=0", "keepers=0", "duration_s=20")
-    ),
+    "trust_the_clock": Way(scenario="20418"),
     "read_locally": Way(24),
     "read_before_the_term_commits": Way(
         24,
@@ -161,7 +173,22 @@ RECORD: dict[str, Way] = {
     "request_ids_repeat": Way(scenario="equal"),
     "compaction_one_too_far": Way(8),
     "compaction_forgets_tombstones": Way(scenario="18089"),
-    "watch_gap_on_compaction": Way(8),
+    "watch_gap_on_compaction": Way(
+        8,
+        (
+            "members=1",
+            "faults=compact,stall_clients,reset_clients",
+            "fault_interval_s=0.5",
+            "watch_queue_bytes=300",
+            "catch_up_revisions=1",
+            "compaction_batch=1000",
+            "watchers=3",
+            "keepers=0",
+            "duration_s=20",
+            "think_s=0.03",
+            "clients=5",
+        ),
+    ),
     "watch_drops_when_full": Way(8),
     "watch_future_ignored": Way(8),
     "watch_back_in_time": Way(scenario="15271"),
