@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from simulation.options import Options
 
 DIR = DataDir("d")
+MAX_JOB_S = 3.0
+"""Longest job of a slow disk: one begun shortly before the disk is healed must not look like a member that hangs."""
 
 
 class SometimesInPlace(SyncPolicy):
@@ -214,7 +216,9 @@ class SimMember:
 
     def _worker(self, seconds: float) -> SimWorker:
         random, machine = self.random, self.machine
-        return SimWorker(self.clock, random, lambda: seconds * (0.2 + 1.6 * random.random()) * machine.slowness)
+        return SimWorker(
+            self.clock, random, lambda: min(seconds * (0.2 + 1.6 * random.random()) * machine.slowness, MAX_JOB_S)
+        )
 
     def _policy(self) -> SyncPolicy:
         return SometimesInPlace(self.options.in_place, self.random)
