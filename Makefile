@@ -2,7 +2,7 @@
 
 PYTHON ?= .venv/bin/python
 
-.PHONY: install check lint test proto docs bench bench-page differential simulation
+.PHONY: install check lint test proto docs bench bench-page differential simulation fuzzing
 
 install:
 	python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]'
@@ -35,3 +35,6 @@ simulation:
 
 differential:
 	$(PYTHON) -m differential
+
+fuzzing:
+	$(PYTHON) -m fuzzing --processes 2

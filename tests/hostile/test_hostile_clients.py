@@ -287,6 +287,7 @@ def test_a_hundred_thousand_streams(kind: str, watch: bool) -> None:
         many_streams(own, make, 20, 5000, watch=watch)
         neighbour.await_rounds(1)
         during, grown = neighbour.percentiles(start), resident_bytes(own) - rss
+        neighbour.await_rounds(1)  # which began while they were opened
         since = neighbour.mark()
         neighbour.await_rounds(20)
         after = neighbour.percentiles(since)

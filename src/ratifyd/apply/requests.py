@@ -249,8 +249,7 @@ def decode(data: bytes) -> Decoded:
 
 
 def _decode(data: bytes) -> Decoded:
-    old = v2_request(data)
-    if old is not None:
+    if data[0] == _V2_FIRST_BYTE and (old := v2_request(data)) is not None:
         return _decode_v2(old)
     number, body, raw = fast.split_internal_raft_request(data) or _split_any(data)
     row = _BY_NUMBER.get(number)
