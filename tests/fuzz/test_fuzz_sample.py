@@ -46,6 +46,7 @@ FOUND: list[tuple[str, list[str], str]] = [
     ("json_out", ["000802"], "a number in the place of bytes"),
     ("json_out", ["2c10631201ff"], "bytes in the place of a number"),
     ("json_out", ["350801"], "a number in the place of a text"),
+    ("claims", [(b'{"username":"a","revision":3,"exp":1' + b"0" * 400 + b"}").hex()], "an end beyond all floats"),
     ("conf_state", ["7b22766f74657273223a5b31653430325d7d"], "an infinite member"),
     ("conf_state", [b'{"a":'.hex() * 1500], "nested too deeply"),
     (

@@ -17,6 +17,8 @@ from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import KeyValue
 from ratifyd.proto.rpc_pb2 import Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest
 
+PARSER_NESTING = 49
+"""Txns inside each other that protobuf's parser goes down to: a hundred levels of messages."""
 MAX_NESTING = 200
 """Txns inside each other. Every level has an operation, so --max-txn-ops as it is by default allows 127."""
 
@@ -91,7 +93,16 @@ def parse_txn(data: bytes) -> Txn:
     try:
         return _split(data) or Txn(TxnRequest.FromString(data))
     except DecodeError:
-        return _parse_nested(data, 0)
+        found = _parse_nested(data, 0)
+        if _levels(found) <= PARSER_NESTING:
+            raise  # it was not for its depth that it could not be read
+        return found
+
+
+def _levels(txn: Txn) -> int:
+    """How many txns there are inside each other."""
+    inner = [request for branch in (txn.success, txn.failure) for kind, request in branch if kind == "request_txn"]
+    return max(map(_levels, inner)) + 1 if inner else 0
 
 
 def _split(data: bytes) -> Txn | None:
@@ -132,15 +143,18 @@ def _parse_nested(data: bytes, depth: int) -> Txn:
 
 
 def _nested_operation(data: bytes, depth: int) -> Operation:
-    operation: Operation = None, None
-    for number, content in _fields(data):
-        tag = number << 3 | _LENGTH_DELIMITED
-        if tag == _NESTED:
-            operation = "request_txn", _parse_nested(content, depth + 1)
-        elif tag in _REQUESTS:
-            kind, parse = _REQUESTS[tag]
-            operation = kind, parse(content)
-    return operation
+    tag, content = 0, b""
+    for number, more in _fields(data):
+        found = number << 3 | _LENGTH_DELIMITED
+        if found == _NESTED or found in _REQUESTS:
+            content = content + more if found == tag else more  # one that comes twice is merged
+            tag = found
+    if tag == _NESTED:
+        return "request_txn", _parse_nested(content, depth + 1)
+    if not tag:
+        return None, None
+    kind, parse = _REQUESTS[tag]
+    return kind, parse(content)
 
 
 def _fields(data: bytes) -> list[tuple[int, bytes]]:

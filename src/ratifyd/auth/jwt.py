@@ -126,7 +126,7 @@ class JwtTokens:
             if not isinstance(user, str) or not _is_number(revision) or not 0 <= revision < 1 << 64:
                 return None
             return Identity(user, int(revision)), not_before, expires
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError, RecursionError):
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
 
 

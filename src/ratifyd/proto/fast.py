@@ -369,6 +369,8 @@ def message_field_list(data: bytes) -> list[tuple[int, bytes]]:
     try:
         while at < len(data):
             tag, at = _read_varint(data, at)
+            if tag < 8:
+                raise ValueError("a field of number 0")
             value, at = _read_varint(data, at)
             if tag & 7 == 2:
                 at += value

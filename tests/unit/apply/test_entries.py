@@ -3,13 +3,14 @@
 from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError
 
 from ratifyd import schema
 from ratifyd.apply import requests
 from ratifyd.apply.entries import LONG_ENTRY_BYTES, Outcome, Waiters, apply_entry, waiter_key
 from ratifyd.apply.requests import ROWS, Row, UnknownRequest, cost_bound, decode
 from ratifyd.apply.state import State
-from ratifyd.apply.txn import Txn
+from ratifyd.apply.txn import Txn, parse_txn
 from ratifyd.auth.identity import ANONYMOUS
 from ratifyd.errors import Compacted, Corrupt, FutureRev, KeyNotFound, LeaseExist, LeaseNotFound, NoSpace, UnknownMethod
 from ratifyd.membership import Membership
@@ -462,3 +463,19 @@ def test_the_waiter_of_a_long_entry_gets_its_answer(machine: Machine) -> None:
     waiters: Waiters = {waiter_key(data): (lambda body, error: None, 0.0, None)}
     outcome = apply_entry(machine.state, 1, 1, data, waiters)
     assert outcome is not None and outcome.answer is not None and not waiters
+
+
+def test_only_depth_excuses_a_txn_the_parser_refuses() -> None:
+    """What is read level by level is no more lenient than protobuf: others may not read it at all."""
+    for data in (b"\x00\x00", nested(60) + b"\x00\x00", nested(10) + b"\x12\x05"):
+        with pytest.raises(DecodeError):
+            parse_txn(data)
+
+
+def test_a_deep_operation_that_comes_twice_is_merged() -> None:
+    """As protobuf does it, and so every other member."""
+    inner = nested(59)
+    twice = fast.length_prefixed(2, fast.length_prefixed(4, inner) + fast.length_prefixed(4, inner))
+    ((kind, request),) = parse_txn(twice).success
+    assert kind == "request_txn"
+    assert len(request.success) == 2
