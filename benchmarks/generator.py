@@ -145,9 +145,9 @@ def _deletes(number: int, keys: int) -> Iterator[Request]:
         yield DELETE, whole
 
 
-def _grants(number: int, keys: int) -> Iterator[Request]:
-    """Leases granted and revoked in turn, by ids of our own."""
-    lease = (number + 1) << 32
+def _grants(_number: int, _keys: int) -> Iterator[Request]:
+    """Leases granted and revoked in turn, by ids of our own; the last one of a run may stay behind."""
+    lease = random.getrandbits(62)
     while True:
         lease += 1
         yield GRANT, rpc_pb2.LeaseGrantRequest(TTL=LEASE_TTL_S, ID=lease).SerializeToString()
