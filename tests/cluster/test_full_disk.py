@@ -156,6 +156,9 @@ def test_a_defragmentation_without_room(on_disk: Callable[..., tuple[EtcdServer,
     with Client(server.client_endpoint) as client:
         for number in range(40):
             client.put(b"k%d" % number, b"v" * 500_000)
+    server.restart()  # no batch is left that would be committed, and so take room, while the copy is being made
+    with Client(server.client_endpoint) as client:
+        client.put(b"ready", b"v")
         disk.fill(leave=10 << 20)
         free = disk.free_bytes
         request = rpc_pb2.DefragmentRequest()
