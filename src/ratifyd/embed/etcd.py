@@ -38,6 +38,7 @@ from ratifyd.membership import Membership, hex_id
 from ratifyd.net.clock import LoopClock
 from ratifyd.net.connection import Acceptor, Link
 from ratifyd.net.http1 import Http1Limits, HttpRequest, HttpResponse
+from ratifyd.net.lingering import Lingering
 from ratifyd.net.listener import Listener, ListenError
 from ratifyd.peer.client import PeerClient
 from ratifyd.peer.endpoints import PEER_HTTP_LIMITS, PeerEndpoints, wants_body_stream
@@ -262,6 +263,7 @@ class Etcd:
             password_worker=self._worker(loop, "password"),
             entropy=secrets.token_bytes,
             fail=self._fail,
+            answered=Lingering(loop.call_soon, time.monotonic).answered,
             stopwatch=time.monotonic,
         )
         server = host.server = Server(config, parts, self.metrics)

@@ -39,6 +39,7 @@ class Node:
 
     __slots__ = (
         "_after_turn",
+        "_answered",
         "_appended",
         "_awake",
         "_clock",
@@ -88,6 +89,7 @@ class Node:
         self.installing = False
         """Whether a durable snapshot from the leader is replacing the state: nothing is applied or read meanwhile."""
         self.at_end: Callable[[], None] = lambda: None
+        self._answered = parts.answered
         self._clock = parts.clock
         self._wal = parts.wal
         self._transport = parts.transport
@@ -138,8 +140,10 @@ class Node:
                 self.turn()
             callbacks, self._after_turn = self._after_turn, []
             self._turning = False
-            for callback in callbacks:
-                callback()
+            if callbacks:
+                for callback in callbacks:
+                    callback()
+                self._answered()
         except Exception as error:  # whatever it was, the state can no longer be trusted: end the member
             self._fail(error)
 

@@ -89,5 +89,7 @@ class Parts:
     password_worker: Worker
     entropy: Callable[[int], bytes]
     fail: Callable[[BaseException], None]
+    answered: Callable[[], None] = lambda: None
+    """Called after each turn that had something to say to clients."""
     stopwatch: Callable[[], float] | None = None
     """A more precise `clock.time`, for measuring; None where that is precise enough."""
