@@ -13,6 +13,7 @@ from ratifyd.config.values import show_duration
 from ratifyd.errors import EtcdError
 from ratifyd.logs import timestamp
 from ratifyd.proto import text
+from ratifyd.proto.outline_pb2 import RangeOutline
 from ratifyd.proto.rpc_pb2 import (
     CompactionRequest,
     CompactionResponse,
@@ -21,7 +22,6 @@ from ratifyd.proto.rpc_pb2 import (
     PutRequest,
     PutResponse,
     RangeRequest,
-    RangeResponse,
     ResponseHeader,
     TxnRequest,
     TxnResponse,
@@ -65,6 +65,8 @@ def _log_call(
         if seconds <= timing.unary_limit_s:
             return
         level = logging.WARNING
+    if not timing.call_lines.picks(call.began + seconds):
+        return
     names = ("request count", "request size", "response count", "response size", "request content")
     fields = {
         "start time": timestamp(server.clock.wall() - seconds),
@@ -89,7 +91,7 @@ def _worked_at(call: ClientCall) -> float:
 
 
 def _trace_range(server: Server, call: ClientCall, now: float, response: bytes, error: EtcdError | None) -> None:
-    request, answer = RangeRequest.FromString(call.message), RangeResponse.FromString(response)
+    request, answer = RangeRequest.FromString(call.message), RangeOutline.FromString(response)
     details: list[tuple[str, object]] = [("range_begin", request.key), ("range_end", request.range_end)]
     if error is None:
         details += [("response_count", len(answer.kvs)), ("response_revision", answer.header.revision)]
@@ -149,7 +151,7 @@ def _stats(path: bytes, message: bytes, response: bytes) -> Stats:
     size, answered = len(message), len(response)
     if path == RANGE:
         words = text.compact(RangeRequest.FromString(message))
-        return 0, size, RangeResponse.FromString(response).count, answered, words
+        return 0, size, RangeOutline.FromString(response).count, answered, words
     if path == PUT:
         return 1, size, 0, answered, text.put(PutRequest.FromString(message))
     if path == DELETE_RANGE:
@@ -164,24 +166,35 @@ def _stats(path: bytes, message: bytes, response: bytes) -> Stats:
 
 def _log_slow_read(server: Server, call: ClientCall, seconds: float, response: bytes, error: EtcdError | None) -> None:
     """Log a slow read as the slow execution of a request, waiting for its turn included, as etcd does."""
+    slow = server.timing.slow
     if call.head.path == RANGE:
-        ranged = RangeResponse.FromString(response)
-        _strip(ranged.header)
-        words = "" if error else f"range_response_count:{len(ranged.kvs)} size:{ranged.ByteSize()}"
-        server.timing.slow(
-            seconds, "read-only range ", text.compact(RangeRequest.FromString(call.message)), words, error
-        )
+        slow(seconds, "read-only range ", lambda: _range_words(call.message, response, error), error)
         return
     try:
         request = TxnRequest.FromString(call.message)
     except DecodeError:  # nested deeper than protobuf's parser goes: not read-only
         return
     if Txn(request).is_read_only:
-        answer = TxnResponse.FromString(response)
-        _strip(answer.header)
-        counts = " ".join(f"range_response_count:{len(each.response_range.kvs)}" for each in answer.responses)
-        words = "" if error else f"responses:<{counts}> size:{answer.ByteSize()}"
-        server.timing.slow(seconds, "read-only txn ", text.txn(request), words, error)
+        slow(seconds, "read-only txn ", lambda: _txn_words(request, response, error), error)
+
+
+def _range_words(message: bytes, response: bytes, error: EtcdError | None) -> tuple[str, str]:
+    request = text.compact(RangeRequest.FromString(message))
+    if error is not None:
+        return request, ""
+    answer = RangeOutline.FromString(response)
+    size = len(response) - answer.header.ByteSize()
+    _strip(answer.header)
+    return request, f"range_response_count:{len(answer.kvs)} size:{size + answer.header.ByteSize()}"
+
+
+def _txn_words(request: TxnRequest, response: bytes, error: EtcdError | None) -> tuple[str, str]:
+    if error is not None:
+        return text.txn(request), ""
+    answer = TxnResponse.FromString(response)
+    _strip(answer.header)
+    counts = " ".join(f"range_response_count:{len(each.response_range.kvs)}" for each in answer.responses)
+    return text.txn(request), f"responses:<{counts}> size:{answer.ByteSize()}"
 
 
 def _strip(header: ResponseHeader) -> None:

@@ -37,6 +37,9 @@ from ratifyd.server.traces import SLOW_S
 QUICK_S = 0.0001
 """The lowest bound of the histograms of entries and ranges: what stays below it need not be told apart."""
 
+SAMPLE_FIRST = SAMPLE_EVERY = 100
+"""Lines of one kind written in a second, and of those beyond them every how manyth: as etcd has set up zap."""
+
 _INSIDE: Mapping[type[EtcdError], str] = {
     errors.LeaseNotFound: "lease not found",
     errors.LeaseExist: "lease already exists",
@@ -70,6 +73,24 @@ _NO_ANSWER = (CLUSTER_VERSION_SET, CLUSTER_MEMBER_ATTR_SET, DOWNGRADE_INFO_SET)
 log = logging.getLogger("ratifyd.server")
 
 
+class Sampler:
+    """Picks the lines to be written out of many that say the same: what is slow is slow already."""
+
+    __slots__ = ("_count", "_until")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._until = 0.0
+
+    def picks(self, now: float) -> bool:
+        """Whether this one is to be written."""
+        if now >= self._until:
+            self._until = now + 1.0
+            self._count = 0
+        self._count += 1
+        return self._count <= SAMPLE_FIRST or not (self._count - SAMPLE_FIRST) % SAMPLE_EVERY
+
+
 class Timing:
     """The clock of one member's work, and what is slow by it."""
 
@@ -79,8 +100,10 @@ class Timing:
         "_header",
         "_metrics",
         "_ranges_s",
+        "_slow_lines",
         "_store",
         "apply_limit_s",
+        "call_lines",
         "extensive",
         "late_after_s",
         "late_before",
@@ -107,6 +130,9 @@ class Timing:
         self._header = header
         self._gets = 0
         self._ranges_s = 0.0
+        self._slow_lines = Sampler()
+        self.call_lines = Sampler()
+        """Of the lines about calls."""
         self.late_after_s = 0.0
         self.late_before = 0.0
         """A call that came before this moment deserves a look when it is answered."""
@@ -149,16 +175,19 @@ class Timing:
         request = _entry_text(data)
         response = self._response_text(outcome)
         if seconds > self.apply_limit_s:
-            self.slow(seconds, "", request, response, error)
+            self.slow(seconds, "", lambda: (request, response), error)
         if not success:
             failed = {"took": show_duration(seconds), "request": request, "response": response}
             log.warning("failed to apply request", extra={"fields": failed | _error_field(error)})
         self.begin_work()
         return row if old is None else PUT
 
-    def slow(self, seconds: float, prefix: str, request: str, response: str, error: EtcdError | None) -> None:
-        """Log and count what took longer than --warning-apply-duration."""
+    def slow(self, seconds: float, prefix: str, words: Callable[[], tuple[str, str]], error: EtcdError | None) -> None:
+        """Count what took longer than --warning-apply-duration, and log it; `words` are the request and its answer."""
         self._metrics.slow_apply_total += 1
+        if not self._slow_lines.picks(self.worked_at):
+            return
+        request, response = words()
         fields = {
             "took": show_duration(seconds),
             "expected-duration": show_duration(self.apply_limit_s),

@@ -12,7 +12,7 @@ from ratifyd.logs import timestamp
 
 SLOW_S = 0.1
 """What takes longer is traced (etcd traceThreshold)."""
-LINES_PER_TICK = 20
+LINES_PER_TICK = 10
 _NUMBERS = (1 << 31) - 1
 _STRIDE = 1_327_217_885
 """Odd, so that every number has its turn; large, so that neighbours differ to the eye."""

@@ -19,6 +19,7 @@ from ratifyd.proto.rpc_pb2 import (
     TxnRequest,
 )
 from ratifyd.raft.roles import Role
+from ratifyd.server.timing import Sampler
 from tests.support_client import KV, Client
 from tests.support_member import Member
 
@@ -209,3 +210,21 @@ def test_late_heartbeats_are_counted_for_each_member(caplog: pytest.LogCaptureFi
         "exceeded-duration": "300ms",
     }
     assert server.metrics.heartbeat_send_failures_total == 1
+
+
+def test_lines_that_say_the_same_are_sampled_as_zap_does() -> None:
+    sampler = Sampler()
+    picked = [number for number in range(1, 351) if sampler.picks(5.0 + number / 1000)]
+    assert picked == [*range(1, 101), 200, 300]
+    assert sampler.picks(6.002)
+
+
+def test_slow_reads_are_all_counted_but_not_all_logged(member: Member, caplog: pytest.LogCaptureFixture) -> None:
+    client = Client(member)
+    streams = [client.begin(KV + "Range", RangeRequest(key=b"k")) for _ in range(250)]
+    late = member.clock.time() + 1
+    member.server.timing.now = lambda: late
+    for stream in streams:
+        client.answer(stream)
+    assert member.metrics.slow_apply_total == 250
+    assert len(lines(caplog, SLOW)) == len(lines(caplog, "request stats")) == 101
