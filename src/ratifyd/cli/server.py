@@ -5,6 +5,7 @@ import resource
 import sys
 
 from ratifyd.cli import command
+from ratifyd.cli.allocator import keep_freed_memory
 from ratifyd.embed.etcd import Etcd, StartError
 from ratifyd.net.listener import ListenError
 
@@ -12,6 +13,7 @@ from ratifyd.net.listener import ListenError
 def main() -> None:
     """Entry point of the `ratifyd` script."""
     _raise_descriptor_limit()
+    keep_freed_memory()
     code = command.run(sys.argv[1:], os.environ, open_member=Etcd, operator_errors=(StartError, ListenError))
     sys.exit(code)
 
