@@ -68,7 +68,7 @@ class StateChecker:
             "held": len(node._held),
             "proposals": node.proposals.pending,
             "queued": len(node.proposals.queued),
-            "reads": len(node.reads.queued) + len(node.reads.confirmed),
+            "reads": len(node.reads.queued) + len(node.reads.local) + len(node.reads.confirmed),
             "unapplied": len(node._unapplied),
             "wal": len(member.wal._waiting),
         }

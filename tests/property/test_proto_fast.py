@@ -14,6 +14,7 @@ from ratifyd.proto.rpc_pb2 import (
     DeleteRangeRequest,
     DeleteRangeResponse,
     LeaseGrantRequest,
+    LeaseKeepAliveResponse,
     PutRequest,
     PutResponse,
     RangeRequest,
@@ -138,6 +139,15 @@ def test_range_response(kvs: list[KeyValue], more: bool, count: int) -> None:
         body = RangeResponse(kvs=kvs, more=more, count=number).SerializeToString()
         assert fast.range_body(encoded, more, number) == body
         assert fast.range_response(HEADER_BYTES, encoded, more, number) == HEADER_BYTES + body
+        fields = fast.kv_fields(encoded)
+        assert fast.range_response_of(HEADER_BYTES, fields, more, number) == HEADER_BYTES + body
+
+
+@short
+@given(INT63.filter(bool) | st.integers(-(1 << 63), -1), INT63)
+def test_keep_alive_response(lease_id: int, ttl: int) -> None:
+    body = LeaseKeepAliveResponse(ID=lease_id, TTL=ttl).SerializeToString()
+    assert fast.keep_alive_response(HEADER_BYTES, lease_id, ttl) == HEADER_BYTES + body
 
 
 @short

@@ -9,7 +9,7 @@ from ratifyd.api.calls import MAX_QUEUED_BYTES, Call, Stream
 from ratifyd.api.identity import check_current, check_read, identity_of, present_identity, require_admin, token_of
 from ratifyd.apply import requests
 from ratifyd.apply.permissions import check_txn
-from ratifyd.apply.ranges import SLICE_KEYS, is_long, range_body, range_steps, without_values
+from ratifyd.apply.ranges import SLICE_KEYS, is_long, range_body, range_response, range_steps, without_values
 from ratifyd.apply.txn import Txn, is_long_read, parse_txn, read_txn_body, read_txn_steps
 from ratifyd.auth.identity import ANONYMOUS, Identity
 from ratifyd.errors import Canceled, EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort, Stopped
@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 _KEY_TAG = 0x0A
 """Field 1 of RangeRequest, length-delimited: the key."""
+_SERIALIZABLE = b"\x38\x01"
+"""Field 7 of RangeRequest, set."""
 STALL_TIMEOUT_S = 60.0
 """How long a RangeStream waits for a client that reads nothing: meanwhile compaction waits for it."""
 STREAM_FIRST_KEYS = 10
@@ -32,50 +34,56 @@ STREAM_FIRST_KEYS = 10
 def range_(server: Server, call: Call) -> None:
     """KV.Range."""
     message = call.message
-    if len(message) > 2 and message[0] == _KEY_TAG and message[1] == len(message) - 2 < 0x80:
-        server.read(_answer_get, call)  # nothing but a short key, as a plain get is: no need to decode
-        return
+    if len(message) > 2 and message[0] == _KEY_TAG and 0 < (size := message[1]) < 0x80:  # what a plain get looks like
+        if size == len(message) - 2:
+            server.read(_answer_get, call)
+            return
+        if size == len(message) - 4 and message.endswith(_SERIALIZABLE) and not server.auth.enabled:
+            server.read_local(_answer_get, call)
+            return
     request = RangeRequest.FromString(message)
     validate.check_range(request)
     if request.serializable:
         if server.auth.enabled:
             identity_of(server, call.head)  # waits for a token on its way here, as a linearizable read does
-        _answer_range((call, request), None)
+        server.read_local(_answer_range, (call, request))
     else:
         server.read(_answer_range, (call, request))
 
 
-def _answer_get(call: Call, error: EtcdError | None) -> None:
-    """Answer a RangeRequest whose encoding is a tag, a length below 128, and the key."""
+def _answer_get(call: Call, error: EtcdError | None) -> int:
+    """Answer a RangeRequest for a key alone, which its encoding begins with after a tag and a length below 128."""
     if error is not None:
         call.fail(error)
-        return
-    server = call.server
-    if server.auth.enabled and (refused := _refused_get(server, call)) is not None:
+        return 0
+    server, message = call.server, call.message
+    key = message[2 : 2 + message[1]]
+    if server.auth.enabled and (refused := _refused_get(server, call, key)) is not None:
         call.fail(refused)
-        return
+        return 0
     store = server.store
     store.counts.gets += 1
-    kv = store.get(call.message[2:])
+    kv = store.get(key)
     if kv is None:
         call.reply(server.header())
-    else:
-        call.reply(fast.range_response(server.header(), (kv,), False, 1))
+        return 0
+    call.reply(fast.range_response(server.header(), (kv,), False, 1))
+    return len(kv)
 
 
-def _refused_get(server: Server, call: Call) -> EtcdError | None:
+def _refused_get(server: Server, call: Call, key: bytes) -> EtcdError | None:
     try:
-        check_read(server, call.head, call.message[2:], b"")
+        check_read(server, call.head, key, b"")
     except EtcdError as refused:
         return refused
     return None
 
 
-def _answer_range(argument: tuple[Call, RangeRequest], error: EtcdError | None) -> None:
+def _answer_range(argument: tuple[Call, RangeRequest], error: EtcdError | None) -> int:
     call, request = argument
     if error is not None:
         call.fail(error)
-        return
+        return 0
     server = call.server
     store, timing = server.store, server.timing
     identity = ANONYMOUS
@@ -84,24 +92,25 @@ def _answer_range(argument: tuple[Call, RangeRequest], error: EtcdError | None) 
             identity = check_read(server, call.head, request.key, request.range_end)
         except EtcdError as refused:
             call.fail(refused)
-            return
+            return 0
     range_end = request.range_end
-    together = not range_end and not request.serializable  # timed with the other reads of the batch
+    together = not range_end  # timed with the other reads of the batch
     began = 0.0 if together else timing.now()
     try:
         if is_long(store, request):
             call.run(_range_steps(server, request, identity, began), call.reply_parts)
-            return
-        body = range_body(store, request)
+            return 0
+        response = range_response(server.header(), store, request)
     except EtcdError as refused:
         timing.range(0.0 if together else timing.now() - began, success=False)
         call.fail(refused)
-        return
+        return 0
     if together:
         store.counts.gets += 1
     else:
         timing.range(timing.now() - began, success=True)
-    call.reply(server.header() + body)
+    call.reply(response)
+    return len(response)
 
 
 def _range_steps(
@@ -172,16 +181,16 @@ def txn(server: Server, call: Call) -> None:
     elif request.is_serializable:
         if server.auth.enabled:
             identity_of(server, call.head)
-        _answer_txn((call, request), None)
+        server.read_local(_answer_txn, (call, request))
     else:
         server.read(_answer_txn, (call, request))
 
 
-def _answer_txn(argument: tuple[Call, Txn], error: EtcdError | None) -> None:
+def _answer_txn(argument: tuple[Call, Txn], error: EtcdError | None) -> int:
     call, request = argument
     if error is not None:
         call.fail(error)
-        return
+        return 0
     server = call.server
     try:
         identity = ANONYMOUS
@@ -192,9 +201,12 @@ def _answer_txn(argument: tuple[Call, Txn], error: EtcdError | None) -> None:
         if is_long_read(server.store, request):
             call.run(_txn_steps(server, request, identity), call.reply_parts)
         else:
-            call.reply(server.header() + read_txn_body(server.store, request))
+            body = read_txn_body(server.store, request)
+            call.reply(server.header() + body)
+            return len(body)
     except EtcdError as refused:
         call.fail(refused)
+    return 0
 
 
 def _txn_steps(server: Server, request: Txn, identity: Identity) -> Generator[None, None, list[bytes]]:

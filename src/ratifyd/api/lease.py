@@ -8,6 +8,7 @@ from ratifyd.apply import requests
 from ratifyd.apply.permissions import check_lease_keys
 from ratifyd.auth.identity import ANONYMOUS, Identity
 from ratifyd.errors import AuthOldRevision, EtcdError, NoLeader, NoSpace, RequestTooManyRequests
+from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import (
     LeaseGrantRequest,
     LeaseKeepAliveRequest,
@@ -105,9 +106,13 @@ class KeepAliveStream(Stream):
 
         Raises RequestTooManyRequests.
         """
-        request = LeaseKeepAliveRequest.FromString(message)
-        require_user(self.server, self.head)
-        header = self.server.header()  # of the moment before the renewal (semantics 1.11)
+        lease_id = LeaseKeepAliveRequest.FromString(message).ID
+        server = self.server
+        require_user(server, self.head)
+        header = server.header()  # of the moment before the renewal (semantics 1.11)
+        if not server.auth.enabled and (ttl := server.leases.renew_at_once(lease_id)):
+            self.send(fast.keep_alive_response(header, lease_id, ttl))
+            return
         pending = getattr(self, "_pending", 0)
         if pending >= MAX_PENDING_RENEWALS:
             raise RequestTooManyRequests
@@ -118,10 +123,10 @@ class KeepAliveStream(Stream):
             if error is not None:
                 self.fail(error)
                 return
-            self.send(header + LeaseKeepAliveResponse(ID=request.ID, TTL=ttl).SerializeToString())
+            self.send(header + LeaseKeepAliveResponse(ID=lease_id, TTL=ttl).SerializeToString())
             self._maybe_finish()
 
-        self.server.leases.renew(request.ID, renewed, self._check)
+        server.leases.renew(lease_id, renewed, self._check)
 
     def _check(self, lease_id: int) -> None:
         """Require the right to write all keys of a lease (semantics 8.23). Raises what AuthStore.check_put raises."""

@@ -37,18 +37,28 @@ _SORT_KEYS: Final[dict[int, SortKey]] = {
 }
 
 
-def range_body(reader: Reader, request: RangeRequest) -> bytes:
-    """Answer a Range; the body after the header. Raises Compacted, FutureRev."""
+def range_response(header: bytes, reader: Reader, request: RangeRequest) -> bytes:
+    """Answer a Range. Raises Compacted, FutureRev."""
+    if request.count_only or not _is_plain(request):
+        return header + _uncommon_range_body(reader, request)
     keys = KeyRange.parse(request.key, request.range_end)
     limit = request.limit
+    result = reader.range(keys, revision=request.revision, limit=limit + 1 if limit > 0 else 0, fields=True)
+    fields, more = result.kvs, False
+    if 0 < limit < len(fields):
+        fields, more = fields[:limit], True
+    return fast.range_response_of(header, fields, more, result.count)
+
+
+def range_body(reader: Reader, request: RangeRequest) -> bytes:
+    """Answer a Range; the body after the header. Raises Compacted, FutureRev."""
+    return range_response(b"", reader, request)
+
+
+def _uncommon_range_body(reader: Reader, request: RangeRequest) -> bytes:
+    keys = KeyRange.parse(request.key, request.range_end)
     if request.count_only:
         return fast.range_body((), False, reader.range(keys, revision=request.revision, count_only=True).count)
-    if _is_plain(request):
-        result = reader.range(keys, revision=request.revision, limit=limit + 1 if limit > 0 else 0)
-        kvs, more = result.kvs, False
-        if 0 < limit < len(kvs):
-            kvs, more = kvs[:limit], True
-        return fast.range_body(kvs, more, result.count)
     if _is_edge(request):
         kvs, candidates, count = reader.created(
             keys, newest=request.sort_order == RangeRequest.DESCEND, up_to=request.max_create_revision

@@ -16,6 +16,7 @@ from ratifyd.keys import KeyRange
 from ratifyd.mvcc.buffer import WriteBuffer
 from ratifyd.mvcc.compaction import Compaction
 from ratifyd.mvcc.counts import Counts
+from ratifyd.mvcc.fields import FieldCache
 from ratifyd.mvcc.hash import BYTES_PER_SLICE, HashCache, KvHash, hash_buckets, hash_revisions
 from ratifyd.mvcc.index import Index
 from ratifyd.mvcc.records import decode, first_version_key, row_key
@@ -42,7 +43,10 @@ _pack_revision = Struct(">QcQ").pack
 
 
 class RangeResult:
-    """Encoded mvccpb.KeyValues in key order, and the number of keys in the range whatever the limit."""
+    """Encoded mvccpb.KeyValues in key order, and the number of keys in the range whatever the limit.
+
+    Where fields were asked for, each KeyValue is one of a RangeResponse.
+    """
 
     __slots__ = ("count", "kvs")
 
@@ -57,6 +61,7 @@ class Store:
     __slots__ = (
         "_buffer",
         "_compaction",
+        "_fields",
         "_hashes",
         "_hub",
         "_index",
@@ -74,6 +79,7 @@ class Store:
         self._index = Index()
         self._compaction = Compaction(buffer, self._index, self._hashes)
         self._pins: list[int] = []
+        self._fields = FieldCache(self._values)
         self.revision = 1
         self.compacted = -1
         self.attachments: list[tuple[bytes, int]] = []
@@ -106,10 +112,13 @@ class Store:
         assert value is not None, f"no record of revision {decode_revision(row)}"
         return value
 
-    def range(self, keys: KeyRange, *, revision: int = 0, limit: int = 0, count_only: bool = False) -> RangeResult:
+    def range(
+        self, keys: KeyRange, *, revision: int = 0, limit: int = 0, count_only: bool = False, fields: bool = False
+    ) -> RangeResult:
         """Read a range in key order at `revision` (0 and below: latest). Raises FutureRev, Compacted."""
         self.check_revision(revision)
-        return self._range(keys, revision if 0 < revision < self.revision else 0, limit, count_only)
+        revision = revision if 0 < revision < self.revision else 0
+        return self._range(keys, revision, limit, count_only=count_only, fields=fields)
 
     def created(self, keys: KeyRange, *, newest: bool, up_to: int) -> tuple[list[bytes], int, int]:
         """The oldest or newest of the live keys of a range that were created up to a revision (0: whenever).
@@ -201,7 +210,7 @@ class Store:
             return rows, last - 1
         return self._buffer.range(KEY, last_start, encode_revision(last + 1, 0)), last
 
-    def _range(self, keys: KeyRange, revision: int, limit: int, count_only: bool) -> RangeResult:
+    def _range(self, keys: KeyRange, revision: int, limit: int, *, count_only: bool, fields: bool) -> RangeResult:
         """Read as of `revision`, 0 for what the index has last."""
         start, end = keys
         if end is not None and end <= start:
@@ -219,7 +228,9 @@ class Store:
         else:
             rows = index.latest(start, end, limit)
             count = len(rows) if limit <= 0 or len(rows) < limit else index.latest_count(start, end)
-        return RangeResult([] if count_only else self._values(rows), count)
+        if count_only:
+            return RangeResult([], count)
+        return RangeResult(self._fields.get_many(rows) if fields else self._values(rows), count)
 
     def _values(self, rows: list[bytes]) -> list[bytes]:
         values = self._buffer.get_many(KEY, rows)
@@ -324,6 +335,7 @@ class Store:
         keys that have a lease, for the caller to take. An unfinished compaction goes on by `compaction_step`.
         """
         self._hub.restore(self.revision)
+        self._fields.clear()
         self._index = index = Index()
         self._compaction = Compaction(self._buffer, index, self._hashes)
         self.revision, self.compacted = 1, -1
@@ -345,6 +357,7 @@ class Store:
         `other` must not be used any more. What it did in slices, this does at once.
         """
         self._hub.restore(self.revision)
+        self._fields.clear()
         self._index = other._index
         self._hashes = HashCache()
         self._compaction = Compaction(self._buffer, self._index, self._hashes)
@@ -475,14 +488,17 @@ class WriteTxn:
             changes.append((name, row, fast.tombstone(name, revision), replaced))
         return names
 
-    def range(self, keys: KeyRange, *, revision: int = 0, limit: int = 0, count_only: bool = False) -> RangeResult:
+    def range(
+        self, keys: KeyRange, *, revision: int = 0, limit: int = 0, count_only: bool = False, fields: bool = False
+    ) -> RangeResult:
         """As `Store.range`, own changes included; with changes, `revision` may be this transaction's."""
         current = self.revision if self._changes else self.revision - 1
         if revision > current:
             raise errors.FutureRev
         if 0 < revision < self._store.compacted:
             raise errors.Compacted
-        return self._store._range(keys, revision if 0 < revision < current else 0, limit, count_only)
+        revision = revision if 0 < revision < current else 0
+        return self._store._range(keys, revision, limit, count_only=count_only, fields=fields)
 
     def created(self, keys: KeyRange, *, newest: bool, up_to: int) -> tuple[list[bytes], int, int]:
         """As `Store.created`, own changes included."""

@@ -179,6 +179,17 @@ def put_response(header: bytes, prev_kv: bytes | None) -> bytes:
     return header if prev_kv is None else header + _HEADS_2[len(prev_kv)] + prev_kv
 
 
+def kv_fields(kvs: Sequence[bytes]) -> list[bytes]:
+    """Encoded key-values, each as field `kvs` of an etcdserverpb.RangeResponse."""
+    heads = _HEADS_2
+    return [heads[len(kv)] + kv for kv in kvs]
+
+
+def range_response_of(header: bytes, fields: Sequence[bytes], more: bool, count: int) -> bytes:
+    """etcdserverpb.RangeResponse of what `kv_fields` makes."""
+    return b"".join((header, *fields, b"\x18\x01" if more else b"", b"\x20" + varint(count) if count else b""))
+
+
 def range_response(header: bytes, kvs: Sequence[bytes], more: bool, count: int) -> bytes:
     """etcdserverpb.RangeResponse of encoded key-values."""
     if len(kvs) == 1:
@@ -267,6 +278,11 @@ def _watch_state(created: bool, canceled: bool, compact_revision: int, cancel_re
             b"\x38\x01" if fragment else b"",
         )
     )
+
+
+def keep_alive_response(header: bytes, lease_id: int, ttl: int) -> bytes:
+    """etcdserverpb.LeaseKeepAliveResponse of a lease, whose id is not 0."""
+    return b"".join((header, b"\x10", varint(lease_id), b"\x18" + varint(ttl) if ttl else b""))
 
 
 # ---- Log entries

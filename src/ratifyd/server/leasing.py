@@ -114,6 +114,16 @@ class Leasing:
                 for answer in self._waiting.pop(lease_id):
                     answer(0)
 
+    def renew_at_once(self, lease_id: int, now: float) -> int:
+        """Start the time of a lease afresh if nothing stands in the way; its TTL in seconds, 0 if something does."""
+        timer, lease = self._timer, self._book.leases.get(lease_id)
+        if timer is None or lease is None or lease.remaining_s or lease_id in self._checkpointed:
+            return 0
+        if timer.is_expired(lease_id, now):
+            return 0
+        self.renewed_total += 1
+        return timer.renew(lease_id, now)
+
     def renew(self, lease_id: int, now: float, answer: Renewed) -> None:
         """Start a lease's time afresh; `answer` is told how that ended.
 
@@ -123,17 +133,14 @@ class Leasing:
         timer = self._timer
         if timer is None:
             answer(None)
-            return
-        lease = self._book.leases.get(lease_id)
-        if lease is None:
+        elif lease_id not in self._book.leases:
             answer(0)
         elif timer.is_expired(lease_id, now):
             self._waiting.setdefault(lease_id, []).append(answer)
-        elif lease.remaining_s or lease_id in self._checkpointed:
-            self._clear_and_renew(lease_id, answer)
+        elif ttl := self.renew_at_once(lease_id, now):
+            answer(ttl)
         else:
-            self.renewed_total += 1
-            answer(timer.renew(lease_id, now))
+            self._clear_and_renew(lease_id, answer)
 
     def _clear_and_renew(self, lease_id: int, answer: Renewed) -> None:
         """Renew once no rest of the lease is on record: the next leader would not give it more than that."""

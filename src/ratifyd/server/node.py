@@ -175,10 +175,11 @@ class Node:
             self._advance()
         if not self.installing:
             self._apply_some()
-            if self.reads.confirmed:
-                began = self._timing.begin_reads()
-                self.reads.run(self.applied)
-                self._timing.end_reads(began)
+        if self.reads.local or (self.reads.confirmed and not self.installing):
+            began = self._timing.begin_reads()
+            if self.reads.run(-1 if self.installing else self.applied):
+                self.wake()
+            self._timing.end_reads(began)
         self.at_end()
 
     def _hold(self, message: Message) -> None:

@@ -1,6 +1,7 @@
 """Linearizable reads: all that arrive together share one ReadIndex, and run once the state has caught up with it.
 
-Raft §6.4. A read that arrives while a batch is being confirmed waits for the next one (semantics 12.1).
+Raft §6.4. A read that arrives while a batch is being confirmed waits for the next one (semantics 12.1). Reads of
+whatever this member has (serializable ones) wait for the end of the turn only. What a turn answers is bounded in bytes.
 """
 
 import logging
@@ -14,18 +15,23 @@ from ratifyd.schema import decode_u64, encode_u64
 
 log = logging.getLogger("ratifyd.server")
 
-Read = Callable[[Any, EtcdError | None], None]
-"""Called with its argument and None when the state may be read, or with the error."""
+Read = Callable[[Any, EtcdError | None], int | None]
+"""Called with its argument and None when the state may be read, or with the error; returns the length of its answer."""
+Queue = list[tuple[Read, Any]]
+
+BYTES_A_TURN = 4 << 20
+"""Answers that are made before they are sent and others get their turn."""
 
 
 class _Confirmed(NamedTuple):
     """A batch that waits for the state to reach its index, and when that began."""
 
     valid_from: int
-    reads: list[tuple[Read, Any]]
+    reads: Queue
     closed: float
     confirmed: float
     applied: int
+    begun: bool = False
 
 
 OUT_OF_DATE = (
@@ -50,6 +56,7 @@ class Reads:
         "_timeout_s",
         "confirmed",
         "failed_total",
+        "local",
         "on_run",
         "queued",
         "slow_total",
@@ -59,8 +66,10 @@ class Reads:
         self._next_id = next_id
         self._timeout_s = timeout_s
         self._now = now
-        self.queued: list[tuple[Read, Any]] = []
-        self._open: list[tuple[Read, Any]] = []
+        self.queued: Queue = []
+        self.local: Queue = []
+        """Those that need no ReadIndex."""
+        self._open: Queue = []
         self._open_context = b""
         self._open_since = 0.0
         self._retried = 0.0
@@ -103,13 +112,26 @@ class Reads:
                 extra={"fields": {"received-request-id": int.from_bytes(context) if len(context) == 8 else 0}},
             )
 
-    def run(self, applied: int) -> None:
-        """Run the reads whose index the state has reached."""
-        while self.confirmed and self.confirmed[0].valid_from <= applied:
+    def run(self, applied: int) -> bool:
+        """Run the reads whose index the state has reached, and the local ones; whether some are left for a next turn.
+
+        Each kind has a budget of its own, so that neither waits for the other.
+        """
+        room = BYTES_A_TURN
+        while room > 0 and self._is_ready(applied):
             batch = self.confirmed.popleft()
-            self.on_run(batch.closed, batch.confirmed, self._now(), batch.valid_from, batch.applied)
-            for read, argument in batch.reads:
-                read(argument, None)
+            if not batch.begun:
+                self.on_run(batch.closed, batch.confirmed, self._now(), batch.valid_from, batch.applied)
+            left, room = _run_some(batch.reads, room)
+            if left:
+                self.confirmed.appendleft(batch._replace(reads=left, begun=True))
+        local, self.local = self.local, []
+        left, _ = _run_some(local, BYTES_A_TURN)
+        self.local = left + self.local
+        return bool(self.local) or self._is_ready(applied)
+
+    def _is_ready(self, applied: int) -> bool:
+        return bool(self.confirmed) and self.confirmed[0].valid_from <= applied
 
     def retry(self, now: float) -> bytes | None:
         """The context to ask for again, when its answer is late; gives up on a batch whose time is up."""
@@ -156,6 +178,8 @@ class Reads:
         self._open, self.queued = self.queued, []
         self._seen.clear()
         self._fail(Stopped())
+        self._open, self.local = self.local, []
+        self._fail(Stopped())
         while self.confirmed:
             self._open = self.confirmed.popleft().reads
             self._fail(Stopped())
@@ -164,6 +188,17 @@ class Reads:
         failed, self._open = self._open, []
         for read, argument in failed:
             read(argument, error)
+
+
+def _run_some(reads: Queue, room: int) -> tuple[Queue, int]:
+    """Run reads until their answers come to `room` bytes; those that are left, and the room that is."""
+    for done, (read, argument) in enumerate(reads, 1):
+        size = read(argument, None)
+        if size is not None:
+            room -= size
+            if room <= 0:
+                return reads[done:], room
+    return [], room
 
 
 def _untold(closed: float, confirmed: float, run: float, index: int, applied: int) -> None:

@@ -190,6 +190,7 @@ class Server:
             self.leadership,
             confirm=self.confirm_leadership,
             caught_up=self.when_applied,
+            leads_surely=self.leads_surely,
         )
         self.auto_compactor = AutoCompactor(
             config.auto_compaction_mode,
@@ -243,6 +244,11 @@ class Server:
         self.reads.queued.append((read, argument))
         self.node.wake()
 
+    def read_local(self, read: Read, argument: Any) -> None:
+        """Run a read of whatever this member has, with the others of this turn."""
+        self.reads.local.append((read, argument))
+        self.node.wake()
+
     def header(self) -> bytes:
         """ResponseHeader field of an answer about the present state."""
         return self.headers.header(self.store.revision, self.node.raft.term)
@@ -273,14 +279,22 @@ class Server:
         """Schema version of the backend, "" before the cluster has decided on one that records it."""
         return (self.state.buffer.get(schema.META, schema.STORAGE_VERSION) or b"").decode()
 
+    def leads_surely(self) -> bool:
+        """Whether this member leads and need not ask: see `confirm_leadership`."""
+        return self.is_leader and self.leasing.is_primary and self._is_awake()
+
+    def _is_awake(self) -> bool:
+        return self.clock.time() - self._ticked_at <= STALE_TICKS * self._tick_s
+
     def confirm_leadership(self, confirmed: Callable[[bool], None]) -> None:
         """Find out whether this member still leads, and have it know all that its predecessors have committed.
 
         One that was not stopped or stalled lately, and has applied an entry of its own term, need not ask.
         """
-        awake = self.clock.time() - self._ticked_at <= STALE_TICKS * self._tick_s
-        if awake and (self.leasing.is_primary or not self.is_leader):
-            confirmed(self.is_leader)
+        if self.leads_surely():
+            confirmed(True)
+        elif not self.is_leader and self._is_awake():
+            confirmed(False)
         else:
             self.read(_confirm, (self, confirmed))
 

@@ -67,7 +67,7 @@ class AnsweringConnection(Http2Connection):
             self._out.append(_message_header(size << 8, 0, stream_id, 0, size - 5))
             self._out.append(message)
         else:
-            self._send_payload(stream, frames.MESSAGE_PREFIX.pack(0, size - 5) + message)
+            self._send_payload(stream, frames.MESSAGE_PREFIX.pack(0, size - 5), message)
 
     def reply_parts(self, stream_id: int, parts: Sequence[bytes]) -> None:
         """As `reply` with the parts joined, which they are not."""
@@ -76,9 +76,7 @@ class AnsweringConnection(Http2Connection):
             return
         if not stream.headers_sent:
             self._send_headers(stream)
-        self._send_payload(stream, frames.MESSAGE_PREFIX.pack(0, sum(map(len, parts))))
-        for part in parts:
-            self._send_payload(stream, part)
+        self._send_payload(stream, frames.MESSAGE_PREFIX.pack(0, sum(map(len, parts))), *parts)
         self.finish(stream_id)
 
     def finish(self, stream_id: int) -> None:

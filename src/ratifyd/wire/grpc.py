@@ -159,12 +159,37 @@ class GrpcConnection(AnsweringConnection):
                         streams[stream_id] = WHOLE
                         events.append(Call(stream_id, stream, data[start + 5 : stop]))
                         continue
+            elif kind == 0 and not flags and not self._careful and self._take_whole(stream_id, data, start, stop):
+                received += stop - start
+                messages += 1
+                continue
             self._frame(kind, flags, stream_id & frames.MAX_STREAM_ID, data[start:stop])
             if self.closed:
                 break
         self._received += received
         self.received_bytes += received - 5 * messages
         return pos
+
+    def _take_whole(self, stream_id: int, data: bytes, start: int, stop: int) -> bool:
+        """Take a DATA frame that is exactly one message on a stream that goes on; whether it is."""
+        stream = self._streams.get(stream_id)
+        if (
+            type(stream) is not Stream
+            or type(stream.head) is not Head
+            or stream.fresh
+            or stream.buffer
+            or stream.expected >= 0
+            or stream.remote_closed
+            or stream.last_frame
+            or stop - start < 5
+        ):
+            return False
+        compressed, size = _message_prefix(data, start)
+        if compressed or start + 5 + size != stop or size > self.limits.max_message_bytes:
+            return False
+        self._reopen_stream_window(stream, size + 5)
+        self._events.append(Message(stream_id, data[start + 5 : stop]))
+        return True
 
     def _uncached_head(self, stream_id: int, block: bytes) -> Head | None:
         """The head of a new request whose block is not in the cache; None when anything is unusual (and dealt with)."""
@@ -480,7 +505,7 @@ class GrpcConnection(AnsweringConnection):
             stop = pos + 5 + size
             if stop > end:
                 break
-            self._take_message(stream, bytes(source[pos + 5 : stop]))
+            self._take_message(stream, bytes(memoryview(source)[pos + 5 : stop]))
             pos = stop
         if source is buffer:
             del buffer[:pos]

@@ -85,7 +85,7 @@ class Http2Connection:
         self._queued = 0  # waits for a window
         self._unread = 0  # large answers handed out since everything was taken
         self._now = 0.0
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
         self._events: list[Event] = []
         self._control_frames = 0
         self._streams: dict[int, Stream | Head] = {}
@@ -448,13 +448,13 @@ class Http2Connection:
 
     # -- sending --------------------------------------------------------------------------------------------------
 
-    def _send_payload(self, stream: Stream, payload: bytes) -> None:
-        """Send DATA payload as far as windows allow; queue the rest."""
-        if not payload:
-            return
-        stream.queue.append(payload)
-        stream.queued += len(payload)
-        self._queued += len(payload)
+    def _send_payload(self, stream: Stream, *payloads: bytes) -> None:
+        """Send DATA payload as far as windows allow; queue the rest. What is large is not copied."""
+        for payload in payloads:
+            if payload:
+                stream.queue.append(payload if len(payload) <= frames.DEFAULT_FRAME_BYTES else memoryview(payload))
+                stream.queued += len(payload)
+                self._queued += len(payload)
         if stream.id not in self._waiting:
             self._pump(stream)
         if stream.queued > self.limits.send_low_water_bytes:
@@ -493,18 +493,13 @@ class Http2Connection:
 
     def _send_chunk(self, stream: Stream) -> bool:
         """Send one DATA frame of the queue; False when a window is shut (and the connection's is waited for)."""
-        size = min(stream.window, self._send_window, self._peer_frame_bytes)
-        if size <= 0:
+        room = min(stream.window, self._send_window, self._peer_frame_bytes)
+        if room <= 0:
             if stream.window > 0:
                 self._waiting[stream.id] = stream
             return False
-        payload = stream.queue[0]
-        chunk = payload[stream.offset : stream.offset + size]
-        size = len(chunk)
-        stream.offset += size
-        if stream.offset == len(payload):
-            stream.queue.popleft()
-            stream.offset = 0
+        chunks = _take(stream, room)
+        size = sum(map(len, chunks))
         stream.window -= size
         stream.queued -= size
         self._queued -= size
@@ -512,7 +507,7 @@ class Http2Connection:
         self._send_window -= size
         self._forgive_pings = True
         self._out.append(_SMALL_FRAME.pack(size << 8 | frames.DATA, 0, stream.id))
-        self._out.append(chunk)
+        self._out += chunks
         if stream.wants_writable and stream.queued <= self.limits.send_low_water_bytes:
             stream.wants_writable = False
             if not stream.last_frame:
@@ -522,6 +517,23 @@ class Http2Connection:
     def _drained(self, stream: Stream) -> None:
         if stream.last_frame:
             self._end_stream(stream)
+
+
+def _take(stream: Stream, room: int) -> list[bytes | memoryview]:
+    """Up to `room` bytes off a stream's queue, in pieces."""
+    queue, offset = stream.queue, stream.offset
+    chunks: list[bytes | memoryview] = []
+    while queue and room:
+        payload = queue[0]
+        chunk = payload[offset : offset + room]
+        room -= len(chunk)
+        offset += len(chunk)
+        if offset == len(payload):
+            queue.popleft()
+            offset = 0
+        chunks.append(chunk)
+    stream.offset = offset
+    return chunks
 
 
 FRAME_HANDLERS: dict[int, Callable[[Http2Connection, int, int, bytes], None]] = {

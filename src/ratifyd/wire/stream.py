@@ -43,7 +43,7 @@ class Stream:
 
         self.headers_sent = False
         self.window = window
-        self.queue: deque[bytes] = deque()
+        self.queue: deque[bytes | memoryview] = deque()
         """DATA payload that waits for window; the first item from `offset` on."""
         self.offset = 0
         self.queued = 0

@@ -268,3 +268,21 @@ def test_check_notices_damage():
         with raises(AssertionError):
             store.check()
         store._buffer.put(schema.KEY, row, healthy)
+
+
+@mark.parametrize("how", ["take over", "restore"])
+def test_a_replaced_backend_leaves_no_fields_behind(how):
+    """The same revision may hold something else then."""
+    store, other = make(), make()
+    for each, value in ((store, b"1"), (other, b"2")):
+        put(each, b"a", value)
+        put(each, b"b", value)
+    expected = other.range(EVERYTHING, fields=True).kvs
+    assert store.range(EVERYTHING, fields=True).kvs == store.range(EVERYTHING, fields=True).kvs != expected
+    store._buffer.revisions.update(other._buffer.revisions)
+    if how == "take over":
+        store.take_over(other)
+    else:
+        for _ in store.restore():
+            pass
+    assert store.range(EVERYTHING, fields=True).kvs == expected

@@ -6,7 +6,7 @@ import pytest
 
 from ratifyd.errors import EtcdError, LeaderChanged, Stopped, Timeout
 from ratifyd.schema import decode_u64
-from ratifyd.server.reads import RETRY_S, Reads
+from ratifyd.server.reads import BYTES_A_TURN, RETRY_S, Reads
 from simulation.clock import SimClock
 
 
@@ -165,3 +165,40 @@ def test_late_answers_are_counted_and_logged(
     assert caplog.records[-1].getMessage().startswith("timed out waiting for read index response")
     assert caplog.records[-1].fields == {"timeout": "7s"}  # type: ignore[attr-defined]
     assert reads.slow_total == 3
+
+
+def test_local_reads_wait_for_nothing_but_the_turn(reads: Reads, log: Log) -> None:
+    reads.after(log, "asked")
+    reads.confirm(reads.open_batch(), 9)
+    reads.local.append((log, "local"))
+    assert not reads.run(8)
+    assert log.seen == [("local", "")]
+    reads.local.append((log, "late"))
+    reads.stop()
+    assert sorted(log.seen[1:]) == [("asked", Stopped.__name__), ("late", Stopped.__name__)]
+
+
+def test_a_turn_answers_no_more_bytes_than_it_may(reads: Reads) -> None:
+    """The rest keeps its place, and neither kind of read waits for the other."""
+    answered: list[str] = []
+    told: list[int] = []
+
+    def answer(argument: tuple[str, int], error: EtcdError | None) -> int:
+        answered.append(argument[0])
+        return argument[1]
+
+    reads.on_run = lambda closed, confirmed, run, index, applied: told.append(index)
+    half = BYTES_A_TURN // 2
+    for name in ("a", "b", "c"):
+        reads.after(answer, (name, half))
+    reads.confirm(reads.open_batch(), 5)
+    reads.after(answer, ("d", 1))
+    reads.confirm(reads.open_batch(), 6)
+    for name in ("x", "y", "z"):
+        reads.local.append((answer, (name, half)))
+    assert reads.run(6)
+    assert answered == ["a", "b", "x", "y"]
+    reads.local.append((answer, ("last", 0)))
+    assert not reads.run(6)
+    assert answered[4:] == ["c", "d", "z", "last"]
+    assert told == [5, 6]

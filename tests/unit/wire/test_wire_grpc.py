@@ -2,15 +2,17 @@
 
 import struct
 from collections.abc import Callable
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
 
-from ratifyd.wire.events import Call, HalfClosed, Message, Opened, Reset
+from ratifyd.wire.events import Call, Event, HalfClosed, Message, Opened, Reset
 from ratifyd.wire.headers import percent_encode, quote
 from ratifyd.wire.limits import Limits
 
 DATA, HEADERS, _, RST_STREAM = range(4)
+WINDOW_UPDATE = 8
 OK = [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "0")]
 Peer = Any
 
@@ -307,3 +309,58 @@ def test_requests_with_content_length(peer: Peer) -> None:
 def test_percent_encoding_and_quoting() -> None:
     assert percent_encode("a b%~\x7f\u20ac") == b"a b%25~%7F%E2%82%AC"
     assert quote(b'a"\\\n\x01\xff\xe2\x82\xac') == '"a\\"\\\\\\n\\x01\\xff\u20ac"'
+
+
+def test_messages_of_a_stream_however_they_are_cut(make_peer: Callable[..., Peer]) -> None:
+    """One frame that is one message takes a short way; everything else gathers."""
+    texts = [b"one", b"", b"three" * 50, b"4"]
+    whole = b"".join(message(text) for text in texts)
+    cuts = [
+        [len(whole)],
+        [*accumulate(len(message(text)) for text in texts)],
+        [3, 9, 20, len(whole)],
+        [8, 10, len(whole)],
+    ]
+    for ends in cuts:
+        peer = make_peer()
+        peer.send(peer.headers(1))
+        peer.send(frame(DATA, 0, 1, message(b"first")))
+        got: list[Event] = []
+        for start, end in pairwise([0, *ends]):
+            got += peer.send(frame(DATA, 0, 1, whole[start:end]))
+        assert [event.data for event in got if isinstance(event, Message)] == texts
+        assert peer.connection.received_bytes == 5 + sum(map(len, texts))
+        assert types(peer.send(frame(DATA, 1, 1))) == [HalfClosed]
+        assert types(peer.send(frame(DATA, 0, 1, message(b"late")))) == [Reset]
+        assert (RST_STREAM, 0, 1) in [each[:3] for each in peer.frames()]
+
+
+def test_windows_are_given_back_for_whole_messages(make_peer: Callable[..., Peer]) -> None:
+    peer = make_peer(Limits(stream_window_bytes=65_535, connection_window_bytes=1 << 20))
+    peer.send(peer.headers(1))
+    sent = 0
+    for _ in range(20):
+        peer.send(frame(DATA, 0, 1, message(b"x" * 10_000)))
+        sent += 10_005
+    given = [int.from_bytes(each[3]) for each in peer.frames() if each[0] == WINDOW_UPDATE and each[2] == 1]
+    assert sent - 65_535 // 2 <= sum(given) <= sent
+
+
+def test_a_large_answer_in_parts_is_what_it_is_in_one(make_peer: Callable[..., Peer]) -> None:
+    settings = struct.pack(">HI", 4, 1 << 22)
+    parts = [bytes([number]) * (number * 3_000 + 1) for number in range(30)]
+    answers = []
+    for send in ("reply", "reply_parts"):
+        peer = make_peer(settings=settings)
+        peer.send(frame(WINDOW_UPDATE, 0, 0, (1 << 19).to_bytes(4)))
+        peer.send(peer.call(1))
+        getattr(peer.connection, send)(1, b"".join(parts) if send == "reply" else parts)
+        frames = peer.frames()
+        for _ in range(40):
+            peer.send(frame(WINDOW_UPDATE, 0, 0, (40_000).to_bytes(4)))
+            frames += peer.frames()
+        assert frames[-1][:2] == (HEADERS, 5)
+        data = [payload for kind, _, _, payload in frames if kind == DATA]
+        assert all(len(payload) <= 16_384 for payload in data)
+        answers.append(b"".join(data))
+    assert answers == [message(b"".join(parts))] * 2
