@@ -158,6 +158,7 @@ def mvcc_benchmarks() -> Iterator[Benchmark]:
     yield "mvcc: get at an old revision", 1, lambda: store.get(key(100), revision - 100)
     yield "mvcc: range, 100 keys", 1, lambda: store.range(hundred)
     yield "mvcc: range, 1,000 keys", 1, lambda: store.range(thousand)
+    yield "mvcc: range read before, 1,000 keys", 1, lambda: store.range(thousand, fields=True)
     yield "mvcc: count, 1,000 keys", 1, lambda: store.count(thousand)
     yield "mvcc: put, keys in turn", 1, lambda: put_once(store, next(names))
     fresh = itertools.count(KEYS)
@@ -299,6 +300,7 @@ BOUNDS = {
     "mvcc: get": 0.1,
     "mvcc: put, keys in turn": 0.35,
     "mvcc: range, 1,000 keys": 15.0,
+    "mvcc: range read before, 1,000 keys": 9.0,
     "raft: propose to applied, 1 at once": 0.9,
     "raft: propose to applied, 32 at once": 0.07,
     "wal: append without sync, 32 at once": 0.25,
