@@ -2,8 +2,8 @@
 
 What is stored at a revision never changes, so nothing here is ever out of date; only another backend makes it so
 (`clear`). Rows are kept when they are read for the second time, so that who reads everything once drives out nothing.
-Bounded in bytes by two generations: rows go to the young one, which becomes the old one when it is full, and the old one
-is forgotten but for what was asked for again.
+Bounded in bytes by two generations: rows go to the young one, which becomes the old one when it is full, and the old
+one is forgotten but for what was asked for again.
 """
 
 from collections.abc import Callable
