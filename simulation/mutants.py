@@ -584,7 +584,7 @@ def watch_back_in_time(patch: Patch) -> None:
 
     def restore(self: Any, revision: int) -> None:
         watchers = [
-            watcher for table in self._synced.prefixes.values() for group in table.values() for watcher in group
+            watcher for table in self.synced.prefixes.values() for group in table.values() for watcher in group
         ]
         original(self, revision)
         for watcher in watchers:

@@ -16,7 +16,8 @@ from ratifyd.errors import Canceled, EtcdError, NoSpace, RangeStreamFilters, Ran
 from ratifyd.keys import KeyRange
 from ratifyd.ports import Timer
 from ratifyd.proto import fast
-from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest
+from ratifyd.proto.light import Put
+from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, RangeRequest
 from ratifyd.server.server import Server
 
 T = TypeVar("T")
@@ -133,9 +134,9 @@ def _while_current(server: Server, identity: Identity, steps: Generator[None, No
 
 def put(server: Server, call: Call) -> None:
     """KV.Put."""
-    request = PutRequest.FromString(call.message)
+    request = requests.parse_put(call.message)
     _check_space(server, call, requests.PUT, request)
-    if not request.key or request.ignore_value or request.ignore_lease:
+    if type(request) is not Put:
         validate.check_put(request)
     if server.auth.enabled:
         server.propose(requests.PUT, call.message, call.answer, request, identity_of(server, call.head))

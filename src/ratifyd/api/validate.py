@@ -10,6 +10,7 @@ from ratifyd.errors import (
     TooManyOps,
     ValueProvided,
 )
+from ratifyd.proto.light import Put
 from ratifyd.proto.rpc_pb2 import DeleteRangeRequest, PutRequest, RangeRequest
 
 _LAST_SORT_ORDER = RangeRequest.DESCEND
@@ -27,7 +28,7 @@ def check_range(request: RangeRequest) -> None:
         raise InvalidSortOption
 
 
-def check_put(request: PutRequest) -> None:
+def check_put(request: Put | PutRequest) -> None:
     """Raises EmptyKey, ValueProvided, LeaseProvided."""
     if not request.key:
         raise EmptyKey
@@ -60,6 +61,8 @@ def _check_txn_shape(txn: Txn, max_ops: int) -> None:
     ops = max(len(compare), len(success), len(failure))
     if ops > max_ops:
         raise TooManyOps
+    if txn.is_plain:
+        return
     for comparison in compare:
         if not comparison.key:
             raise EmptyKey

@@ -9,11 +9,15 @@ from ratifyd.keys import KeyRange
 from ratifyd.mvcc.store import Store, WriteTxn
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import KeyValue
+from ratifyd.proto.light import Put
 from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest
 
 
-def put(state: State, request: PutRequest, wanted: bool) -> bytes:
+def put(state: State, request: Put | PutRequest, wanted: bool) -> bytes:
     """Execute a Put of its own. Raises LeaseNotFound, KeyNotFound."""
+    if isinstance(request, Put):
+        put_plain(state, request)
+        return b""
     lease = request.lease
     if lease and lease not in state.leases.leases:
         raise LeaseNotFound
@@ -23,6 +27,17 @@ def put(state: State, request: PutRequest, wanted: bool) -> bytes:
         state.store.counts.txns += 1
     with state.store.write() as txn:
         return put_in(state, txn, request, looks)
+
+
+def put_plain(state: State, request: Put) -> None:
+    """Write a key and nothing else."""
+    key, value = request.key, request.value
+    store = state.store
+    store.put(key, value)
+    counts = store.counts
+    counts.puts += 1
+    counts.put_bytes += len(key) + len(value)
+    state.leases.detach(key)
 
 
 def check_present(store: Store, request: PutRequest) -> None:

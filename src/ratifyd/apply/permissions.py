@@ -10,10 +10,11 @@ from ratifyd.apply.txn import Operation, Txn
 from ratifyd.auth.identity import Identity, name_of
 from ratifyd.errors import RequestError
 from ratifyd.proto.auth_records_pb2 import RecordedName
+from ratifyd.proto.light import Put
 from ratifyd.proto.rpc_pb2 import DeleteRangeRequest, LeaseRevokeRequest, PutRequest
 
 
-def check_put(state: State, identity: Identity, request: PutRequest) -> None:
+def check_put(state: State, identity: Identity, request: Put | PutRequest) -> None:
     """Require what a Put needs. Raises what AuthStore.check_put raises."""
     state.auth.check_put(identity, request.key)
     check_lease_keys(state, identity, request.lease)

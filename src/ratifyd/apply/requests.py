@@ -29,6 +29,7 @@ from ratifyd.proto.auth_records_pb2 import (
     RecordedUserRole,
 )
 from ratifyd.proto.etcdserver_pb2 import Request
+from ratifyd.proto.light import Put, read_put
 from ratifyd.proto.membership_pb2 import Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
 from ratifyd.proto.rpc_pb2 import LeaseGrantRequest, PutRequest
@@ -104,7 +105,12 @@ class Row:
         """Of the field, as it stands in an entry."""
 
 
-def put_cost(request: PutRequest) -> int:
+def parse_put(data: bytes) -> Put | PutRequest:
+    """Read a PutRequest. Raises DecodeError."""
+    return read_put(data, 0, len(data))
+
+
+def put_cost(request: Put | PutRequest) -> int:
     """Bytes a Put may add."""
     return PUT_OVERHEAD_BYTES + len(request.key) + len(request.value)
 
@@ -132,7 +138,7 @@ def lease_cost(request: LeaseGrantRequest) -> int:
 Decoded = tuple[int, Row, Any, Identity]
 """Request id, row, the request as the row applies it, and whose it is."""
 
-PUT = Row("put", "Put", kv.put, put_cost, permit=permissions.check_put, quiet=True)
+PUT = Row("put", "Put", kv.put, put_cost, permit=permissions.check_put, read=parse_put, quiet=True)
 DELETE_RANGE = Row("delete_range", "DeleteRange", kv.delete_range, permit=permissions.check_delete_range, quiet=True)
 TXN = Row("txn", "Txn", txns.txn, txn_cost, permit=permissions.check_txn, read=parse_txn, quiet=True)
 COMPACTION = Row("compaction", "Compaction", kv.compact)

@@ -232,6 +232,16 @@ class Store:
         """Open the write transaction; use it as a context manager. Exactly one may be open."""
         return WriteTxn(self, self._buffer, self._index, self._hub)
 
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set a key in a transaction of its own, without a lease."""
+        self.revision = revision = self.revision + 1
+        row = _pack_revision(revision, b"_", 0)
+        create, version, replaced = self._index.put(key, row, revision)
+        kv = fast.key_value(key, create, revision, version, value)
+        self._buffer.revisions[row] = kv
+        if self._hub.synced.size:
+            self._hub.notify(revision, [(key, row, kv, replaced)])
+
     # ------------------------------------------------------------------ compaction and hashes
 
     def compact(self, revision: int) -> None:

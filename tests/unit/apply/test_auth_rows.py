@@ -517,7 +517,7 @@ def test_both_branches_and_leased_keys_are_looked_at(guarded: Log, row: Row, req
     assert failure(guarded.apply, row, request_, guarded.now("alice")) is (None if allowed else PermissionDenied)
     assert allowed or guarded.state.store.revision == revision
     if row is requests.TXN:
-        checked = failure(check_txn, guarded.state, guarded.now("alice"), Txn(request_))
+        checked = failure(check_txn, guarded.state, guarded.now("alice"), Txn.of(request_))
         assert checked is (None if allowed else PermissionDenied)
     if not allowed:
         guarded.as_root(row, request_)

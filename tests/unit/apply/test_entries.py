@@ -274,15 +274,15 @@ def test_costs_are_etcds() -> None:
         failure=[RequestOp(request_txn=TxnRequest(failure=[RequestOp(request_put=put(value=b"12345"))] * 3))],
     )
     assert requests.TXN.cost is not None
-    assert requests.TXN.cost(Txn(two)) == 3 * (256 + 1 + 5)
-    assert requests.TXN.cost(Txn(TxnRequest())) == 0
+    assert requests.TXN.cost(Txn.of(two)) == 3 * (256 + 1 + 5)
+    assert requests.TXN.cost(Txn.of(TxnRequest())) == 0
     assert requests.LEASE_GRANT.cost is not None
     assert requests.LEASE_GRANT.cost(LeaseGrantRequest()) == 64
 
 
 def test_the_bound_is_never_below_the_cost() -> None:
     for request in (TxnRequest(success=[RequestOp(request_put=PutRequest())] * 100), TxnRequest.FromString(nested(40))):
-        assert requests.txn_cost(Txn(request)) <= cost_bound(request.SerializeToString())
+        assert requests.txn_cost(Txn.of(request)) <= cost_bound(request.SerializeToString())
     assert requests.put_cost(PutRequest()) <= cost_bound(b"")
 
 
