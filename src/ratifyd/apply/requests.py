@@ -36,6 +36,7 @@ from ratifyd.proto.rpc_pb2 import LeaseGrantRequest, PutRequest
 
 PUT_OVERHEAD_BYTES = 256
 LEASE_OVERHEAD_BYTES = 64
+_BYTE_COST = 64
 
 
 def cost_bound(data: bytes) -> int:
@@ -43,7 +44,12 @@ def cost_bound(data: bytes) -> int:
 
     The dearest byte is that of a put nested in a txn: 257 for the five bytes of a one-byte key without a value.
     """
-    return PUT_OVERHEAD_BYTES + 64 * len(data)
+    return PUT_OVERHEAD_BYTES + _BYTE_COST * len(data)
+
+
+def shortest_of(cost: int) -> int:
+    """The size of the shortest request whose `cost_bound` is at least this."""
+    return max(0, -((PUT_OVERHEAD_BYTES - cost) // _BYTE_COST))
 
 
 _EMPTY = InternalRaftRequest()
@@ -236,7 +242,7 @@ class UnknownRequest(Exception):
     """An entry holds a request of a version newer than this one: what it does is unknown, so the member must stop."""
 
 
-_UNREADABLE = Row("v2", "unreadable", cluster.pass_over, corrupt_allowed=True)
+UNREADABLE = Row("v2", "unreadable", cluster.pass_over, corrupt_allowed=True)
 """Bytes that are no request for any version: without effect on every member alike, where etcd would panic."""
 
 
@@ -251,7 +257,7 @@ def decode(data: bytes) -> Decoded:
     except TooManyOps as error:
         raise UnknownRequest("log entry holds a transaction nested deeper than this version goes") from error
     except (DecodeError, ValueError, RecursionError):
-        return 0, _UNREADABLE, data, ANONYMOUS
+        return 0, UNREADABLE, data, ANONYMOUS
 
 
 def _decode(data: bytes) -> Decoded:

@@ -290,6 +290,19 @@ def internal_raft_request(tag: bytes, body: bytes, header: bytes) -> bytes:
     return b"".join((_HEADER_HEADS[len(header)], header, tag, varint(len(body)), body))
 
 
+@lru_cache(maxsize=256)
+def _around_id(high: int) -> tuple[bytes, bytes]:
+    """Of a header with nothing but an id, as the last field of an entry: what is before and after the id's low bits."""
+    rest = _high_varint(high)
+    return _HEADER_HEADS[3 + len(rest)] + b"\x08", rest
+
+
+def entry_of(number: int, body: bytes, request_id: int) -> bytes:
+    """As `internal_raft_request` of a field up to 15 and a header with nothing but an id, which is at least 1 << 14."""
+    before, rest = _around_id(request_id >> _LOW_BITS)
+    return b"".join((_HEADS[number][len(body)], body, before, _CONTINUED[request_id & _LOW_MASK], rest))
+
+
 def split_internal_raft_request(data: bytes) -> tuple[int, bytes, bytes] | None:
     """Field number of the request in a log entry, its bytes, and those of the header; nothing inside them is checked.
 
@@ -322,33 +335,6 @@ def _long_length(data: bytes) -> tuple[int, int]:
             return length, at + 1
         shift += 7
     return 1 << 35, 7
-
-
-def submessages(data: bytes) -> list[tuple[int, bytes]] | None:
-    """Tag byte and content of each field of a message, in order; contents are not checked.
-
-    None unless all are length-delimited, with numbers up to 15 and lengths below 16,384.
-    """
-    found: list[tuple[int, bytes]] = []
-    at, end = 0, len(data)
-    try:
-        while at < end:
-            tag = data[at]
-            length = data[at + 1]
-            start = at + 2
-            if length > 0x7F:
-                high = data[start]
-                start += 1
-                length += (high << 7) - 0x80
-                if high > 0x7F:
-                    return None
-            at = start + length
-            if tag & 0x87 != 2:
-                return None
-            found.append((tag, data[start:at]))
-    except IndexError:
-        return None
-    return found if at == end else None
 
 
 def message_fields(data: bytes) -> dict[int, bytes]:

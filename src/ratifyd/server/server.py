@@ -312,6 +312,7 @@ class Server:
     def start(self) -> None:
         """Begin to tick."""
         self.quota.announce()
+        self.state.room = self.quota.room()
         if self.store.compacting:
             self.compaction.start()
         for member in self.members.sorted():
@@ -542,6 +543,7 @@ class Server:
         if self.store.compacting:
             self.compaction.start()
         self._cluster_version = members.cluster_version
+        self.state.room = self.quota.room()
         self.snapshots.installed(snapshot.meta.index)
         self.node.installed(snapshot)
         log.info(
@@ -587,6 +589,7 @@ class Server:
         self.propose(requests.COMPACTION, body, answered)
 
     def _committed(self) -> None:
+        self.state.room = self.quota.room()
         self.node.wake()
 
     def _published(self) -> None:
