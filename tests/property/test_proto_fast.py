@@ -293,7 +293,8 @@ def test_fields_that_end_early() -> None:
 @given(st.integers(3, 15), DATA, st.integers(1 << 14, (1 << 64) - 1))
 def test_entry_of(number: int, body: bytes, request_id: int) -> None:
     header = fast.request_header(request_id)
-    assert fast.entry_of(number, body, request_id) == fast.internal_raft_request(
+    expected = fast.internal_raft_request(bytes((number << 3 | 2,)), body, header)
+    assert fast.entry_of(number, body, request_id) == expected
         bytes((number << 3 | 2,)), body, header
     )
 
