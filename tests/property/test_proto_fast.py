@@ -295,8 +295,6 @@ def test_entry_of(number: int, body: bytes, request_id: int) -> None:
     header = fast.request_header(request_id)
     expected = fast.internal_raft_request(bytes((number << 3 | 2,)), body, header)
     assert fast.entry_of(number, body, request_id) == expected
-        bytes((number << 3 | 2,)), body, header
-    )
 
 
 # ---- Messages in parts
@@ -343,3 +341,10 @@ def test_a_txn_read_in_parts_is_the_txn_parsed_whole(noise: bytes) -> None:
 def test_put_in_txn(revision: int, body: bytes) -> None:
     expected = fast.length_prefixed(2, fast.revision_header(revision) + body)
     assert fast.put_in_txn(revision, body) == expected
+
+
+@pytest.mark.parametrize("succeeded", [False, True])
+@pytest.mark.parametrize("revision", [1, 127, 128, 1 << 20, (1 << 63) - 1])
+def test_txn_of_put_body(revision: int, succeeded: bool) -> None:
+    expected = fast.txn_body(succeeded, [fast.put_in_txn(revision, b"")])
+    assert fast.txn_of_put_body(succeeded, revision) == expected

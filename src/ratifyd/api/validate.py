@@ -50,8 +50,11 @@ def check_txn(txn: Txn, max_ops: int) -> None:
     Raises TooManyOps, EmptyKey, DuplicateKey, KeyNotFound (an operation without a request) and what the checks of
     single operations raise.
     """
+    success, failure = txn.success, txn.failure
+    if txn.is_plain and len(success) <= 1 and len(failure) <= 1 and len(txn.compare) <= max_ops > 0:
+        return
     _check_txn_shape(txn, max_ops)
-    for branch in (txn.success, txn.failure):
+    for branch in (success, failure):
         if len(branch) > 1 or txn.nested:
             _check_overlap(branch)
 
@@ -61,8 +64,6 @@ def _check_txn_shape(txn: Txn, max_ops: int) -> None:
     ops = max(len(compare), len(success), len(failure))
     if ops > max_ops:
         raise TooManyOps
-    if txn.is_plain:
-        return
     for comparison in compare:
         if not comparison.key:
             raise EmptyKey

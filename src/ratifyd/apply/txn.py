@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from ratifyd.apply.kv import check_present, delete_in, put_in, put_plain
-from ratifyd.apply.ranges import is_long, range_body, range_steps
+from ratifyd.apply.ranges import get_body, is_long, range_body, range_steps
 from ratifyd.apply.state import State
 from ratifyd.errors import Compacted, LeaseNotFound, TooManyOps
 from ratifyd.keys import KeyRange
@@ -118,7 +118,11 @@ def _split(data: bytes) -> Txn | None:
             tag, size = data[at], data[at + 1]
             at += 2
             if size > 0x7F:
-                size, at = _long_size(data, at, size)
+                high = data[at]
+                at += 1
+                size += (high << 7) - 0x80
+                if high > 0x7F:
+                    return None
             stop = at + size
             if tag == _COMPARE:
                 compare.append(read_compare(data, at, stop))
@@ -126,7 +130,11 @@ def _split(data: bytes) -> Txn | None:
                 kind, size = data[at], data[at + 1]
                 at += 2
                 if size > 0x7F:
-                    size, at = _long_size(data, at, size)
+                    high = data[at]
+                    at += 1
+                    size += (high << 7) - 0x80
+                    if high > 0x7F:
+                        return None
                 if at + size != stop:
                     return None
                 name, read = _REQUESTS[kind]
@@ -140,12 +148,6 @@ def _split(data: bytes) -> Txn | None:
     except (IndexError, KeyError):
         return None
     return Txn(compare, success, failure) if at == end else None
-
-
-def _long_size(data: bytes, at: int, size: int) -> tuple[int, int]:
-    """A length whose first byte `size` goes on at `at`, and where what it counts begins; beyond all ends if longer."""
-    high = data[at]
-    return (size + (high << 7) - 0x80, at + 1) if high < 0x80 else (len(data), at)
 
 
 def _parse_nested(data: bytes, depth: int) -> Txn:
@@ -214,24 +216,43 @@ class Path:
 
 def txn(state: State, request: Txn, wanted: bool) -> bytes:
     """Execute a writing Txn; the answer's body. Raises KeyNotFound, LeaseNotFound, Compacted, FutureRev."""
+    if request.is_plain:
+        return _plain_txn(state, request, wanted)
     store = state.store
     counts = store.counts
     before = counts.ranges
     path = Path(store, request)
     try:
-        if not request.is_plain:
-            _check_puts(state, path)
-            _check_ranges(store, path)
+        _check_puts(state, path)
+        _check_ranges(store, path)
     finally:
         counts.txns += counts.ranges - before > 1  # etcd reads for the compares in a transaction of their own
-    if len(path.ops) == 1 and type(only := path.ops[0][1]) is Put:
-        put_plain(state, only)
-        return fast.txn_body(path.succeeded, (fast.put_in_txn(store.revision, b""),))
     compared = counts.operations
     with store.write() as write:
-        body = _execute(state, write, path, wanted)
+        body = _execute(state, write, path.succeeded, path.ops, wanted)
     counts.txns += counts.operations - compared > 1
     return body
+
+
+def _plain_txn(state: State, request: Txn, wanted: bool) -> bytes:
+    """Execute a plain Txn: nothing can go wrong."""
+    store = state.store
+    counts = store.counts
+    succeeded, compared = True, 0
+    for condition in request.compare:
+        compared += 1
+        if not _holds(store, condition):
+            succeeded = False
+            break
+    counts.ranges += compared
+    counts.txns += compared > 1
+    ops = request.success if succeeded else request.failure
+    if len(ops) == 1 and type(only := ops[0][1]) is Put:
+        put_plain(state, only)
+        return fast.txn_of_put_body(succeeded, store.revision)
+    counts.txns += len(ops) > 1
+    with store.write() as write:
+        return _execute(state, write, succeeded, ops, wanted)
 
 
 def read_txn_body(store: Store, request: Txn) -> bytes:
@@ -304,9 +325,9 @@ def _check_ranges(store: Store, path: Path) -> None:
             _check_ranges(store, request)
 
 
-def _execute(state: State, write: WriteTxn, path: Path, wanted: bool) -> bytes:
+def _execute(state: State, write: WriteTxn, succeeded: bool, ops: list[Operation], wanted: bool) -> bytes:
     responses: list[bytes] = []
-    for kind, request in path.ops:
+    for kind, request in ops:
         if kind == "request_put":
             looks = request.prev_kv or request.ignore_value or request.ignore_lease
             body = put_in(state, write, request, looks)
@@ -315,16 +336,16 @@ def _execute(state: State, write: WriteTxn, path: Path, wanted: bool) -> bytes:
             state.store.counts.ranges += 1
             if wanted:
                 revision = write.revision if write.changed else write.revision - 1
-                body = range_body(write, request)
+                body = get_body(state.store, request) if type(request) is Get else range_body(write, request)
                 responses.append(fast.length_prefixed(1, fast.revision_header(revision) + body))
         elif kind == "request_delete_range":
             body = delete_in(state, write, request)
             revision = write.revision if write.changed else write.revision - 1
             responses.append(fast.length_prefixed(3, fast.revision_header(revision) + body))
         elif kind == "request_txn":
-            body = _execute(state, write, request, wanted)
+            body = _execute(state, write, request.succeeded, request.ops, wanted)
             responses.append(fast.length_prefixed(4, _EMPTY_NESTED_HEADER + body))
-    return fast.txn_body(path.succeeded, responses)
+    return fast.txn_body(succeeded, responses)
 
 
 def _holds(store: Store, condition: Condition) -> bool:

@@ -231,6 +231,19 @@ def txn_response(header: bytes, succeeded: bool, responses: Sequence[bytes]) -> 
     return b"".join((header, b"\x10\x01" if succeeded else b"", *_repeated(3, responses)))
 
 
+_TXN_OF_PUT_HEADS: Final = tuple(
+    tuple(succeeded + bytes((0x1A, length + 5)) + _PUT_IN_TXN_HEADS[length] for length in range(11))
+    for succeeded in (b"", b"\x10\x01")
+)
+"""By whether the txn succeeded and the length of the revision's varint: all that stands before it."""
+
+
+def txn_of_put_body(succeeded: bool, revision: int) -> bytes:
+    """etcdserverpb.TxnResponse, without its header, of a txn that has put one key."""
+    encoded = varint(revision)
+    return _TXN_OF_PUT_HEADS[succeeded][len(encoded)] + encoded
+
+
 def txn_body(succeeded: bool, responses: Sequence[bytes]) -> bytes:
     """etcdserverpb.TxnResponse without its header."""
     return txn_response(b"", succeeded, responses)
