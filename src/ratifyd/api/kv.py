@@ -17,7 +17,7 @@ from ratifyd.keys import KeyRange
 from ratifyd.ports import Timer
 from ratifyd.proto import fast
 from ratifyd.proto.light import Put, read_put
-from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, RangeRequest
+from ratifyd.proto.rpc_pb2 import CompactionRequest, RangeRequest
 from ratifyd.server.server import Server
 
 T = TypeVar("T")
@@ -156,7 +156,7 @@ def _check_space(server: Server, row: requests.Row, request: object) -> None:
 
 def delete_range(server: Server, call: Call) -> None:
     """KV.DeleteRange."""
-    request = DeleteRangeRequest.FromString(call.message)
+    request = requests.parse_delete_range(call.message)
     validate.check_delete(request)
     identity = identity_of(server, call.head) if server.auth.enabled else ANONYMOUS
     server.propose(requests.DELETE_RANGE, call.message, call.answer, request, identity)

@@ -10,7 +10,7 @@ from ratifyd.errors import (
     TooManyOps,
     ValueProvided,
 )
-from ratifyd.proto.light import Put
+from ratifyd.proto.light import Delete, Put
 from ratifyd.proto.rpc_pb2 import DeleteRangeRequest, PutRequest, RangeRequest
 
 _LAST_SORT_ORDER = RangeRequest.DESCEND
@@ -38,7 +38,7 @@ def check_put(request: Put | PutRequest) -> None:
         raise LeaseProvided
 
 
-def check_delete(request: DeleteRangeRequest) -> None:
+def check_delete(request: Delete | DeleteRangeRequest) -> None:
     """Raises EmptyKey."""
     if not request.key:
         raise EmptyKey

@@ -9,7 +9,7 @@ from ratifyd.keys import KeyRange
 from ratifyd.mvcc.store import Store, WriteTxn
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import KeyValue
-from ratifyd.proto.light import Put
+from ratifyd.proto.light import Delete, Put
 from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest
 
 
@@ -74,7 +74,7 @@ def put_in(state: State, txn: WriteTxn, request: PutRequest, looks: bool) -> byt
     return b""
 
 
-def delete_range(state: State, request: DeleteRangeRequest, wanted: bool) -> bytes:
+def delete_range(state: State, request: Delete | DeleteRangeRequest, wanted: bool) -> bytes:
     """Execute a DeleteRange of its own."""
     if request.prev_kv:
         state.store.counts.txns += 1
@@ -82,7 +82,7 @@ def delete_range(state: State, request: DeleteRangeRequest, wanted: bool) -> byt
         return delete_in(state, txn, request)
 
 
-def delete_in(state: State, txn: WriteTxn, request: DeleteRangeRequest) -> bytes:
+def delete_in(state: State, txn: WriteTxn, request: Delete | DeleteRangeRequest) -> bytes:
     """Delete a range inside a transaction; the answer's body."""
     keys = KeyRange.parse(request.key, request.range_end)
     previous = txn.range(keys).kvs if request.prev_kv else ()

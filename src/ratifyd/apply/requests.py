@@ -29,10 +29,10 @@ from ratifyd.proto.auth_records_pb2 import (
     RecordedUserRole,
 )
 from ratifyd.proto.etcdserver_pb2 import Request
-from ratifyd.proto.light import Put, read_put
+from ratifyd.proto.light import Delete, Put, read_delete_range, read_put
 from ratifyd.proto.membership_pb2 import Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
-from ratifyd.proto.rpc_pb2 import LeaseGrantRequest, PutRequest
+from ratifyd.proto.rpc_pb2 import DeleteRangeRequest, LeaseGrantRequest, PutRequest
 
 PUT_OVERHEAD_BYTES = 256
 LEASE_OVERHEAD_BYTES = 64
@@ -116,6 +116,11 @@ def parse_put(data: bytes) -> Put | PutRequest:
     return read_put(data, 0, len(data))
 
 
+def parse_delete_range(data: bytes) -> Delete | DeleteRangeRequest:
+    """Read a DeleteRangeRequest. Raises DecodeError."""
+    return read_delete_range(data, 0, len(data))
+
+
 def put_cost(request: Put | PutRequest) -> int:
     """Bytes a Put may add."""
     return PUT_OVERHEAD_BYTES + len(request.key) + len(request.value)
@@ -145,7 +150,14 @@ Decoded = tuple[int, Row, Any, Identity]
 """Request id, row, the request as the row applies it, and whose it is."""
 
 PUT = Row("put", "Put", kv.put, put_cost, permit=permissions.check_put, read=parse_put, quiet=True)
-DELETE_RANGE = Row("delete_range", "DeleteRange", kv.delete_range, permit=permissions.check_delete_range, quiet=True)
+DELETE_RANGE = Row(
+    "delete_range",
+    "DeleteRange",
+    kv.delete_range,
+    permit=permissions.check_delete_range,
+    read=parse_delete_range,
+    quiet=True,
+)
 TXN = Row("txn", "Txn", txns.txn, txn_cost, permit=permissions.check_txn, read=parse_txn, quiet=True)
 COMPACTION = Row("compaction", "Compaction", kv.compact)
 LEASE_GRANT = Row("lease_grant", "LeaseGrant", leases.grant, lease_cost)

@@ -100,6 +100,14 @@ class Store:
             return None
         return self._buffer.revisions.get(newest) or self.value(newest)
 
+    def history_of(self, key: bytes) -> tuple[int, int, int]:
+        """Creation, last change and version of a key, all 0 if it does not exist; from memory alone."""
+        index = self._index
+        newest = index.newest.get(key)
+        if newest is None:
+            return 0, 0, 0
+        return index.created(key), decode_revision(newest)[0], index.version(key)
+
     def value(self, row: bytes) -> bytes:
         """The stored KeyValue of an encoded revision that exists."""
         value = self._buffer.get(KEY, row)

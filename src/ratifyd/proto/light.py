@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from ratifyd.proto.rpc_pb2 import Compare, PutRequest, RangeRequest
+from ratifyd.proto.rpc_pb2 import Compare, DeleteRangeRequest, PutRequest, RangeRequest
 
 
 class Put:
@@ -32,6 +32,17 @@ class Get:
     limit = revision = sort_order = sort_target = 0
     serializable = keys_only = count_only = False
     min_mod_revision = max_mod_revision = min_create_revision = max_create_revision = 0
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+
+
+class Delete:
+    """A DeleteRangeRequest of nothing but a key, which is not empty."""
+
+    __slots__ = ("key",)
+    range_end = b""
+    prev_kv = False
 
     def __init__(self, key: bytes) -> None:
         self.key = key
@@ -92,6 +103,13 @@ def read_range(data: bytes, at: int, end: int) -> Get | RangeRequest:
     if end - at > 2 and data[at] == 0x0A and data[at + 1] == end - at - 2 < 0x80:
         return Get(data[at + 2 : end])
     return RangeRequest.FromString(data[at:end])
+
+
+def read_delete_range(data: bytes, at: int, end: int) -> Delete | DeleteRangeRequest:
+    """A DeleteRangeRequest."""
+    if end - at > 2 and data[at] == 0x0A and data[at + 1] == end - at - 2 < 0x80:
+        return Delete(data[at + 2 : end])
+    return DeleteRangeRequest.FromString(data[at:end])
 
 
 def read_compare(data: bytes, at: int, end: int) -> Condition:

@@ -8,9 +8,24 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratifyd.proto.light import Condition, Get, Put, condition_of, read_compare, read_put, read_range
-from ratifyd.proto.rpc_pb2 import Compare, PutRequest, RangeRequest
+from ratifyd.proto.light import (
+    Condition,
+    Delete,
+    Get,
+    Put,
+    condition_of,
+    read_compare,
+    read_delete_range,
+    read_put,
+    read_range,
+)
+from ratifyd.proto.rpc_pb2 import Compare, DeleteRangeRequest, PutRequest, RangeRequest
 
+_READERS: tuple[tuple[Any, Any], ...] = (
+    (read_put, PutRequest),
+    (read_range, RangeRequest),
+    (read_delete_range, DeleteRangeRequest),
+)
 KEYS = st.binary(max_size=3) | st.binary(min_size=126, max_size=130)
 VALUES = st.binary(max_size=3) | st.sampled_from([b"v" * size for size in (127, 128, 16_383, 16_384, 70_000)])
 NUMBERS = st.integers(-(1 << 63), (1 << 63) - 1) | st.sampled_from([1 << bits for bits in range(63)])
@@ -43,6 +58,15 @@ def test_ranges(key: bytes, more: dict[str, Any], before: bytes, after: bytes) -
     found = read_range(before + data + after, len(before), len(before) + len(data))
     same(found, message)
     assert isinstance(found, Get) == (0 < len(key) < 128 and not more)
+
+
+@given(KEYS, st.sampled_from([{}, {"range_end": b"x"}, {"prev_kv": True}]), AROUND, AROUND)
+def test_deletes(key: bytes, more: dict[str, Any], before: bytes, after: bytes) -> None:
+    message = DeleteRangeRequest(key=key, **more)
+    data = message.SerializeToString()
+    found = read_delete_range(before + data + after, len(before), len(before) + len(data))
+    same(found, message)
+    assert isinstance(found, Delete) == (0 < len(key) < 128 and not more)
 
 
 @given(
@@ -84,7 +108,7 @@ def test_what_a_condition_is_made_of() -> None:
 
 @given(st.binary(max_size=12))
 def test_any_bytes_are_read_as_protobuf_reads_them(data: bytes) -> None:
-    for read, message in ((read_put, PutRequest), (read_range, RangeRequest)):
+    for read, message in _READERS:
         try:
             expected: Any = message.FromString(data)
         except DecodeError:
