@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# How long one example takes says more about the machine than about the code.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+# How long one example takes says more about the machine than about the code. A run repeats the examples of the run
+# before, so that it fails for what was changed; other examples are `--hypothesis-profile=exploring`'s, and fuzzing's.
+settings.register_profile("repeating", deadline=None, derandomize=True)
+settings.register_profile("exploring", deadline=None, max_examples=2000)
+settings.load_profile("repeating")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -3,7 +3,7 @@
 from fuzzing.mutate import plain, protobuf
 from fuzzing.target import Target
 from fuzzing.targets import samples
-from ratifyd.apply.entries import Outcome, apply_entry
+from ratifyd.apply.entries import Outcome, apply_entry, waiter_of
 from ratifyd.apply.requests import UnknownRequest
 from ratifyd.apply.state import State
 from ratifyd.errors import EtcdError
@@ -66,7 +66,7 @@ class _Pair:
 
         try:
             found = apply_entry(
-                state, self._index, 2, data, {data: (answer, 0.0, None)} if number == 0 and data else {}
+                state, self._index, 2, data, {data: waiter_of(answer, 0.0)} if number == 0 and data else {}
             )
         except UnknownRequest:
             return UnknownRequest

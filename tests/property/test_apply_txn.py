@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ratifyd.apply import requests
-from ratifyd.apply.entries import apply_entry
+from ratifyd.apply.entries import apply_entry, waiter_of
 from ratifyd.apply.state import State
 from ratifyd.apply.txn import Txn, read_txn_body
 from ratifyd.errors import EtcdError
@@ -400,7 +400,7 @@ def check_same(state: State, model: Model) -> None:
     assert set(state.leases.leases) == model.leases
     everything = RangeRequest(key=b"\0", range_end=b"\0")
     got = TxnResponse.FromString(
-        read_txn_body(store, Txn(TxnRequest(success=[RequestOp(request_range=everything)])))
+        read_txn_body(store, Txn.of(TxnRequest(success=[RequestOp(request_range=everything)])))
     ).responses[0]
     assert read_range(got.response_range) == model.range(everything)
 
@@ -416,7 +416,7 @@ def test_requests_do_what_the_model_does(script: list[Any]) -> None:
     for index, request in enumerate(script, 1):
         row = ROWS[type(request)]
         data = fast.internal_raft_request(row.tag, request.SerializeToString(), fast.request_header(index))
-        outcome = apply_entry(state, index, 1, data, {data: (lambda body, error: None, 0.0, None)})
+        outcome = apply_entry(state, index, 1, data, {data: waiter_of(lambda body, error: None, 0.0)})
         assert outcome is not None
         try:
             expected = model.apply(request)
@@ -457,10 +457,10 @@ def test_reads_of_a_txn_are_the_same_by_either_way(script: list[Any], request: T
         apply_entry(state, index, 1, entry, {})
     index = len(script) + 1
     data = fast.internal_raft_request(requests.TXN.tag, request.SerializeToString(), fast.request_header(index))
-    outcome = apply_entry(state, index, 1, data, {data: (lambda body, error: None, 0.0, None)})
+    outcome = apply_entry(state, index, 1, data, {data: waiter_of(lambda body, error: None, 0.0)})
     assert outcome is not None
     try:
-        body = read_txn_body(state.store, Txn(request))
+        body = read_txn_body(state.store, Txn.of(request))
     except EtcdError as error:
         assert type(outcome.error) is type(error)
     else:

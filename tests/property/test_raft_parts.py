@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import combinations
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -353,6 +354,16 @@ def test_messages_read_in_place_are_those_read_field_by_field(message: Message, 
 
     in_place = read(codec._decode_usual_message)
     assert in_place is None or in_place == read(codec._decode_any_message)
+
+
+def test_a_flag_of_several_bytes_is_not_read_in_place() -> None:
+    """Found by the test above, one run in hundreds: the byte behind 0x80 was taken for the next field."""
+    raw = bytearray(codec.encode_message(Message(MessageKind.APP_RESP)))
+    at = raw.rindex(b"\x50\x00\x58") + 1
+    raw[at] = 0x80
+    assert codec._decode_usual_message(bytes(raw)) is None
+    with pytest.raises(codec.DecodeError):
+        codec.decode_message(bytes(raw))
 
 
 @without_deadline

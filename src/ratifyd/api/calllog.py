@@ -113,7 +113,7 @@ def _trace_put(server: Server, call: ClientCall, now: float, response: bytes, er
 
 
 def _trace_txn(server: Server, call: ClientCall, now: float, response: bytes, error: EtcdError | None) -> None:
-    request, answer = Txn(TxnRequest.FromString(call.message)), TxnResponse.FromString(response)
+    request, answer = Txn.of(TxnRequest.FromString(call.message)), TxnResponse.FromString(response)
     read_only = request.is_read_only
     if error is not None and not read_only:
         return
@@ -174,7 +174,7 @@ def _log_slow_read(server: Server, call: ClientCall, seconds: float, response: b
         request = TxnRequest.FromString(call.message)
     except DecodeError:  # nested deeper than protobuf's parser goes: not read-only
         return
-    if Txn(request).is_read_only:
+    if Txn.of(request).is_read_only:
         slow(seconds, "read-only txn ", lambda: _txn_words(request, response, error), error)
 
 

@@ -259,10 +259,12 @@ class ClientCall(Call):
 
     def answer(self, body: bytes, error: EtcdError | None) -> None:
         """Take the outcome of a proposal: a response body that lacks its header, or the error."""
-        if error is None:
-            self.reply(self.session.server.header() + body)
-        else:
+        if error is not None:
             self.fail(error)
+            return
+        session = self.session
+        server = session.server
+        self.reply(server.headers.header(server.store.revision, server.node.raft.term) + body)
 
     def is_open(self) -> bool:
         """Whether the client still waits."""

@@ -16,7 +16,8 @@ from ratifyd.errors import Canceled, EtcdError, NoSpace, RangeStreamFilters, Ran
 from ratifyd.keys import KeyRange
 from ratifyd.ports import Timer
 from ratifyd.proto import fast
-from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest
+from ratifyd.proto.light import Put, read_put
+from ratifyd.proto.rpc_pb2 import CompactionRequest, RangeRequest
 from ratifyd.server.server import Server
 
 T = TypeVar("T")
@@ -142,29 +143,29 @@ def _while_current(server: Server, identity: Identity, steps: Generator[None, No
 
 def put(server: Server, call: Call) -> None:
     """KV.Put."""
-    request = PutRequest.FromString(call.message)
-    _check_space(server, call, requests.PUT, request)
-    if not request.key or request.ignore_value or request.ignore_lease:
+    message = call.message
+    request = read_put(message, 0, len(message))
+    if len(message) >= server.state.room:
+        _check_space(server, requests.PUT, request)
+    if type(request) is not Put:
         validate.check_put(request)
     if server.auth.enabled:
-        server.propose(requests.PUT, call.message, call.answer, request, identity_of(server, call.head))
+        server.propose(requests.PUT, message, call.answer, request, identity_of(server, call.head))
     else:
-        server.propose(requests.PUT, call.message, call.answer, request)
+        server.propose(requests.PUT, message, call.answer, request)
 
 
-def _check_space(server: Server, call: Call, row: requests.Row, request: object) -> None:
+def _check_space(server: Server, row: requests.Row, request: object) -> None:
     """Refuse what would not fit, before anything else is looked at (semantics 13.9). Raises NoSpace."""
-    quota = server.quota
-    if quota.exceeded_by(requests.cost_bound(call.message)):
-        cost = row.cost(request) if row.cost is not None else 0
-        if cost and quota.exceeded_by(cost):
-            server.raise_nospace()
-            raise NoSpace
+    cost = row.cost(request) if row.cost is not None else 0
+    if cost and server.quota.exceeded_by(cost):
+        server.raise_nospace()
+        raise NoSpace
 
 
 def delete_range(server: Server, call: Call) -> None:
     """KV.DeleteRange."""
-    request = DeleteRangeRequest.FromString(call.message)
+    request = requests.parse_delete_range(call.message)
     validate.check_delete(request)
     identity = identity_of(server, call.head) if server.auth.enabled else ANONYMOUS
     server.propose(requests.DELETE_RANGE, call.message, call.answer, request, identity)
@@ -173,7 +174,8 @@ def delete_range(server: Server, call: Call) -> None:
 def txn(server: Server, call: Call) -> None:
     """KV.Txn: a read when no branch can write, else a proposal."""
     request = parse_txn(call.message)
-    _check_space(server, call, requests.TXN, request)
+    if len(call.message) >= server.state.room:
+        _check_space(server, requests.TXN, request)
     validate.check_txn(request, server.config.max_txn_ops)
     if not request.is_read_only:
         identity = identity_of(server, call.head) if server.auth.enabled else ANONYMOUS

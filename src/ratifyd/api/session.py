@@ -128,13 +128,14 @@ class Session:
         connection = self.connection
         self._read_at = now = self.timing.now()
         for event in connection.receive(data, now):
-            if isinstance(event, WholeCall):
-                known = event.head.route
-                route = known if isinstance(known, Route) else self._route(event.head)
+            if type(event) is WholeCall:
+                stream_id, head, message = event
+                known = head.route
+                route = known if type(known) is Route else self._route(head)
                 if route is None or route.handler is None:
                     self._uncommon_call(event)
                     continue
-                call = ClientCall(self, event.stream_id, event.head, event.message, route, now)
+                call = ClientCall(self, stream_id, head, message, route, now)
                 try:
                     route.handler(self.server, call)
                 except EtcdError as error:

@@ -10,6 +10,7 @@ from ratifyd.errors import (
     TooManyOps,
     ValueProvided,
 )
+from ratifyd.proto.light import Delete, Put
 from ratifyd.proto.rpc_pb2 import DeleteRangeRequest, PutRequest, RangeRequest
 
 _LAST_SORT_ORDER = RangeRequest.DESCEND
@@ -27,7 +28,7 @@ def check_range(request: RangeRequest) -> None:
         raise InvalidSortOption
 
 
-def check_put(request: PutRequest) -> None:
+def check_put(request: Put | PutRequest) -> None:
     """Raises EmptyKey, ValueProvided, LeaseProvided."""
     if not request.key:
         raise EmptyKey
@@ -37,7 +38,7 @@ def check_put(request: PutRequest) -> None:
         raise LeaseProvided
 
 
-def check_delete(request: DeleteRangeRequest) -> None:
+def check_delete(request: Delete | DeleteRangeRequest) -> None:
     """Raises EmptyKey."""
     if not request.key:
         raise EmptyKey
@@ -49,8 +50,11 @@ def check_txn(txn: Txn, max_ops: int) -> None:
     Raises TooManyOps, EmptyKey, DuplicateKey, KeyNotFound (an operation without a request) and what the checks of
     single operations raise.
     """
+    success, failure = txn.success, txn.failure
+    if txn.is_plain and len(success) <= 1 and len(failure) <= 1 and len(txn.compare) <= max_ops > 0:
+        return
     _check_txn_shape(txn, max_ops)
-    for branch in (txn.success, txn.failure):
+    for branch in (success, failure):
         if len(branch) > 1 or txn.nested:
             _check_overlap(branch)
 

@@ -9,11 +9,15 @@ from ratifyd.keys import KeyRange
 from ratifyd.mvcc.store import Store, WriteTxn
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import KeyValue
+from ratifyd.proto.light import Delete, Put
 from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest
 
 
-def put(state: State, request: PutRequest, wanted: bool) -> bytes:
+def put(state: State, request: Put | PutRequest, wanted: bool) -> bytes:
     """Execute a Put of its own. Raises LeaseNotFound, KeyNotFound."""
+    if isinstance(request, Put):
+        put_plain(state, request)
+        return b""
     lease = request.lease
     if lease and lease not in state.leases.leases:
         raise LeaseNotFound
@@ -23,6 +27,17 @@ def put(state: State, request: PutRequest, wanted: bool) -> bytes:
         state.store.counts.txns += 1
     with state.store.write() as txn:
         return put_in(state, txn, request, looks)
+
+
+def put_plain(state: State, request: Put) -> None:
+    """Write a key and nothing else."""
+    key, value = request.key, request.value
+    store = state.store
+    store.put(key, value)
+    counts = store.counts
+    counts.puts += 1
+    counts.put_bytes += len(key) + len(value)
+    state.leases.detach(key)
 
 
 def check_present(store: Store, request: PutRequest) -> None:
@@ -59,7 +74,7 @@ def put_in(state: State, txn: WriteTxn, request: PutRequest, looks: bool) -> byt
     return b""
 
 
-def delete_range(state: State, request: DeleteRangeRequest, wanted: bool) -> bytes:
+def delete_range(state: State, request: Delete | DeleteRangeRequest, wanted: bool) -> bytes:
     """Execute a DeleteRange of its own."""
     if request.prev_kv:
         state.store.counts.txns += 1
@@ -67,7 +82,7 @@ def delete_range(state: State, request: DeleteRangeRequest, wanted: bool) -> byt
         return delete_in(state, txn, request)
 
 
-def delete_in(state: State, txn: WriteTxn, request: DeleteRangeRequest) -> bytes:
+def delete_in(state: State, txn: WriteTxn, request: Delete | DeleteRangeRequest) -> bytes:
     """Delete a range inside a transaction; the answer's body."""
     keys = KeyRange.parse(request.key, request.range_end)
     previous = txn.range(keys).kvs if request.prev_kv else ()

@@ -10,10 +10,11 @@ from ratifyd.apply.txn import Operation, Txn
 from ratifyd.auth.identity import Identity, name_of
 from ratifyd.errors import RequestError
 from ratifyd.proto.auth_records_pb2 import RecordedName
+from ratifyd.proto.light import Delete, Put
 from ratifyd.proto.rpc_pb2 import DeleteRangeRequest, LeaseRevokeRequest, PutRequest
 
 
-def check_put(state: State, identity: Identity, request: PutRequest) -> None:
+def check_put(state: State, identity: Identity, request: Put | PutRequest) -> None:
     """Require what a Put needs. Raises what AuthStore.check_put raises."""
     state.auth.check_put(identity, request.key)
     check_lease_keys(state, identity, request.lease)
@@ -33,7 +34,7 @@ def check_lease_keys(state: State, identity: Identity, lease_id: int) -> None:
         state.auth.check_put(identity, key)
 
 
-def check_delete_range(state: State, identity: Identity, request: DeleteRangeRequest) -> None:
+def check_delete_range(state: State, identity: Identity, request: Delete | DeleteRangeRequest) -> None:
     """Require what a DeleteRange needs. Raises what AuthStore.check_delete raises."""
     state.auth.check_delete(identity, request.key, request.range_end)
     if request.prev_kv:

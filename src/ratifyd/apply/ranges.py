@@ -14,6 +14,7 @@ from ratifyd.keys import KeyRange
 from ratifyd.mvcc.store import Store, WriteTxn
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import KeyValue
+from ratifyd.proto.light import Get
 from ratifyd.proto.rpc_pb2 import RangeRequest
 
 Reader = Store | WriteTxn
@@ -35,6 +36,12 @@ _SORT_KEYS: Final[dict[int, SortKey]] = {
     RangeRequest.MOD: lambda kv: kv.mod_revision,
     RangeRequest.VALUE: lambda kv: kv.value,
 }
+
+
+def get_body(store: Store, request: Get) -> bytes:
+    """Answer a Range for a key as it is, changes of an open transaction included."""
+    kv = store.get(request.key)
+    return b"" if kv is None else fast.range_body((kv,), False, 1)
 
 
 def range_response(header: bytes, reader: Reader, request: RangeRequest) -> bytes:

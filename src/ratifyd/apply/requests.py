@@ -29,12 +29,14 @@ from ratifyd.proto.auth_records_pb2 import (
     RecordedUserRole,
 )
 from ratifyd.proto.etcdserver_pb2 import Request
+from ratifyd.proto.light import Delete, Put, read_delete_range, read_put
 from ratifyd.proto.membership_pb2 import Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
-from ratifyd.proto.rpc_pb2 import LeaseGrantRequest, PutRequest
+from ratifyd.proto.rpc_pb2 import DeleteRangeRequest, LeaseGrantRequest, PutRequest
 
 PUT_OVERHEAD_BYTES = 256
 LEASE_OVERHEAD_BYTES = 64
+_BYTE_COST = 64
 
 
 def cost_bound(data: bytes) -> int:
@@ -42,7 +44,12 @@ def cost_bound(data: bytes) -> int:
 
     The dearest byte is that of a put nested in a txn: 257 for the five bytes of a one-byte key without a value.
     """
-    return PUT_OVERHEAD_BYTES + 64 * len(data)
+    return PUT_OVERHEAD_BYTES + _BYTE_COST * len(data)
+
+
+def shortest_of(cost: int) -> int:
+    """The size of the shortest request whose `cost_bound` is at least this."""
+    return max(0, -((PUT_OVERHEAD_BYTES - cost) // _BYTE_COST))
 
 
 _EMPTY = InternalRaftRequest()
@@ -104,7 +111,17 @@ class Row:
         """Of the field, as it stands in an entry."""
 
 
-def put_cost(request: PutRequest) -> int:
+def parse_put(data: bytes) -> Put | PutRequest:
+    """Read a PutRequest. Raises DecodeError."""
+    return read_put(data, 0, len(data))
+
+
+def parse_delete_range(data: bytes) -> Delete | DeleteRangeRequest:
+    """Read a DeleteRangeRequest. Raises DecodeError."""
+    return read_delete_range(data, 0, len(data))
+
+
+def put_cost(request: Put | PutRequest) -> int:
     """Bytes a Put may add."""
     return PUT_OVERHEAD_BYTES + len(request.key) + len(request.value)
 
@@ -132,8 +149,15 @@ def lease_cost(request: LeaseGrantRequest) -> int:
 Decoded = tuple[int, Row, Any, Identity]
 """Request id, row, the request as the row applies it, and whose it is."""
 
-PUT = Row("put", "Put", kv.put, put_cost, permit=permissions.check_put, quiet=True)
-DELETE_RANGE = Row("delete_range", "DeleteRange", kv.delete_range, permit=permissions.check_delete_range, quiet=True)
+PUT = Row("put", "Put", kv.put, put_cost, permit=permissions.check_put, read=parse_put, quiet=True)
+DELETE_RANGE = Row(
+    "delete_range",
+    "DeleteRange",
+    kv.delete_range,
+    permit=permissions.check_delete_range,
+    read=parse_delete_range,
+    quiet=True,
+)
 TXN = Row("txn", "Txn", txns.txn, txn_cost, permit=permissions.check_txn, read=parse_txn, quiet=True)
 COMPACTION = Row("compaction", "Compaction", kv.compact)
 LEASE_GRANT = Row("lease_grant", "LeaseGrant", leases.grant, lease_cost)
@@ -230,7 +254,7 @@ class UnknownRequest(Exception):
     """An entry holds a request of a version newer than this one: what it does is unknown, so the member must stop."""
 
 
-_UNREADABLE = Row("v2", "unreadable", cluster.pass_over, corrupt_allowed=True)
+UNREADABLE = Row("v2", "unreadable", cluster.pass_over, corrupt_allowed=True)
 """Bytes that are no request for any version: without effect on every member alike, where etcd would panic."""
 
 
@@ -245,7 +269,7 @@ def decode(data: bytes) -> Decoded:
     except TooManyOps as error:
         raise UnknownRequest("log entry holds a transaction nested deeper than this version goes") from error
     except (DecodeError, ValueError, RecursionError):
-        return 0, _UNREADABLE, data, ANONYMOUS
+        return 0, UNREADABLE, data, ANONYMOUS
 
 
 def _decode(data: bytes) -> Decoded:

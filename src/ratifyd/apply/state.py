@@ -27,6 +27,7 @@ class State:
         "leases",
         "members",
         "over_quota",
+        "room",
         "store",
         "term",
         "warnings",
@@ -44,6 +45,8 @@ class State:
         self.term = 0
         self.conf_state_json = b""
         self.over_quota: Callable[[int], bool] = _never
+        self.room = 0
+        """Entries of fewer bytes are within the quota whatever they hold, until the next commit."""
         self.warnings: list[tuple[str, dict[str, object]]] = []
 
     def restore(self) -> Iterator[int]:

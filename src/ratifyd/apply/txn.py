@@ -1,21 +1,21 @@
 """Txn: evaluate every compare, check the chosen path, then change: after the first change no error is possible."""
 
-import operator
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from ratifyd.apply.kv import check_present, delete_in, put_in
-from ratifyd.apply.ranges import is_long, range_body, range_steps
+from ratifyd.apply.kv import check_present, delete_in, put_in, put_plain
+from ratifyd.apply.ranges import get_body, is_long, range_body, range_steps
 from ratifyd.apply.state import State
 from ratifyd.errors import Compacted, LeaseNotFound, TooManyOps
 from ratifyd.keys import KeyRange
 from ratifyd.mvcc.store import Store, WriteTxn
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import KeyValue
-from ratifyd.proto.rpc_pb2 import Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest
+from ratifyd.proto.light import Condition, Get, Put, condition_of, read_compare, read_delete_range, read_put, read_range
+from ratifyd.proto.rpc_pb2 import RequestOp, TxnRequest
 
 PARSER_NESTING = 49
 """Txns inside each other that protobuf's parser goes down to: a hundred levels of messages."""
@@ -23,19 +23,8 @@ MAX_NESTING = 200
 """Txns inside each other. Every level has an operation, so --max-txn-ops as it is by default allows 127."""
 
 _ABSENT = KeyValue()
-_FIELDS = {
-    Compare.VERSION: ("version", "version"),
-    Compare.CREATE: ("create_revision", "create_revision"),
-    Compare.MOD: ("mod_revision", "mod_revision"),
-    Compare.LEASE: ("lease", "lease"),
-    Compare.VALUE: ("value", "value"),
-}
-_RESULTS: dict[int, Callable[[Any, Any], bool]] = {
-    Compare.EQUAL: operator.eq,
-    Compare.NOT_EQUAL: operator.ne,
-    Compare.GREATER: operator.gt,
-    Compare.LESS: operator.lt,
-}
+_FACTS: dict[str | None, int] = {"create_revision": 0, "mod_revision": 1, "version": 2}
+"""What `Store.history_of` knows of a key, which spares reading it: zeros of none, as compares want it."""
 _EMPTY_NESTED_HEADER = b"\x0a\x00"
 """etcd leaves the header of a nested answer present and empty (semantics 1.8)."""
 
@@ -46,12 +35,14 @@ Operation = tuple[str | None, Any]
 
 _COMPARE, _SUCCESS, _FAILURE = 0x0A, 0x12, 0x1A
 """Tags of TxnRequest's fields."""
-_RANGE, _NESTED = 0x0A, 0x22
+_NESTED = 0x22
 _LENGTH_DELIMITED = 2
-_REQUESTS: dict[int, tuple[str, Callable[[bytes], Any]]] = {
-    _RANGE: ("request_range", RangeRequest.FromString),
-    0x12: ("request_put", PutRequest.FromString),
-    0x1A: ("request_delete_range", DeleteRangeRequest.FromString),
+
+
+_REQUESTS: dict[int, tuple[str, Callable[[bytes, int, int], Any]]] = {
+    0x0A: ("request_range", read_range),
+    0x12: ("request_put", read_put),
+    0x1A: ("request_delete_range", read_delete_range),
 }
 """What RequestOp may be, by tag; but a nested txn: the parser of the whole counts how deep it goes."""
 
@@ -59,28 +50,37 @@ _REQUESTS: dict[int, tuple[str, Callable[[bytes], Any]]] = {
 class Txn:
     """A TxnRequest taken apart once. Reaching into a message makes an object each time, so what was found is kept."""
 
-    __slots__ = ("compare", "failure", "is_read_only", "nested", "success")
+    __slots__ = ("compare", "failure", "is_plain", "is_read_only", "nested", "success")
 
-    def __init__(self, request: TxnRequest) -> None:
-        self._take(
-            list(request.compare),
+    def __init__(self, compare: list[Condition], success: list[Operation], failure: list[Operation]) -> None:
+        self.compare, self.success, self.failure = compare, success, failure
+        self.nested = False
+        plain = reads = True
+        for branch in (success, failure):
+            for kind, request in branch:
+                if type(request) is Put:
+                    reads = False
+                elif type(request) is not Get:
+                    plain = False
+                    if kind != "request_range":
+                        reads = False
+                        self.nested = self.nested or kind == "request_txn"
+        for condition in compare:
+            if not condition.key:
+                plain = False
+        self.is_plain = plain
+        """Nothing but keys and values is asked for or to be written: there is nothing to be said against that."""
+        self.is_read_only = reads
+        """No branch can write: every operation of both is a range (semantics 5.16)."""
+
+    @classmethod
+    def of(cls, request: TxnRequest) -> "Txn":
+        """A whole message taken apart."""
+        return cls(
+            [condition_of(compare) for compare in request.compare],
             [_operation(op) for op in request.success],
             [_operation(op) for op in request.failure],
         )
-
-    @classmethod
-    def of(cls, compare: list[Compare], success: list[Operation], failure: list[Operation]) -> "Txn":
-        """A txn of parts."""
-        txn = cls.__new__(cls)
-        txn._take(compare, success, failure)
-        return txn
-
-    def _take(self, compare: list[Compare], success: list[Operation], failure: list[Operation]) -> None:
-        self.compare, self.success, self.failure = compare, success, failure
-        kinds = {kind for branch in (success, failure) for kind, _ in branch}
-        self.nested = "request_txn" in kinds
-        self.is_read_only = kinds <= {"request_range"}
-        """No branch can write: every operation of both is a range (semantics 5.16)."""
 
     @property
     def is_serializable(self) -> bool:
@@ -91,7 +91,7 @@ class Txn:
 def parse_txn(data: bytes) -> Txn:
     """Read a TxnRequest. Raises DecodeError, and TooManyOps beyond MAX_NESTING."""
     try:
-        return _split(data) or Txn(TxnRequest.FromString(data))
+        return _split(data) or Txn.of(TxnRequest.FromString(data))
     except DecodeError:
         found = _parse_nested(data, 0)
         if _levels(found) <= PARSER_NESTING:
@@ -106,40 +106,62 @@ def _levels(txn: Txn) -> int:
 
 
 def _split(data: bytes) -> Txn | None:
-    """The usual ones are split here and only their parts parsed: half the work of parsing the whole and reaching in."""
-    fields = fast.submessages(data)
-    if fields is None:
-        return None
-    compare: list[Compare] = []
+    """The usual ones are split here, and their parts read by hand where they can be."""
+    compare: list[Condition] = []
     success: list[Operation] = []
     failure: list[Operation] = []
-    for tag, content in fields:
-        if tag == _COMPARE:
-            compare.append(Compare.FromString(content))
-            continue
-        ops = fast.submessages(content)
-        if not ops or len(ops) > 1 or ops[0][0] not in _REQUESTS or (tag != _SUCCESS and tag != _FAILURE):
-            return None
-        ((kind_tag, content),) = ops
-        kind, parse = _REQUESTS[kind_tag]
-        (success if tag == _SUCCESS else failure).append((kind, parse(content)))
-    return Txn.of(compare, success, failure)
+    at, end = 0, len(data)
+    try:
+        while at < end:
+            tag, size = data[at], data[at + 1]
+            at += 2
+            if size > 0x7F:
+                high = data[at]
+                at += 1
+                size += (high << 7) - 0x80
+                if high > 0x7F:
+                    return None
+            stop = at + size
+            if tag == _COMPARE:
+                compare.append(read_compare(data, at, stop))
+            else:
+                kind, size = data[at], data[at + 1]
+                at += 2
+                if size > 0x7F:
+                    high = data[at]
+                    at += 1
+                    size += (high << 7) - 0x80
+                    if high > 0x7F:
+                        return None
+                if at + size != stop:
+                    return None
+                name, read = _REQUESTS[kind]
+                if tag == _SUCCESS:
+                    success.append((name, read(data, at, stop)))
+                elif tag == _FAILURE:
+                    failure.append((name, read(data, at, stop)))
+                else:
+                    return None
+            at = stop
+    except (IndexError, KeyError):
+        return None
+    return Txn(compare, success, failure) if at == end else None
 
 
 def _parse_nested(data: bytes, depth: int) -> Txn:
     """As `parse_txn`, level by level: protobuf's parser refuses more than 49 txns inside each other, etcd does not."""
     if depth > MAX_NESTING:
         raise TooManyOps
-    compare: list[Compare] = []
+    compare: list[Condition] = []
     success: list[Operation] = []
     failure: list[Operation] = []
     for number, content in _fields(data):
         tag = number << 3 | _LENGTH_DELIMITED
         if tag == _COMPARE:
-            compare.append(Compare.FromString(content))
+            compare.append(read_compare(content, 0, len(content)))
         elif tag in (_SUCCESS, _FAILURE):
             (success if tag == _SUCCESS else failure).append(_nested_operation(content, depth))
-    return Txn.of(compare, success, failure)
+    return Txn(compare, success, failure)
 
 
 def _nested_operation(data: bytes, depth: int) -> Operation:
@@ -153,8 +175,8 @@ def _nested_operation(data: bytes, depth: int) -> Operation:
         return "request_txn", _parse_nested(content, depth + 1)
     if not tag:
         return None, None
-    kind, parse = _REQUESTS[tag]
-    return kind, parse(content)
+    kind, read = _REQUESTS[tag]
+    return kind, read(content, 0, len(content))
 
 
 def _fields(data: bytes) -> list[tuple[int, bytes]]:
@@ -167,7 +189,7 @@ def _fields(data: bytes) -> list[tuple[int, bytes]]:
 def _operation(op: RequestOp) -> Operation:
     kind = op.WhichOneof("request")
     if kind == "request_txn":
-        return kind, Txn(op.request_txn)
+        return kind, Txn.of(op.request_txn)
     return kind, None if kind is None else getattr(op, kind)
 
 
@@ -178,9 +200,9 @@ class Path:
 
     def __init__(self, store: Store, txn: Txn) -> None:
         self.succeeded = True
-        for compare in txn.compare:
+        for condition in txn.compare:
             store.counts.ranges += 1
-            if not _holds(store, compare):
+            if not _holds(store, condition):
                 self.succeeded = False
                 break
         self.ops: list[Operation] = txn.success if self.succeeded else txn.failure
@@ -192,6 +214,8 @@ class Path:
 
 def txn(state: State, request: Txn, wanted: bool) -> bytes:
     """Execute a writing Txn; the answer's body. Raises KeyNotFound, LeaseNotFound, Compacted, FutureRev."""
+    if request.is_plain:
+        return _plain_txn(state, request, wanted)
     store = state.store
     counts = store.counts
     before = counts.ranges
@@ -203,9 +227,30 @@ def txn(state: State, request: Txn, wanted: bool) -> bytes:
         counts.txns += counts.ranges - before > 1  # etcd reads for the compares in a transaction of their own
     compared = counts.operations
     with store.write() as write:
-        body = _execute(state, write, path, wanted)
+        body = _execute(state, write, path.succeeded, path.ops, wanted)
     counts.txns += counts.operations - compared > 1
     return body
+
+
+def _plain_txn(state: State, request: Txn, wanted: bool) -> bytes:
+    """Execute a plain Txn: nothing can go wrong."""
+    store = state.store
+    counts = store.counts
+    succeeded, compared = True, 0
+    for condition in request.compare:
+        compared += 1
+        if not _holds(store, condition):
+            succeeded = False
+            break
+    counts.ranges += compared
+    counts.txns += compared > 1
+    ops = request.success if succeeded else request.failure
+    if len(ops) == 1 and type(only := ops[0][1]) is Put:
+        put_plain(state, only)
+        return fast.txn_of_put_body(succeeded, store.revision)
+    counts.txns += len(ops) > 1
+    with store.write() as write:
+        return _execute(state, write, succeeded, ops, wanted)
 
 
 def read_txn_body(store: Store, request: Txn) -> bytes:
@@ -278,9 +323,9 @@ def _check_ranges(store: Store, path: Path) -> None:
             _check_ranges(store, request)
 
 
-def _execute(state: State, write: WriteTxn, path: Path, wanted: bool) -> bytes:
+def _execute(state: State, write: WriteTxn, succeeded: bool, ops: list[Operation], wanted: bool) -> bytes:
     responses: list[bytes] = []
-    for kind, request in path.ops:
+    for kind, request in ops:
         if kind == "request_put":
             looks = request.prev_kv or request.ignore_value or request.ignore_lease
             body = put_in(state, write, request, looks)
@@ -289,35 +334,35 @@ def _execute(state: State, write: WriteTxn, path: Path, wanted: bool) -> bytes:
             state.store.counts.ranges += 1
             if wanted:
                 revision = write.revision if write.changed else write.revision - 1
-                body = range_body(write, request)
+                body = get_body(state.store, request) if type(request) is Get else range_body(write, request)
                 responses.append(fast.length_prefixed(1, fast.revision_header(revision) + body))
         elif kind == "request_delete_range":
             body = delete_in(state, write, request)
             revision = write.revision if write.changed else write.revision - 1
             responses.append(fast.length_prefixed(3, fast.revision_header(revision) + body))
         elif kind == "request_txn":
-            body = _execute(state, write, request, wanted)
+            body = _execute(state, write, request.succeeded, request.ops, wanted)
             responses.append(fast.length_prefixed(4, _EMPTY_NESTED_HEADER + body))
-    return fast.txn_body(path.succeeded, responses)
+    return fast.txn_body(succeeded, responses)
 
 
-def _holds(store: Store, compare: Compare) -> bool:
-    if not compare.range_end:
-        data = store.get(compare.key)
+def _holds(store: Store, condition: Condition) -> bool:
+    if not condition.range_end:
+        fact = _FACTS.get(condition.field)
+        if fact is not None:
+            return condition.holds(store.history_of(condition.key)[fact], condition.wanted)
+        data = store.get(condition.key)
         if data is not None:
-            return _compare(compare, KeyValue.FromString(data))
+            return _meets(condition, KeyValue.FromString(data))
         kvs = []
     else:
-        kvs = store.range(KeyRange.parse(compare.key, compare.range_end)).kvs
+        kvs = store.range(KeyRange.parse(condition.key, condition.range_end)).kvs
     if not kvs:
         # An absent value cannot be told from an empty one, so comparing it always fails (semantics 5.3).
-        return compare.target != Compare.VALUE and _compare(compare, _ABSENT)
-    return all(_compare(compare, KeyValue.FromString(data)) for data in kvs)
+        return condition.field != "value" and _meets(condition, _ABSENT)
+    return all(_meets(condition, KeyValue.FromString(data)) for data in kvs)
 
 
-def _compare(compare: Compare, kv: KeyValue) -> bool:
-    fields = _FIELDS.get(compare.target)
-    holds = _RESULTS.get(compare.result)
-    if holds is None:
-        return True
-    return holds(0, 0) if fields is None else holds(getattr(kv, fields[0]), getattr(compare, fields[1]))
+def _meets(condition: Condition, kv: KeyValue) -> bool:
+    field = condition.field
+    return condition.holds(0 if field is None else getattr(kv, field), condition.wanted)

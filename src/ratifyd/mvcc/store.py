@@ -106,6 +106,14 @@ class Store:
             return None
         return self._buffer.revisions.get(newest) or self.value(newest)
 
+    def history_of(self, key: bytes) -> tuple[int, int, int]:
+        """Creation, last change and version of a key, all 0 if it does not exist; from memory alone."""
+        index = self._index
+        newest = index.newest.get(key)
+        if newest is None:
+            return 0, 0, 0
+        return index.created(key), decode_revision(newest)[0], index.version(key)
+
     def value(self, row: bytes) -> bytes:
         """The stored KeyValue of an encoded revision that exists."""
         value = self._buffer.get(KEY, row)
@@ -242,6 +250,16 @@ class Store:
     def write(self) -> "WriteTxn":
         """Open the write transaction; use it as a context manager. Exactly one may be open."""
         return WriteTxn(self, self._buffer, self._index, self._hub)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set a key in a transaction of its own, without a lease."""
+        self.revision = revision = self.revision + 1
+        row = _pack_revision(revision, b"_", 0)
+        create, version, replaced = self._index.put(key, row, revision)
+        kv = fast.key_value(key, create, revision, version, value)
+        self._buffer.revisions[row] = kv
+        if self._hub.synced.size:
+            self._hub.notify(revision, [(key, row, kv, replaced)])
 
     # ------------------------------------------------------------------ compaction and hashes
 

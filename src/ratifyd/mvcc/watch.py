@@ -139,11 +139,12 @@ class _Matcher:
 class WatchHub:
     """All watchers of one member. A `Store` made with it feeds it; `catch_up` must be called for the lagging ones."""
 
-    __slots__ = ("_full", "_lagging", "_store", "_synced")
+    __slots__ = ("_full", "_lagging", "_store", "synced")
 
     def __init__(self) -> None:
         self._store: Store | None = None
-        self._synced = _Matcher()
+        self.synced = _Matcher()
+        """Those that are told of each write as it happens."""
         self._lagging: dict[Watcher, None] = {}
         self._full: dict[Watcher, None] = {}
 
@@ -160,7 +161,7 @@ class WatchHub:
     @property
     def watcher_count(self) -> int:
         """Watchers in all states."""
-        return self._synced.size + len(self._lagging) + len(self._full)
+        return self.synced.size + len(self._lagging) + len(self._full)
 
     @property
     def lagging_count(self) -> int:
@@ -199,7 +200,7 @@ class WatchHub:
         """Stop a watcher; nothing if it was removed before."""
         if watcher.synced:
             watcher.synced = False
-            self._synced.remove(watcher)
+            self.synced.remove(watcher)
         else:
             self._lagging.pop(watcher, None)
             self._full.pop(watcher, None)
@@ -216,7 +217,7 @@ class WatchHub:
 
     def restore(self, revision: int) -> None:
         """Make all watchers lagging after the store was replaced; they had been told everything up to `revision`."""
-        synced, self._synced = self._synced, _Matcher()
+        synced, self.synced = self.synced, _Matcher()
         groups = [*synced.points.values(), synced.odd]
         for table in synced.prefixes.values():
             groups += table.values()
@@ -228,15 +229,15 @@ class WatchHub:
 
     def _promote(self, watcher: Watcher) -> None:
         watcher.synced = True
-        self._synced.add(watcher)
+        self.synced.add(watcher)
 
     # ------------------------------------------------------------------ live events
 
     def notify(self, revision: int, changes: list[Change]) -> None:
         """Tell the synced watchers of one write. Called by the store when the write is complete."""
-        if not self._synced.size:
+        if not self.synced.size:
             return
-        for watcher, events in self._collect(self._synced, changes).items():
+        for watcher, events in self._collect(self.synced, changes).items():
             if not watcher.synced:  # removed by a sink meanwhile
                 continue
             if watcher.sink.offer(watcher, revision, events):
@@ -244,7 +245,7 @@ class WatchHub:
             elif watcher.synced:
                 watcher.synced = False
                 watcher.next_revision = revision
-                self._synced.remove(watcher)
+                self.synced.remove(watcher)
                 self._full[watcher] = None
 
     def _collect(self, matcher: _Matcher, changes: list[Change]) -> dict[Watcher, list[bytes]]:

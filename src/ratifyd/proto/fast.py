@@ -242,6 +242,19 @@ def txn_response(header: bytes, succeeded: bool, responses: Sequence[bytes]) -> 
     return b"".join((header, b"\x10\x01" if succeeded else b"", *_repeated(3, responses)))
 
 
+_TXN_OF_PUT_HEADS: Final = tuple(
+    tuple(succeeded + bytes((0x1A, length + 5)) + _PUT_IN_TXN_HEADS[length] for length in range(11))
+    for succeeded in (b"", b"\x10\x01")
+)
+"""By whether the txn succeeded and the length of the revision's varint: all that stands before it."""
+
+
+def txn_of_put_body(succeeded: bool, revision: int) -> bytes:
+    """etcdserverpb.TxnResponse, without its header, of a txn that has put one key."""
+    encoded = varint(revision)
+    return _TXN_OF_PUT_HEADS[succeeded][len(encoded)] + encoded
+
+
 def txn_body(succeeded: bool, responses: Sequence[bytes]) -> bytes:
     """etcdserverpb.TxnResponse without its header."""
     return txn_response(b"", succeeded, responses)
@@ -306,6 +319,19 @@ def internal_raft_request(tag: bytes, body: bytes, header: bytes) -> bytes:
     return b"".join((_HEADER_HEADS[len(header)], header, tag, varint(len(body)), body))
 
 
+@lru_cache(maxsize=256)
+def _around_id(high: int) -> tuple[bytes, bytes]:
+    """Of a header with nothing but an id, as the last field of an entry: what is before and after the id's low bits."""
+    rest = _high_varint(high)
+    return _HEADER_HEADS[3 + len(rest)] + b"\x08", rest
+
+
+def entry_of(number: int, body: bytes, request_id: int) -> bytes:
+    """As `internal_raft_request` of a field up to 15 and a header with nothing but an id, which is at least 1 << 14."""
+    before, rest = _around_id(request_id >> _LOW_BITS)
+    return b"".join((_HEADS[number][len(body)], body, before, _CONTINUED[request_id & _LOW_MASK], rest))
+
+
 def split_internal_raft_request(data: bytes) -> tuple[int, bytes, bytes] | None:
     """Field number of the request in a log entry, its bytes, and those of the header; nothing inside them is checked.
 
@@ -338,33 +364,6 @@ def _long_length(data: bytes) -> tuple[int, int]:
             return length, at + 1
         shift += 7
     return 1 << 35, 7
-
-
-def submessages(data: bytes) -> list[tuple[int, bytes]] | None:
-    """Tag byte and content of each field of a message, in order; contents are not checked.
-
-    None unless all are length-delimited, with numbers up to 15 and lengths below 16,384.
-    """
-    found: list[tuple[int, bytes]] = []
-    at, end = 0, len(data)
-    try:
-        while at < end:
-            tag = data[at]
-            length = data[at + 1]
-            start = at + 2
-            if length > 0x7F:
-                high = data[start]
-                start += 1
-                length += (high << 7) - 0x80
-                if high > 0x7F:
-                    return None
-            at = start + length
-            if tag & 0x87 != 2:
-                return None
-            found.append((tag, data[start:at]))
-    except IndexError:
-        return None
-    return found if at == end else None
 
 
 def message_fields(data: bytes) -> dict[int, bytes]:

@@ -357,6 +357,8 @@ def _decode_usual_message(data: bytes) -> Message | None:
         if data[offset:tail] != _EMPTY_SNAPSHOT_FIELD or data[tail] != 0x50 or data[tail + 2] != 0x58:
             return None
         reject = data[tail + 1]
+        if reject >= 0x80:
+            return None
         hint, offset = decode_varint(data, tail + 3)
         context = b""
         if offset != len(data):

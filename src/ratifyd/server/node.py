@@ -266,16 +266,19 @@ class Node:
         waiters = self.proposals.waiters
         timing = self._timing
         now, quick_s = timing.now, timing.quick_s
+        normal = EntryKind.NORMAL
         row, quick = self._usual, 0  # of the entries since `since`, each of which took next to nothing
         since = before = timing.begin_work()
         for _ in range(min(APPLY_BUDGET, len(unapplied))):
             entry = unapplied.popleft()
-            if entry.kind == EntryKind.NORMAL:
-                outcome = apply_entry(state, entry.index, entry.term, entry.data, waiters)
-                self.applied = entry.index
+            if entry.kind is normal:
+                index = entry.index
+                outcome = apply_entry(state, index, entry.term, entry.data, waiters)
+                self.applied = index
                 if outcome is not None:
                     after = now()
-                    if after - before < quick_s and outcome.row is row and outcome.error is None:
+                    _, its_row, answer, body, error, raise_nospace = outcome
+                    if after - before < quick_s and its_row is row and error is None:
                         quick += 1
                     else:
                         if quick:
@@ -283,9 +286,9 @@ class Node:
                         row, quick = timing.entry(entry.data, outcome, after - before), 0
                         since = after
                     before = after
-                    if (answer := outcome.answer) is not None:
-                        answer(outcome.body, outcome.error)
-                    if not outcome.row.quiet or outcome.raise_nospace:
+                    if answer is not None:
+                        answer(body, error)
+                    if raise_nospace or not its_row.quiet:
                         on_outcome(outcome)
             else:
                 self._apply_conf_change(entry)

@@ -7,7 +7,7 @@ up. One that was proposed may still commit after that; nobody hears of it.
 from collections.abc import Callable
 from typing import Any
 
-from ratifyd.apply.entries import LONG_ENTRY_BYTES, Answer, Waiters, waiter_key
+from ratifyd.apply.entries import LONG_ENTRY_BYTES, Answer, Waiters, waiter_key, waiter_of
 from ratifyd.apply.requests import Row
 from ratifyd.auth.identity import ANONYMOUS, Identity
 from ratifyd.errors import (
@@ -28,6 +28,8 @@ Wanted = Callable[[], bool]
 """Whether whoever asked for a membership change still waits."""
 
 _MASK_48 = (1 << 48) - 1
+_SHORT_NUMBERS, _SHORT_IDS = 16, 1 << 14
+"""Fields below this number and ids from this on are what `fast.entry_of` takes."""
 
 
 class RequestIds:
@@ -99,16 +101,22 @@ class Proposals:
         if self.stopped:
             raise Stopped
         request_id = self._ids.next()
-        header = (
-            fast.request_header(request_id) if identity is ANONYMOUS else fast.request_header(request_id, *identity)
-        )
-        data = fast.internal_raft_request(row.tag, body, header)
-        if len(data) > self._max_bytes:
+        if identity is ANONYMOUS and row.number < _SHORT_NUMBERS and request_id >= _SHORT_IDS:
+            data = fast.entry_of(row.number, body, request_id)
+        else:
+            data = fast.internal_raft_request(row.tag, body, fast.request_header(request_id, *identity))
+        size = len(data)
+        if size > self._max_bytes:
             raise RequestTooLarge
         self.queued.append(data)
-        decoded = None if request is None else (request_id, row, request, identity)
-        key = data if len(data) <= LONG_ENTRY_BYTES else waiter_key(data)
-        self.waiters[key] = (answer, self.now() + self._timeout_s, decoded)
+        self.waiters[data if size <= LONG_ENTRY_BYTES else waiter_key(data)] = (
+            answer,
+            self.now() + self._timeout_s,
+            request_id,
+            row,
+            request,
+            identity,
+        )
 
     def add_encoded(self, encode: Callable[[int], bytes], answer: Answer) -> None:
         """Queue an entry that `encode` makes from its request id. Raises Stopped at once."""
@@ -116,11 +124,8 @@ class Proposals:
             raise Stopped
         data = encode(self._ids.next())
         self.queued.append(data)
-        self.waiters[data if len(data) <= LONG_ENTRY_BYTES else waiter_key(data)] = (
-            answer,
-            self.now() + self._timeout_s,
-            None,
-        )
+        key = data if len(data) <= LONG_ENTRY_BYTES else waiter_key(data)
+        self.waiters[key] = waiter_of(answer, self.now() + self._timeout_s)
 
     def add_change(self, change: ConfChange, answer: Answer, *, timeout_s: float, wanted: Wanted) -> None:
         """Queue a membership change, whose id is set here. Raises Stopped at once."""
@@ -163,7 +168,7 @@ class Proposals:
             queued = [(data if len(data) <= LONG_ENTRY_BYTES else waiter_key(data), data) for data in self.queued]
             unproposed = {key for key, _ in queued if key in overdue}
             self.queued = [data for key, data in queued if key not in unproposed]
-            for key, (answer, deadline, _) in overdue.items():
+            for key, (answer, deadline, *_) in overdue.items():
                 self.failed_total += 1
                 del self.waiters[key]
                 answer(b"", ContextDeadlineExceeded() if key in unproposed else why(deadline - self._timeout_s))
@@ -186,7 +191,7 @@ class Proposals:
         self.changes.clear()
         waiters = list(self.waiters.values())
         self.waiters.clear()
-        for answer, _, _ in waiters:
+        for answer, *_ in waiters:
             answer(b"", Stopped())
         for request_id in list(self._changing):
             self.changed(request_id, Stopped())

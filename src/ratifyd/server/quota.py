@@ -1,8 +1,10 @@
 """The backend quota: whether a write may grow the file (semantics §10)."""
 
 import logging
+import sys
 from collections.abc import Callable
 
+from ratifyd.apply.requests import shortest_of
 from ratifyd.logs import show_bytes
 
 DEFAULT_QUOTA_BYTES = 2 * 1024**3
@@ -24,6 +26,10 @@ class Quota:
     def exceeded_by(self, cost: int) -> bool:
         """Whether a write of this cost would not fit."""
         return self.limit_bytes > 0 and self._size() + cost >= self.limit_bytes
+
+    def room(self) -> int:
+        """Requests of fewer bytes fit, whatever they hold."""
+        return shortest_of(self.limit_bytes - self._size()) if self.limit_bytes > 0 else sys.maxsize
 
     def announce(self) -> None:
         """Log the limit."""

@@ -326,6 +326,7 @@ class Server:
     def start(self) -> None:
         """Begin to tick."""
         self.quota.announce()
+        self.state.room = self.quota.room()
         if self.store.compacting:
             self.compaction.start()
         for member in self.members.sorted():
@@ -556,6 +557,7 @@ class Server:
         if self.store.compacting:
             self.compaction.start()
         self._cluster_version = members.cluster_version
+        self.state.room = self.quota.room()
         self.snapshots.installed(snapshot.meta.index)
         self.node.installed(snapshot)
         log.info(
@@ -601,6 +603,7 @@ class Server:
         self.propose(requests.COMPACTION, body, answered)
 
     def _committed(self) -> None:
+        self.state.room = self.quota.room()
         self.node.wake()
 
     def _published(self) -> None:

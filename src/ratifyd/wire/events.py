@@ -1,19 +1,16 @@
 """What a connection tells its session. Plain slotted objects: the hot path makes one per request."""
 
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ratifyd.wire.headers import Head
 
 
-class Call:
+class Call(NamedTuple):
     """A whole request of one message, END_STREAM already seen. Of any method, streaming ones included."""
 
-    __slots__ = ("head", "message", "stream_id")
-
-    def __init__(self, stream_id: int, head: Head, message: bytes) -> None:
-        self.stream_id = stream_id
-        self.head = head
-        self.message = message
+    stream_id: int
+    head: Head
+    message: bytes
 
 
 class Opened:

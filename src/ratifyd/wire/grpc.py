@@ -38,6 +38,8 @@ _CACHED_SHAPE_BYTES = 8_192
 _frame_header = frames.FRAME_HEADER.unpack_from
 _message_header = frames.MESSAGE_FRAME_HEADER.unpack_from
 _message_prefix = frames.MESSAGE_PREFIX.unpack_from
+_call = tuple.__new__
+"""Makes a Call of a tuple, in a third of the time."""
 
 
 class GrpcConnection(AnsweringConnection):
@@ -142,7 +144,7 @@ class GrpcConnection(AnsweringConnection):
                             received += size + 5
                             messages += 1
                             streams[stream_id] = WHOLE
-                            events.append(Call(stream_id, head, data[stop + 14 : pos]))
+                            events.append(_call(Call, (stream_id, head, data[stop + 14 : pos])))
                             continue
                         pos = stop
                     streams[stream_id] = head
@@ -157,7 +159,7 @@ class GrpcConnection(AnsweringConnection):
                         received += size + 5
                         messages += 1
                         streams[stream_id] = WHOLE
-                        events.append(Call(stream_id, stream, data[start + 5 : stop]))
+                        events.append(_call(Call, (stream_id, stream, data[start + 5 : stop])))
                         continue
             elif kind == 0 and not flags and not self._careful and self._take_whole(stream_id, data, start, stop):
                 received += stop - start

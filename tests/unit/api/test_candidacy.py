@@ -198,7 +198,7 @@ def test_waiting_goes_on_after_a_snapshot(member: Member, client: Client) -> Non
 
 def watchers(member: Member) -> list[Any]:
     """The synced watchers of single keys."""
-    return [watcher for group in member.state.hub._synced.points.values() for watcher in group]
+    return [watcher for group in member.state.hub.synced.points.values() for watcher in group]
 
 
 @pytest.mark.parametrize("in_time", [True, False])

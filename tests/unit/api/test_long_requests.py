@@ -114,7 +114,7 @@ def test_reading_transactions(member: Member) -> None:
     ]
     request = TxnRequest(success=[RequestOp(request_range=read) for read in reads])
     message = in_slices(member, KV + "Txn", request)
-    assert message == member.server.header() + read_txn_body(store, Txn(request))
+    assert message == member.server.header() + read_txn_body(store, Txn.of(request))
     request.failure.add(request_range=RangeRequest(**ALL, revision=10**6))
     request.compare.add(key=b"none", version=1)
     client, stream_id = begin(member, KV + "Txn", request)
@@ -140,7 +140,7 @@ def test_all_slices_are_of_one_revision(kind: str) -> None:
     if kind == "range":
         expected = member.server.header() + range_body(store, request)
     else:
-        expected = member.server.header() + read_txn_body(store, Txn(request))
+        expected = member.server.header() + read_txn_body(store, Txn.of(request))
     client, stream_id = begin(member, method, request)
     while not store._pins:
         assert member.clock.run_one()

@@ -9,7 +9,7 @@ import pytest
 
 from ratifyd import schema
 from ratifyd.apply import auth, requests
-from ratifyd.apply.entries import apply_entry
+from ratifyd.apply.entries import apply_entry, waiter_of
 from ratifyd.apply.permissions import check_txn
 from ratifyd.apply.requests import Row, decode
 from ratifyd.apply.state import State
@@ -86,7 +86,7 @@ class Log:
         header = fast.request_header(self.index, *identity)
         data = fast.internal_raft_request(row.tag, request.SerializeToString(), header)
         outcome = apply_entry(
-            self.state, self.index, 3, data, {data: (lambda body, error: None, 0.0, None)} if wanted else {}
+            self.state, self.index, 3, data, {data: waiter_of(lambda body, error: None, 0.0)} if wanted else {}
         )
         assert outcome is not None
         assert (outcome.request_id, outcome.row) == (self.index, row)
@@ -517,7 +517,7 @@ def test_both_branches_and_leased_keys_are_looked_at(guarded: Log, row: Row, req
     assert failure(guarded.apply, row, request_, guarded.now("alice")) is (None if allowed else PermissionDenied)
     assert allowed or guarded.state.store.revision == revision
     if row is requests.TXN:
-        checked = failure(check_txn, guarded.state, guarded.now("alice"), Txn(request_))
+        checked = failure(check_txn, guarded.state, guarded.now("alice"), Txn.of(request_))
         assert checked is (None if allowed else PermissionDenied)
     if not allowed:
         guarded.as_root(row, request_)

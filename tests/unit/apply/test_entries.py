@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 
 from ratifyd import schema
 from ratifyd.apply import requests
-from ratifyd.apply.entries import LONG_ENTRY_BYTES, Outcome, Waiters, apply_entry, waiter_key
+from ratifyd.apply.entries import LONG_ENTRY_BYTES, Outcome, Waiters, apply_entry, waiter_key, waiter_of
 from ratifyd.apply.requests import ROWS, Row, UnknownRequest, cost_bound, decode
 from ratifyd.apply.state import State
 from ratifyd.apply.txn import Txn, parse_txn
@@ -65,7 +65,7 @@ class Machine:
         data = self.entry(row, request)
         self.index += 1
         outcome = apply_entry(
-            self.state, self.index, 3, data, {data: (lambda body, error: None, 0.0, None)} if wanted else {}
+            self.state, self.index, 3, data, {data: waiter_of(lambda body, error: None, 0.0)} if wanted else {}
         )
         assert outcome is not None
         assert outcome.request_id == self.index
@@ -170,7 +170,7 @@ def test_what_is_no_request_changes_nothing(machine: Machine, data: bytes) -> No
 
 def test_decoded_requests_are_used_once(machine: Machine) -> None:
     data = machine.entry(requests.PUT, put())
-    waiters: Waiters = {data: (lambda body, error: None, 0.0, (77, requests.PUT, put(b"other"), ANONYMOUS))}
+    waiters: Waiters = {data: (lambda body, error: None, 0.0, 77, requests.PUT, put(b"other"), ANONYMOUS)}
     outcome = apply_entry(machine.state, 1, 1, data, waiters)
     assert outcome is not None
     assert outcome.request_id == 77
@@ -196,7 +196,7 @@ def nested(levels: int) -> bytes:
 def test_a_txn_as_deep_as_etcd_takes_can_be_read_from_the_log(machine: Machine, levels: int) -> None:
     """protobuf's parser stops at a hundred levels, two of which are one txn."""
     data = fast.internal_raft_request(requests.TXN.tag, nested(levels), fast.request_header(1))
-    outcome = apply_entry(machine.state, 1, 1, data, {data: (lambda body, error: None, 0.0, None)})
+    outcome = apply_entry(machine.state, 1, 1, data, {data: waiter_of(lambda body, error: None, 0.0)})
     assert outcome is not None
     assert outcome.error is None
     assert machine.state.store.revision == 2
@@ -274,15 +274,15 @@ def test_costs_are_etcds() -> None:
         failure=[RequestOp(request_txn=TxnRequest(failure=[RequestOp(request_put=put(value=b"12345"))] * 3))],
     )
     assert requests.TXN.cost is not None
-    assert requests.TXN.cost(Txn(two)) == 3 * (256 + 1 + 5)
-    assert requests.TXN.cost(Txn(TxnRequest())) == 0
+    assert requests.TXN.cost(Txn.of(two)) == 3 * (256 + 1 + 5)
+    assert requests.TXN.cost(Txn.of(TxnRequest())) == 0
     assert requests.LEASE_GRANT.cost is not None
     assert requests.LEASE_GRANT.cost(LeaseGrantRequest()) == 64
 
 
 def test_the_bound_is_never_below_the_cost() -> None:
     for request in (TxnRequest(success=[RequestOp(request_put=PutRequest())] * 100), TxnRequest.FromString(nested(40))):
-        assert requests.txn_cost(Txn(request)) <= cost_bound(request.SerializeToString())
+        assert requests.txn_cost(Txn.of(request)) <= cost_bound(request.SerializeToString())
     assert requests.put_cost(PutRequest()) <= cost_bound(b"")
 
 
@@ -460,7 +460,7 @@ def test_a_body_cannot_pass_for_an_id() -> None:
 
 def test_the_waiter_of_a_long_entry_gets_its_answer(machine: Machine) -> None:
     data = fast.internal_raft_request(requests.PUT.tag, LONG_PUT, fast.request_header(0xFFFF << 48 | 5))
-    waiters: Waiters = {waiter_key(data): (lambda body, error: None, 0.0, None)}
+    waiters: Waiters = {waiter_key(data): waiter_of(lambda body, error: None, 0.0)}
     outcome = apply_entry(machine.state, 1, 1, data, waiters)
     assert outcome is not None and outcome.answer is not None and not waiters
 

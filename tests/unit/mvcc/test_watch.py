@@ -97,7 +97,7 @@ def test_many_watchers_on_many_keys_are_found_without_a_scan():
     for number, sink in enumerate(sinks):
         key = b"key%d" % number
         hub.add(KeyRange(key, key + b"\0"), 0, sink=sink)
-    assert [len(watchers) for watchers in (hub._synced.match(b"key7"), hub._synced.match(b"nobody"))] == [1, 0]
+    assert [len(watchers) for watchers in (hub.synced.match(b"key7"), hub.synced.match(b"nobody"))] == [1, 0]
     put(store, b"key1999")
     assert [number for number, sink in enumerate(sinks) if sink.offers] == [1999]
 

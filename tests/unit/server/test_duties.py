@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ratifyd.apply import requests
+from ratifyd.apply.requests import PUT_OVERHEAD_BYTES, cost_bound
 from ratifyd.errors import ContextDeadlineExceeded, EtcdError, NoSpace, Timeout
 from ratifyd.membership import Change, ChangeKind, Membership
 from ratifyd.membership import Member as Member_
@@ -149,6 +150,26 @@ def test_the_quota(configured: int, limit: int) -> None:
         assert quota.exceeded_by(limit - 1000)
     else:
         assert not quota.exceeded_by(1 << 60)
+
+
+@pytest.mark.parametrize("limit", [-1, 1000, 1256, 1257, 1320, 1321, 12345, 1 << 40])
+def test_the_room_is_what_the_quota_leaves_whatever_is_written(limit: int) -> None:
+    quota = Quota(limit, lambda: 1000)
+    room = quota.room()
+    if limit < 0:
+        assert room > 1 << 40
+        return
+    assert quota.exceeded_by(cost_bound(bytes(room) if room < 10**6 else b"")) == (room < 10**6)
+    assert not room or not quota.exceeded_by(PUT_OVERHEAD_BYTES + 64 * (room - 1))
+
+
+def test_the_room_follows_the_commits() -> None:
+    member = Member(quota_backend_bytes=1 << 20).start()
+    before = member.state.room
+    member.do(requests.PUT, PutRequest(key=b"k", value=bytes(5000)))
+    member.server.committer.sync(lambda: None)
+    member.settle()
+    assert member.state.room == member.server.quota.room() < before
 
 
 def test_a_write_beyond_the_quota_is_done_and_raises_the_alarm() -> None:

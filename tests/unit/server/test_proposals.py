@@ -133,9 +133,13 @@ def test_what_nobody_waits_for_is_not_proposed_any_more(proposals: Proposals, cl
 
 
 def test_decoded_requests_go_with_their_proposal(proposals: Proposals, clock: SimClock) -> None:
-    proposals.add(requests.PUT, BODY, Waiter(), gap=0, request=PutRequest.FromString(BODY))
-    ((_, _, decoded),) = proposals.waiters.values()
-    assert decoded == decode(proposals.queued[0])
+    request = requests.PUT.read(BODY)
+    proposals.add(requests.PUT, BODY, Waiter(), gap=0, request=request)
+    ((_, _, request_id, row, carried, identity),) = proposals.waiters.values()
+    assert carried is request
+    again = decode(proposals.queued[0])
+    assert (request_id, row, identity) == (again[0], again[1], again[3])
+    assert (carried.key, carried.value) == (again[2].key, again[2].value)
     proposals.expire(clock.now + 7, why)
     assert not proposals.waiters
     assert not proposals.queued
