@@ -215,10 +215,13 @@ class SimMember:
     # --- parts -----------------------------------------------------------------------------------------------------
 
     def _worker(self, seconds: float) -> SimWorker:
-        random, machine = self.random, self.machine
-        return SimWorker(
-            self.clock, random, lambda: min(seconds * (0.2 + 1.6 * random.random()) * machine.slowness, MAX_JOB_S)
-        )
+        draw, machine = self.random.random, self.machine
+
+        def latency_s() -> float:
+            latency = seconds * (0.2 + 1.6 * draw()) * machine.slowness
+            return latency if latency < MAX_JOB_S else MAX_JOB_S
+
+        return SimWorker(self.clock, self.random, latency_s)
 
     def _policy(self) -> SyncPolicy:
         return SometimesInPlace(self.options.in_place, self.random)
