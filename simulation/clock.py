@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 from typing import Any
 
 from simulation.disk import Crashed
@@ -15,19 +16,16 @@ from simulation.disk import Crashed
 MAX_CALLBACKS = 1_000_000
 
 
-class SimTimer:
-    """A pending callback; also what `call_soon` gives."""
+class SimTimer(list[Any]):
+    """A pending callback, [when, order, callback, args], so that a heap of them is compared without Python code.
 
-    __slots__ = ("args", "callback", "cancelled", "when")
+    Also what `call_soon` gives; there is no callback once it was cancelled.
+    """
 
-    def __init__(self, when: float, callback: Any, args: tuple[Any, ...]) -> None:
-        self.when = when
-        self.callback = callback
-        self.args = args
-        self.cancelled = False
+    __slots__ = ()
 
     def cancel(self) -> None:
-        self.cancelled = True
+        self[2] = None
 
 
 class SimClock:
@@ -37,7 +35,7 @@ class SimClock:
         self.now = now
         self.halted = False
         self.soon: deque[SimTimer] = deque()
-        self._timers: list[tuple[float, int, SimTimer]] = []
+        self._timers: list[SimTimer] = []
         self._order = count()
 
     def time(self) -> float:
@@ -47,29 +45,29 @@ class SimClock:
         return self.now + 1_700_000_000
 
     def call_soon(self, callback: Any, *args: Any) -> SimTimer:
-        timer = SimTimer(self.now, callback, args)
+        timer = SimTimer((self.now, 0, callback, args))
         self.soon.append(timer)
         return timer
 
     def call_later(self, delay_s: float, callback: Any, *args: Any) -> SimTimer:
         when = self.now + delay_s if delay_s > 0.0 else self.now
-        timer = SimTimer(when, callback, args)
-        heappush(self._timers, (when, next(self._order), timer))
+        timer = SimTimer((when, next(self._order), callback, args))
+        heappush(self._timers, timer)
         return timer
 
     @property
     def pending(self) -> int:
         """Timers that are set and not cancelled."""
-        return sum(not timer.cancelled for _, _, timer in self._timers)
+        return sum(timer[2] is not None for timer in self._timers)
 
     def run_one(self) -> bool:
         """Run the oldest callback that is due; False when none is."""
         while self._timers and self._timers[0][0] <= self.now:
-            self.soon.append(heappop(self._timers)[2])
+            self.soon.append(heappop(self._timers))
         while self.soon:
-            timer = self.soon.popleft()
-            if not timer.cancelled:
-                timer.callback(*timer.args)
+            _, _, callback, args = self.soon.popleft()
+            if callback is not None:
+                callback(*args)
                 return True
         return False
 
@@ -82,28 +80,23 @@ class SimClock:
 
     def skip(self) -> bool:
         """Let time pass to the next timer, running nothing; False when there is none."""
-        while self._timers and self._timers[0][2].cancelled:
-            heappop(self._timers)
-        if not self._timers:
-            return False
-        self.now = max(self.now, self._timers[0][0])
-        return True
+        return self.skip_to(inf)
 
     def run_to(self, end: float) -> None:
         """Run everything due by `end`, in order of time, unless it is `halted` before: what a whole world runs on."""
         soon, timers = self.soon, self._timers
         while not self.halted:
             if soon:
-                timer = soon.popleft()
+                _, _, callback, args = soon.popleft()
             elif timers and timers[0][0] <= end:
-                when, _, timer = heappop(timers)
+                when, _, callback, args = heappop(timers)
                 if when > self.now:
                     self.now = when
             else:
                 self.now = end
                 return
-            if not timer.cancelled:
-                timer.callback(*timer.args)
+            if callback is not None:
+                callback(*args)
 
     def advance(self, seconds: float) -> None:
         """Let time pass, running everything that becomes due at its moment."""
@@ -116,7 +109,7 @@ class SimClock:
 
     def skip_to(self, end: float) -> bool:
         """Let time pass to the next timer if that is due by `end`."""
-        while self._timers and self._timers[0][2].cancelled:
+        while self._timers and self._timers[0][2] is None:
             heappop(self._timers)
         if not self._timers or self._timers[0][0] > end:
             return False
@@ -135,6 +128,7 @@ class MemberClock:
         "_failed",
         "_held",
         "_rate",
+        "_soon",
         "_world",
         "callbacks",
         "crash_at",
@@ -156,6 +150,7 @@ class MemberClock:
     ) -> None:
         """`rate`: own seconds per second. `crashed` and `failed` hear how a callback ended, `after` when it is done."""
         self._world = world
+        self._soon = world.soon
         self._rate = rate
         self._base = base
         self._epoch = world.now
@@ -176,7 +171,9 @@ class MemberClock:
         return self._world.wall() + self.wall_offset
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> SimTimer:
-        return self._world.call_soon(self.run, callback, *args)
+        timer = SimTimer((self._world.now, 0, self.run, (callback, *args)))
+        self._soon.append(timer)
+        return timer
 
     def call_later(self, delay_s: float, callback: Callable[..., object], *args: Any) -> SimTimer:
         return self._world.call_later(delay_s / self._rate, self.run, callback, *args)

@@ -14,6 +14,7 @@ from ratifyd.proto import rpc_pb2 as pb
 from ratifyd.storage.walread import segment_names
 from simulation.calls import CLUSTER, KV, MAINTENANCE
 from simulation.clients import Client
+from simulation.clock import MemberClock
 from simulation.machine import DIR, Machine, SimMember
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Nemesis:
         self.random = Random(f"nemesis {world.options.seed}")
         self.counts: Counter[str] = Counter()
         self.stopped = False
+        self._starts = Random(f"starts {world.options.seed}")
         self._faulted: set[int] = set()
         self._flipped: set[int] = set()
         self._admin = Client(world, "admin")
@@ -119,6 +121,17 @@ class Nemesis:
         if member is not None:
             member.clock.crash_at = member.clock.callbacks + self.random.randint(1, 200)
         return member is not None
+
+    def begin_start(self, machine: Machine, clock: MemberClock) -> None:
+        """Perhaps have a start end between two steps of the disk, or what has started in one of its first callbacks."""
+        share, random = self.world.options.start_crashes, self._starts
+        if not share or self.stopped or random.random() >= share:
+            return
+        self.counts["crash_in_start"] += 1
+        if random.random() < 0.7:
+            machine.disk.crash_at = machine.disk.steps + random.randint(0, 12)
+        else:
+            clock.crash_at = random.randint(1, 30)
 
     def crash_in_disk_job(self) -> bool:
         member = self._member()

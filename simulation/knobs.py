@@ -7,8 +7,11 @@ from typing import Any
 from ratifyd import lease
 from ratifyd.api import watch
 from ratifyd.mvcc.watch import WatchHub
-from ratifyd.server import node, sending
+from ratifyd.server import compaction, node, sending
 from simulation.options import Options
+
+REVISION_PERIOD_S = 0.5
+"""How often automatic compaction looks at the number of revisions; in life five minutes."""
 
 
 @contextmanager
@@ -21,6 +24,8 @@ def turned(options: Options) -> Iterator[None]:
     ]
     if options.lease_checkpoint_s:
         knobs.append((lease, "CHECKPOINT_INTERVAL_S", options.lease_checkpoint_s))
+    if options.auto_compaction_revisions:
+        knobs.append((compaction, "REVISION_PERIOD_S", REVISION_PERIOD_S))
     if options.watch_queue_bytes:
         knobs.append((watch, "MAX_QUEUED_BYTES", options.watch_queue_bytes))
     before = [getattr(owner, name) for owner, name, _ in knobs]

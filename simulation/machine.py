@@ -215,10 +215,13 @@ class SimMember:
     # --- parts -----------------------------------------------------------------------------------------------------
 
     def _worker(self, seconds: float) -> SimWorker:
-        random, machine = self.random, self.machine
-        return SimWorker(
-            self.clock, random, lambda: min(seconds * (0.2 + 1.6 * random.random()) * machine.slowness, MAX_JOB_S)
-        )
+        draw, machine = self.random.random, self.machine
+
+        def latency_s() -> float:
+            latency = seconds * (0.2 + 1.6 * draw()) * machine.slowness
+            return latency if latency < MAX_JOB_S else MAX_JOB_S
+
+        return SimWorker(self.clock, self.random, latency_s)
 
     def _policy(self) -> SyncPolicy:
         return SometimesInPlace(self.options.in_place, self.random)
@@ -286,6 +289,7 @@ class SimMember:
 
 
 def _config(machine: Machine, options: Options) -> Config:
+    by_revisions = options.auto_compaction_revisions
     return Config(
         name=machine.name,
         data_dir=DIR.path,
@@ -306,8 +310,8 @@ def _config(machine: Machine, options: Options) -> Config:
         max_snapshots=2,
         max_wals=2,
         bcrypt_cost=4,
-        auto_compaction_mode="periodic",
-        auto_compaction_retention=f"{options.auto_compaction_s}s",
+        auto_compaction_mode="revision" if by_revisions else "periodic",
+        auto_compaction_retention=str(by_revisions) if by_revisions else f"{options.auto_compaction_s}s",
         corrupt_check_time_s=options.corrupt_check_s,
         compact_hash_check_time_s=options.compact_hash_check_s,
         feature_gates=",".join(_features(options)),

@@ -37,6 +37,9 @@ class SimNetwork:
         self.random = random
         self.machines: list[Machine] = []
         self.faulty = True
+        self._lossy = options.loss > 0
+        self._doubling = options.duplicate > 0
+        self._spread_s = options.delay_max_s - options.delay_min_s
         self.digest = 0
         self.sent = self.lost = 0
         self._blocked: dict[tuple[int, int], int] = {}
@@ -65,7 +68,7 @@ class SimNetwork:
 
     def heal(self) -> None:
         """No more faults of any kind."""
-        self.faulty = False
+        self.faulty = self._lossy = self._doubling = False
         self._blocked.clear()
         self._slow.clear()
 
@@ -81,23 +84,27 @@ class SimNetwork:
 
     def delay(self, sender: int, receiver: int, size: int) -> float:
         """How long something takes; in order, unless the network reorders."""
-        options, random = self.options, self.random
-        seconds = options.delay_min_s + random.random() * (options.delay_max_s - options.delay_min_s)
-        seconds += self._slow.get((sender, receiver), 0.0) + size / BYTES_PER_S
-        if self.faulty and random.random() < options.delay_tail:
-            seconds += random.random() * options.delay_tail_s
-        if options.reorder and self.faulty:
-            return seconds
+        options, draw = self.options, self.random.random
+        link = (sender, receiver)
+        seconds = options.delay_min_s + draw() * self._spread_s
+        seconds += self._slow.get(link, 0.0) + size / BYTES_PER_S
+        if self.faulty:
+            if draw() < options.delay_tail:
+                seconds += draw() * options.delay_tail_s
+            if options.reorder:
+                return seconds
         now = self.clock.now
-        arrival = max(now + seconds, self._last.get((sender, receiver), 0.0) + 1e-6)
-        self._last[sender, receiver] = arrival
+        arrival, earliest = now + seconds, self._last.get(link, 0.0) + 1e-6
+        if arrival < earliest:
+            arrival = earliest
+        self._last[link] = arrival
         return arrival - now
 
     def drops(self, sender: int, receiver: int) -> bool:
         """Whether what is sent now gets lost."""
         if (sender, receiver) in self._blocked:
             return True
-        return self.faulty and self.options.loss > 0 and self.random.random() < self.options.loss
+        return self._lossy and self.random.random() < self.options.loss
 
     def send(self, sender: int, receiver: int, datas: list[bytes], *, twice: bool) -> bool:
         """Send raft messages that leave together; False when they are lost."""
@@ -105,8 +112,9 @@ class SimNetwork:
         if self.drops(sender, receiver):
             self.lost += len(datas)
             return False
-        self.clock.call_later(self.delay(sender, receiver, sum(map(len, datas))), self._arrive, sender, receiver, datas)
-        if twice and self.faulty and self.options.duplicate and self.random.random() < self.options.duplicate:
+        size = sum(map(len, datas)) if len(datas) > 1 else len(datas[0])
+        self.clock.call_later(self.delay(sender, receiver, size), self._arrive, sender, receiver, datas)
+        if twice and self._doubling and self.random.random() < self.options.duplicate:
             self.clock.call_later(self.delay(sender, receiver, 0), self._arrive, sender, receiver, datas)
         return True
 
@@ -159,19 +167,25 @@ class SimTransport:
 
     def send(self, messages: Sequence[Message]) -> None:
         """Send each message to the member it names, those to one member together unless the network reorders."""
+        peers = self._peers
         batches: dict[int, list[bytes]] = {}
-        proposals: set[int] = set()
+        proposals: list[int] = []
         for message in messages:
-            receiver = self._peers.get(message.to)
+            receiver = peers.get(message.to)
             if receiver is None:
                 continue
-            batches.setdefault(receiver, []).append(encode_message(message))
+            data = encode_message(message)
+            if receiver in batches:
+                batches[receiver].append(data)
+            else:
+                batches[receiver] = [data]
             if message.kind is MessageKind.PROP:
-                proposals.add(receiver)
+                proposals.append(receiver)
         network, local = self._network, self._machine.number
+        reorder = network.options.reorder
         for receiver, datas in batches.items():
             twice = receiver not in proposals
-            if network.options.reorder:
+            if reorder:
                 for data in datas:
                     if not network.send(local, receiver, [data], twice=twice):
                         self._lost(receiver)
@@ -237,18 +251,19 @@ class SimTransport:
         member = self._machine.member
         assert member is not None
         remote = self._network.machines[sender]
-        members = member.state.members
-        if remote.member_id in members.removed:
+        remote_id = remote.member_id
+        if remote_id in member.state.members.removed:
             self._network.situations.seen("members: one that was removed comes back and hears of it")
             self._network.clock.call_later(0.01, remote.told_removed)
             return
         now = member.clock.time()
-        self._heard[remote.member_id] = now
-        if remote.member_id not in self._peers:
-            self.add_remote(remote.member_id, (remote.url,))  # streams of strangers name their URLs in X-PeerURLs
-        self._since.setdefault(remote.member_id, now)
-        messages = [decode_message(data) for data in datas]
-        member.server.node.receive([message for message in messages if message.to == member.server.member_id])
+        self._heard[remote_id] = now
+        if remote_id not in self._peers:
+            self.add_remote(remote_id, (remote.url,))  # streams of strangers name their URLs in X-PeerURLs
+        if remote_id not in self._since:
+            self._since[remote_id] = now
+        local_id = member.raft.id
+        member.server.node.receive([message for data in datas if (message := decode_message(data)).to == local_id])
 
     # --- members ---------------------------------------------------------------------------------------------------
 

@@ -94,10 +94,14 @@ class Options:
     """Whether somebody manages users and enables auth."""
     lockers: int = 0
     auto_compaction_s: float = 0.0
+    auto_compaction_revisions: int = 0
+    """How many revisions automatic compaction leaves, if it does not go by time; 0 none."""
     corrupt_check_s: float = 0.0
     compact_hash_check_s: float = 0.0
     lease_checkpoint_s: float = 0.0
     """How often the rest of a lease goes to the log; 0 never."""
+    start_crashes: float = 0.0
+    """Share of the starts that a crash interrupts, or follows at once."""
     short_history: bool = False
     """Few requests, so that a search for a linearization is affordable, too."""
 
@@ -203,4 +207,10 @@ def draw(seed: int) -> Options:
         lease_checkpoint_s=maybe(0.3, random.choice((0.3, 1.0)), 0.0),
         short_history=short,
     )
-    return options.without(election_ticks=max(options.election_ticks, options.least_election_ticks))
+    later = Random(f"later options {seed}")  # what came later, so that the other draws stay what they were
+    by_revisions = later.random() < 0.2 and not options.auto_compaction_s
+    return options.without(
+        election_ticks=max(options.election_ticks, options.least_election_ticks),
+        auto_compaction_revisions=later.choice((1, 10, 50)) if by_revisions else 0,
+        start_crashes=later.choice((0.2, 0.5)) if kinds and later.random() < 0.3 else 0.0,
+    )

@@ -47,6 +47,7 @@ _TORN = (
     "in_place=0.0",
 )
 
+_STARTS = ("members=3", "start_crashes=0.5", "faults=kill", "fault_interval_s=0.7", "duration_s=10")
 _USERS = ("members=3", "users=True", "faults=move_leader,kill", "duration_s=15", "think_s=0.03", "quota_bytes=0")
 _DISKS = (
     "sync_s=0.02",
@@ -67,6 +68,8 @@ RECORD: dict[str, Way] = {
     "term_not_persisted": Way(8),
     "torn_tail_accepted": Way(8, (*_TORN, "duration_s=20")),
     "torn_tail_refused": Way(8, (*_TORN, "duration_s=12")),
+    "log_made_in_place": Way(16, _STARTS),
+    "end_of_log_written_again": Way(8, _STARTS),
     "damage_taken_for_torn": Way(
         8,
         (
@@ -218,6 +221,9 @@ RECORD: dict[str, Way] = {
     "old_passwords_are_good": Way(16, _USERS),
     "lock_without_waiting": Way(8, ("members=3", "lockers=3", "faults=", "duration_s=10")),
     "auto_compaction_of_the_present": Way(8, ("auto_compaction_s=3.0", "faults=", "duration_s=12")),
+    "compaction_by_revisions_one_too_far": Way(
+        8, ("auto_compaction_s=0", "auto_compaction_revisions=10", "faults=", "duration_s=10")
+    ),
     "sound_members_are_called_corrupt": Way(8, ("members=3", "corrupt_check_s=0.5", "faults=", "duration_s=10")),
     "corruption_goes_unnoticed": Way(scenario="corrupt"),
     "snapshot_keeps_members": Way(

@@ -176,11 +176,15 @@ class World:
             failed=self.failed,
             after=partial(self._after, machine),
         )
+        self.nemesis.begin_start(machine, clock)
         try:
             member = SimMember(machine, self.options, random, clock)
         except Crashed:
             clock.dead = True
-            machine.disk.crash(random)
+            if random.random() < 0.7:
+                machine.disk.crash(random)
+            else:
+                machine.disk.abandon()
             self.trace(f"m{machine.number} crashes while it starts")
             self.network.situations.seen("crash: while starting")
             self.clock.call_later(random.uniform(0.05, 2.0), self.boot, machine)

@@ -21,17 +21,18 @@ class CompactionChecker:
 
     def finish(self, world: World) -> None:
         """Check all compactions of a run."""
-        raft = world.raft_checker
-        kept_s = world.options.auto_compaction_s * (1 - 1.5 / SAMPLES) / (1 + world.options.clock_drift)
+        raft, options = world.raft_checker, world.options
+        kept_s = options.auto_compaction_s * (1 - 1.5 / SAMPLES) / (1 + options.clock_drift)
+        kept = options.auto_compaction_revisions
         for applied in world.model.applied:
             if applied.kind != "compaction" or applied.error or applied.request.revision in world.history.compactions:
                 continue
             entry = raft.committed[applied.at - 1]
             now = raft.appeared[entry.index, entry.term]
             before = bisect_right(world.committed_at, now - kept_s)
-            revision = world.model.applied[before - 1].revision if before else 1
-            if not world.options.auto_compaction_s or applied.request.revision > revision:
-                text = f"compacted to {applied.request.revision} at {now:.3f}, {kept_s:.2f} s before it was {revision}"
+            revision = (world.model.applied[before - 1].revision if before else 1) - kept
+            if not (kept_s or kept) or applied.request.revision > revision:
+                text = f"compacted to {applied.request.revision} at {now:.3f}, {revision} is what may be"
                 raise Violation("compaction", text)
 
 

@@ -23,7 +23,8 @@ class StateChecker:
     def __init__(self, world: World) -> None:
         self._world = world
         self._seen: dict[int, tuple[int, int, int]] = {}
-        self._callbacks = 0
+        self._encoded: dict[tuple[bytes, int], bytes] = {}
+        """KeyValues as they must be stored, by key and revision."""
 
     def begin(self, member: SimMember) -> None:
         """A life begins: its backend may not be ahead of the index it claims, nor behind."""
@@ -115,7 +116,10 @@ class StateChecker:
             raise Violation("auth state", text)
 
     def _expect(self, number: int, version: Version, found: set[tuple[int, bytes]]) -> None:
-        if (version.mod, version.kv().SerializeToString()) not in found:
+        encoded = self._encoded.get((version.key, version.mod))
+        if encoded is None:
+            encoded = self._encoded[version.key, version.mod] = version.kv().SerializeToString()
+        if (version.mod, encoded) not in found:
             raise Violation("state", f"member {number} at its revision lacks {version}")
 
     def finish(self, members: list[SimMember]) -> None:

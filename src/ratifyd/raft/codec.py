@@ -56,8 +56,8 @@ def encode_varint(value: int) -> bytes:
 
 
 _DATA_HEADS = (b"", *(b"\x22" + encode_varint(size) for size in range(1, 1024)))
-_POSITION_TAGS = b"\x20\x28\x30"  # term, log term, index
 _EMPTY_SNAPSHOT_FIELD = b"\x4a\x0a\x12\x08\x0a\x02\x28\x00\x10\x00\x18\x00"
+_USUAL_END = _EMPTY_SNAPSHOT_FIELD + b"\x50\x00\x58\x00"  # no snapshot, not rejected, no hint
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -141,32 +141,39 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _message_head(kind: int, to: int, sender: int) -> bytes:
+def _message_head(kind: int, to: int, sender: int, term: int) -> bytes:
     """Encode the first fields of a Message, which are always the same few; ids are long numbers."""
-    return b"\x08%c\x10%b\x18%b\x20" % (kind, encode_varint(to), encode_varint(sender))
+    return b"\x08%c\x10%b\x18%b\x20%b\x28" % (kind, encode_varint(to), encode_varint(sender), encode_varint(term))
 
 
 def encode_message(message: Message) -> bytes:
     """Encode a raftpb.Message."""
     varint = encode_varint
-    head = _message_head(message.kind, message.to, message.sender)
-    parts = [
-        b"%b%b\x28%b\x30%b" % (head, varint(message.term), varint(message.log_term), varint(message.index)),
-    ]
-    for entry in encode_entries(message.entries):
-        parts.append(b"\x3a" + varint(len(entry)))
-        parts.append(entry)
-    parts.append(b"\x40" + varint(message.commit))
-    if message.snapshot is None:
-        parts.append(_EMPTY_SNAPSHOT_FIELD)
+    head = b"%b%b\x30%b" % (
+        _message_head(message.kind, message.to, message.sender, message.term),
+        varint(message.log_term),
+        varint(message.index),
+    )
+    snapshot, reject, context = message.snapshot, message.reject, message.context
+    if snapshot is None and not (reject or context or message.reject_hint):
+        tail = b"\x40%b%b" % (varint(message.commit), _USUAL_END)
     else:
-        snapshot = encode_snapshot(message.snapshot)
-        parts.append(b"\x4a" + varint(len(snapshot)))
-        parts.append(snapshot)
-    parts.append(b"\x50%c\x58%b" % (message.reject, varint(message.reject_hint)))
-    if message.context:
-        parts.append(b"\x62" + varint(len(message.context)))
-        parts.append(message.context)
+        parts = [b"\x40", varint(message.commit)]
+        if snapshot is None:
+            parts.append(_EMPTY_SNAPSHOT_FIELD)
+        else:
+            encoded = encode_snapshot(snapshot)
+            parts += b"\x4a", varint(len(encoded)), encoded
+        parts.append(b"\x50%c\x58%b" % (reject, varint(message.reject_hint)))
+        if context:
+            parts += b"\x62", varint(len(context)), context
+        tail = b"".join(parts)
+    if not message.entries:
+        return head + tail
+    parts = [head]
+    for entry in encode_entries(message.entries):
+        parts += b"\x3a", varint(len(entry)), entry
+    parts.append(tail)
     return b"".join(parts)
 
 
@@ -336,15 +343,21 @@ def _decode_usual_message(data: bytes) -> Message | None:
             return None
         sender, size = _id_in(data[offset + 1 : offset + 11])
         offset += 1 + size
-        numbers = []
-        for tag in _POSITION_TAGS:
-            if data[offset] != tag:
-                return None
-            number = data[offset + 1]
-            offset += 2
-            if number >= 0x80:
-                number, offset = decode_varint(data, offset - 1)
-            numbers.append(number)
+        if data[offset] != 0x20:
+            return None
+        term = data[offset + 1]
+        offset += 2
+        if term >= 0x80:
+            term, offset = decode_varint(data, offset - 1)
+        if data[offset] != 0x28:
+            return None
+        log_term = data[offset + 1]
+        offset += 2
+        if log_term >= 0x80:
+            log_term, offset = decode_varint(data, offset - 1)
+        if data[offset] != 0x30:
+            return None
+        index, offset = decode_varint(data, offset + 1)
         entries = []
         while data[offset] == 0x3A:
             size, offset = decode_varint(data, offset + 1)
@@ -353,6 +366,9 @@ def _decode_usual_message(data: bytes) -> Message | None:
         if data[offset] != 0x40:
             return None
         commit, offset = decode_varint(data, offset + 1)
+        known = _MESSAGE_KINDS[kind]
+        if data[offset:] == _USUAL_END:
+            return Message(known, to, sender, term, log_term, index, entries, commit)
         tail = offset + len(_EMPTY_SNAPSHOT_FIELD)
         if data[offset:tail] != _EMPTY_SNAPSHOT_FIELD or data[tail] != 0x50 or data[tail + 2] != 0x58:
             return None
@@ -370,8 +386,6 @@ def _decode_usual_message(data: bytes) -> Message | None:
                 return None
     except IndexError:
         return None
-    term, log_term, index = numbers
-    known = _MESSAGE_KINDS[kind]
     return Message(known, to, sender, term, log_term, index, entries, commit, None, reject != 0, hint, context)
 
 

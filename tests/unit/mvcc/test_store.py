@@ -182,6 +182,21 @@ def test_a_tombstone_kept_at_the_compacted_revision_is_not_hashed():
     assert finish(store.hash_kv(0)) == KvHash(google_crc32c.value(data), 3, 5)
 
 
+def test_where_nothing_is_alive_the_hash_does_not_tell_how_far_a_compaction_is():
+    store = make()
+    for key in (b"a", b"b", b"gone", b"a", b"b"):
+        put(store, key)
+    delete(store, b"gone")  # revision 7
+    delete(store, b"a")
+    store.compact(7)
+    delete(store, b"b")
+    hashes = [finish(store.hash_kv(0))]
+    while store.compaction_step(1):
+        hashes.append(finish(store.hash_kv(0)))
+    hashes.append(finish(store.hash_kv(0)))
+    assert len(hashes) > 5 and set(hashes) == {KvHash(hashes[0].hash, 7, 9)}
+
+
 def test_hash_kv_edges():
     store = make()
     empty = google_crc32c.value(b"key")

@@ -1,19 +1,12 @@
-"""Bugs to be caught: each plants one deliberate mistake in the server, as a patch that lives here and never in src.
-
-A mutant is a function that patches; its docstring says what is broken. The share of them that the checkers catch within
-a few dozen seeds is the measure of the simulation.
-"""
+"""Mistakes of raft, of requests and reads, of the store and watchers, leases, users, duties and services."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from ratifyd.api import identity, kv
 from ratifyd.api import watch as api_watch
 from ratifyd.api.candidacy import Candidacy
-from ratifyd.apply.entries import apply_entry
 from ratifyd.apply.state import State
 from ratifyd.auth.store import AuthStore
 from ratifyd.lease import LeaseBook, LeaseTimer
@@ -24,56 +17,17 @@ from ratifyd.mvcc.watch import WatchHub
 from ratifyd.raft import confchange, core, election, follower, leader
 from ratifyd.raft.core import Options, Raft
 from ratifyd.raft.log import RaftLog
-from ratifyd.raft.messages import HardState, Message, MessageKind
+from ratifyd.raft.messages import Message, MessageKind
 from ratifyd.raft.roles import Role
-from ratifyd.schema import CONSISTENT_INDEX, META, decode_u64, encode_u64
 from ratifyd.server import node
 from ratifyd.server.authentication import Authentication
-from ratifyd.server.committer import Committer
 from ratifyd.server.compaction import AutoCompactor
 from ratifyd.server.corruption import CorruptionChecks
 from ratifyd.server.leasing import Leasing
 from ratifyd.server.proposals import RequestIds
 from ratifyd.server.reads import Reads
 from ratifyd.server.server import Server
-from ratifyd.storage import recover, walread
-from ratifyd.storage.snapshots import SnapshotFiles
-from ratifyd.storage.wal import Wal
-from ratifyd.storage.walsegments import SegmentWriter
-
-Patch = Callable[[Any, str, Any], None]
-MUTANTS: dict[str, Callable[[Patch], None]] = {}
-
-
-def mutant(function: Callable[[Patch], None]) -> Callable[[Patch], None]:
-    """Add to the list."""
-    MUTANTS[function.__name__] = function
-    return function
-
-
-@contextmanager
-def planted(name: str | None) -> Iterator[None]:
-    """Have a mutant in the code meanwhile."""
-    undo: list[tuple[Any, str, Any]] = []
-
-    def patch(owner: Any, attribute: str, value: Any) -> None:
-        if isinstance(owner, dict):
-            undo.append((owner, attribute, owner[attribute]))
-            owner[attribute] = value
-        else:
-            undo.append((owner, attribute, vars(owner)[attribute]))
-            setattr(owner, attribute, value)
-
-    try:
-        if name is not None:
-            MUTANTS[name](patch)
-        yield
-    finally:
-        for owner, attribute, value in reversed(undo):
-            if isinstance(owner, dict):
-                owner[attribute] = value
-            else:
-                setattr(owner, attribute, value)
+from simulation.mutants.planting import Patch, mutant
 
 
 def _step(patch: Patch, kind: MessageKind, step: Any, roles: tuple[Role, ...] = tuple(Role)) -> None:
@@ -82,212 +36,6 @@ def _step(patch: Patch, kind: MessageKind, step: Any, roles: tuple[Role, ...] = 
         steps = list(core._STEPS[role])
         steps[kind] = step
         patch(core._STEPS, role, tuple(steps))  # type: ignore[arg-type]
-
-
-# --- log and disk ----------------------------------------------------------------------------------------------------
-
-
-@mutant
-def skip_fsync(patch: Patch) -> None:
-    """The log is written, not synced."""
-
-    def init(self: Any, disk: Any, directory: Any, segments: Any, offset: int, **rest: Any) -> None:
-        original(self, disk, directory, segments, offset, **{**rest, "fsync": False})
-
-    original = SegmentWriter.__init__
-    patch(SegmentWriter, "__init__", init)
-
-
-@mutant
-def acknowledge_before_fsync(patch: Patch) -> None:
-    """An append counts as durable at once."""
-
-    def append(self: Any, entries: Any, hard_state: Any, sync: bool, done: Any) -> bool:
-        original(self, entries, hard_state, sync, lambda error: None)
-        return True
-
-    original = Wal.append
-    patch(Wal, "append", append)
-
-
-@mutant
-def vote_not_persisted(patch: Patch) -> None:
-    """The log keeps the term, but not for whom a member voted."""
-
-    def append(self: Any, entries: Any, hard_state: Any, sync: bool, done: Any) -> bool:
-        forgetful = hard_state and HardState(hard_state.term, 0, hard_state.commit)
-        return original(self, entries, forgetful, sync, done)
-
-    original = Wal.append
-    patch(Wal, "append", append)
-
-
-@mutant
-def term_not_persisted(patch: Patch) -> None:
-    """Hard states are logged only together with entries."""
-
-    def append(self: Any, entries: Any, hard_state: Any, sync: bool, done: Any) -> bool:
-        return original(self, entries, hard_state if entries else None, sync, done)
-
-    original = Wal.append
-    patch(Wal, "append", append)
-
-
-@mutant
-def torn_tail_accepted(patch: Patch) -> None:
-    """A record whose checksum does not match is taken for good."""
-
-    def refuse(self: Any, start: int, end: int, reason: str) -> None:
-        if reason != "crc mismatch":
-            original(self, start, end, reason)
-
-    original = walread._Segment._refuse
-    patch(walread._Segment, "_refuse", refuse)
-
-
-@mutant
-def torn_tail_refused(patch: Patch) -> None:
-    """A torn write at the end of the log is taken for damage."""
-    patch(walread, "has_zero_sector", lambda data, offset: False)
-
-
-@mutant
-def damage_taken_for_torn(patch: Patch) -> None:
-    """Whatever cannot be read ends the log, in the middle of it as well."""
-
-    def refuse(self: Any, start: int, end: int, reason: str) -> None:
-        raise walread._Torn
-
-    patch(walread._Segment, "_refuse", refuse)
-
-
-@mutant
-def snapshot_ahead_of_backend(patch: Patch) -> None:
-    """Snapshots do not wait until the backend holds what they stand for."""
-    patch(Committer, "sync", lambda self, done: done())
-
-
-@mutant
-def snapshot_file_not_synced(patch: Patch) -> None:
-    """Snapshot files are renamed into place without a sync."""
-
-    def init(self: Any, disk: Any, directory: str, *, fsync: bool = True) -> None:
-        original(self, disk, directory, fsync=False)
-
-    original = SnapshotFiles.__init__
-    patch(SnapshotFiles, "__init__", init)
-
-
-@mutant
-def segments_released_too_early(patch: Patch) -> None:
-    """Log files go although the newest snapshot is before their entries."""
-    original = SegmentWriter.release_to
-    patch(SegmentWriter, "release_to", lambda self, index: original(self, index + 1_000_000))
-
-
-# --- recovery and backend --------------------------------------------------------------------------------------------
-
-
-@mutant
-def forget_consistent_index(patch: Patch) -> None:
-    """Data are committed, the index they reflect only now and then."""
-
-    def seal(self: Any, done: Any) -> bool:
-        index = self.consistent_index
-        self.consistent_index = (
-            index if not index % 4 else decode_u64(self.buffer.get(META, CONSISTENT_INDEX) or bytes(8))
-        )
-        try:
-            return original(self, done)
-        finally:
-            self.consistent_index = index
-
-    original = State.seal
-    patch(State, "seal", seal)
-
-
-@mutant
-def index_ahead_of_data(patch: Patch) -> None:
-    """The committed index is one more than what the data reflect."""
-
-    def seal(self: Any, done: Any) -> bool:
-        self.consistent_index += 1
-        try:
-            return original(self, done)
-        finally:
-            self.consistent_index -= 1
-
-    original = State.seal
-    patch(State, "seal", seal)
-
-
-@mutant
-def index_in_another_commit(patch: Patch) -> None:
-    """The index is committed before the data, not with them (etcd issue 13766)."""
-
-    def seal(self: Any, done: Any) -> bool:
-        if self.buffer.flushing:
-            return False
-        rows = {META: {CONSISTENT_INDEX: encode_u64(self.consistent_index)}}
-        self.buffer._backend.commit(rows, lambda error: None)
-        return original(self, done)
-
-    original = State.seal
-    patch(State, "seal", seal)
-
-
-@mutant
-def replay_from_snapshot(patch: Patch) -> None:
-    """After a restart entries are applied again, whatever the backend says it holds."""
-
-    def restore(self: Any) -> Iterator[int]:
-        yield from original(self)
-        self.consistent_index = max(0, self.consistent_index - 2)
-
-    original = State.restore
-    patch(State, "restore", restore)
-    fit = recover._fit_together
-
-    def fit_together(*arguments: Any) -> Any:
-        recovered = fit(*arguments)
-        recovered.applied = max(recovered.snapshot.meta.index, recovered.applied - 2)
-        return recovered
-
-    patch(recover, "_fit_together", fit_together)
-
-
-@mutant
-def apply_twice(patch: Patch) -> None:
-    """Now and then an entry is executed again."""
-
-    def apply(state: Any, index: int, term: int, data: bytes, waiters: Any) -> Any:
-        outcome = apply_entry(state, index, term, data, waiters)
-        if not index % 50 and data and outcome is not None and not outcome.error:
-            state.consistent_index = index - 1
-            apply_entry(state, index, term, data, {})
-        return outcome
-
-    patch(node, "apply_entry", apply)
-
-
-@mutant
-def snapshot_keeps_leases(patch: Patch) -> None:
-    """A snapshot from the leader replaces everything but the leases."""
-    patch(LeaseBook, "take_over", lambda self, other: None)
-
-
-@mutant
-def revision_lost_by_compaction(patch: Patch) -> None:
-    """The revision is that of the last row, and a compaction removes it if it is a deletion (etcd issue 17780)."""
-    compaction_forgets_tombstones(patch)
-
-    def restore(self: Any) -> None:
-        revision = self.revision
-        original(self)
-        self.revision = revision
-
-    original = store.Store._restore_compaction
-    patch(store.Store, "_restore_compaction", restore)
 
 
 # --- raft ------------------------------------------------------------------------------------------------------------
@@ -546,6 +294,20 @@ def compaction_forgets_tombstones(patch: Patch) -> None:
 
 
 @mutant
+def revision_lost_by_compaction(patch: Patch) -> None:
+    """The revision is that of the last row, and a compaction removes it if it is a deletion (etcd issue 17780)."""
+    compaction_forgets_tombstones(patch)
+
+    def restore(self: Any) -> None:
+        revision = self.revision
+        original(self)
+        self.revision = revision
+
+    original = store.Store._restore_compaction
+    patch(store.Store, "_restore_compaction", restore)
+
+
+@mutant
 def watch_gap_on_compaction(patch: Patch) -> None:
     """Watchers whose history is compacted go on as if nothing was missing."""
 
@@ -741,6 +503,20 @@ def auto_compaction_of_the_present(patch: Patch) -> None:
 
     original = AutoCompactor._periodic
     patch(AutoCompactor, "_periodic", periodic)
+
+
+@mutant
+def compaction_by_revisions_one_too_far(patch: Patch) -> None:
+    """Automatic compaction by revisions leaves one less than it was told to."""
+
+    def tick(self: Any, now: float, *, leading: bool) -> None:
+        spared = self._mode == "revision" and self._retention > 0
+        self._retention -= spared
+        original(self, now, leading=leading)
+        self._retention += spared
+
+    original = AutoCompactor.tick
+    patch(AutoCompactor, "tick", tick)
 
 
 @mutant
