@@ -16,7 +16,7 @@ import pytest
 from harness.clusters import Cluster, NotInTime
 from harness.servers import EtcdServer
 from tests.cluster.conftest import StartCluster, StartServer
-from tests.cluster.damage import FLAGS, OWN_FLAGS, Content, Files, content, copy, damage_at_random, start
+from tests.cluster.damage import FLAGS, LOG_LOST, OWN_FLAGS, Content, Files, content, copy, damage_at_random, start
 from tests.cluster.workload import Client, Workload
 
 FIRST = int(os.environ.get("RATIFYD_TEST_SEED", "100"))
@@ -93,7 +93,8 @@ def many_alone(killed: Callable[[], tuple[EtcdServer, Path, Content]], rounds: r
 
 
 def damage_one_of_three(cluster: Cluster, workload: Workload, number: int) -> str:
-    """Kill a member under load and damage it: it comes back equal, refuses, or has other bytes in its backend.
+    """Kill a member under load and damage it: it comes back equal, refuses, has other bytes in its backend, or ends
+    when it hears of entries that were cut off its log.
 
     The others go on all the while. What is not equal is wiped and joins anew.
     """
@@ -107,6 +108,11 @@ def damage_one_of_three(cluster: Cluster, workload: Workload, number: int) -> st
         outcome = start(victim).kind
         workload.wait_acknowledged(100, 60.0)
     told = f"round {number}, {how} of {path.name}"
+    if outcome == "serves" and not victim.running:
+        assert LOG_LOST in victim.log_text(), told
+        outcome = "log is lost"
+    if outcome == "log is lost":
+        assert path.suffix == ".wal", told
     if outcome == "serves":
         try:
             cluster.wait_equal(60.0)
