@@ -17,13 +17,15 @@ import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 _NAME = re.compile(r"^ratifyd-disk-(\d+)-")
+_CALLED = re.compile(r"^\d+ +(\w+)\(", re.MULTILINE)
 _CHUNK = bytes(1 << 20)
 _SHUTDOWN = 0x8004587D
 """FS_IOC_SHUTDOWN: from then on every access fails with EIO."""
@@ -166,9 +168,27 @@ class SmallDisk:
 def failing_calls(pid: int, *calls: str, error: str = "EIO", first: int = 1, timeout_s: float = 20.0) -> Iterator[None]:
     """From the `first` time on, these system calls of a process and its threads fail during the block."""
     names = ",".join(calls)
+    with _traced(pid, [f"trace={names}", f"inject={names}:error={error}:when={first}+"], "/dev/null", timeout_s):
+        yield
+
+
+@contextmanager
+def counted_calls(pid: int, *calls: str, timeout_s: float = 20.0) -> Iterator[Counter[str]]:
+    """How often a process and its threads make these system calls during the block; filled at its end."""
+    counts: Counter[str] = Counter()
+    with tempfile.NamedTemporaryFile() as lines:
+        with _traced(pid, [f"trace={','.join(calls)}"], lines.name, timeout_s):
+            yield counts
+        counts.update(_CALLED.findall(lines.read().decode()))
+
+
+@contextmanager
+def _traced(pid: int, expressions: Sequence[str], into: str, timeout_s: float) -> Iterator[None]:
+    """strace is attached to a process and its threads during the block."""
     with tempfile.TemporaryFile() as output:
-        command = ["strace", "-f", "-p", str(pid), "-e", f"trace={names}"]
-        command += ["-e", f"inject={names}:error={error}:when={first}+", "-o", "/dev/null"]
+        command = ["strace", "-f", "-p", str(pid), "-o", into]
+        for expression in expressions:
+            command += ["-e", expression]
         tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
             deadline = time.monotonic() + timeout_s

@@ -29,7 +29,7 @@ from ratifyd.storage.recover import DataDir, Recovered, lock_data_dir, recover
 from ratifyd.storage.snapshots import SnapshotFiles, SnapshotStore
 from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal
-from ratifyd.storage.walread import WalContents
+from ratifyd.storage.walread import LogReading, WalContents
 from simulation.backend import BackendFiles, SimBackend, SimReceived, SimWorker
 from simulation.clock import MemberClock
 from simulation.disk import SimDisk
@@ -229,13 +229,14 @@ class SimMember:
     def _open_backend(self, path: str) -> SimBackend:
         return self.machine.backends.open(path, self.backend_worker)
 
-    def _open_wal(self, directory: str, meta: SnapshotMeta) -> tuple[Wal, WalContents]:
+    def _open_wal(self, directory: str, meta: SnapshotMeta, reading: LogReading) -> tuple[Wal, WalContents]:
         before = len(self._broken(directory))
         wal, contents = Wal.open(
             self.machine.disk,
             directory,
             snapshot_index=meta.index,
             snapshot_term=meta.term,
+            reading=reading,
             worker=self.wal_worker,
             segment_bytes=self.options.segment_bytes,
             policy=self._policy(),

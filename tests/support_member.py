@@ -22,7 +22,7 @@ from ratifyd.storage.recover import DataDir, Recovered, lock_data_dir, recover
 from ratifyd.storage.snapshots import SnapshotFiles, SnapshotStore
 from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal
-from ratifyd.storage.walread import WalContents
+from ratifyd.storage.walread import LogReading, WalContents
 from ratifyd.storage.worker import SoonWorker
 from simulation.clock import SimClock
 from simulation.disk import SimDisk, StepWorker
@@ -258,12 +258,13 @@ class Member:
             except StopIteration as stop:
                 return stop.value.hash, stop.value.compact_revision
 
-    def _open_wal(self, directory: str, meta: SnapshotMeta) -> tuple[Wal, WalContents]:
+    def _open_wal(self, directory: str, meta: SnapshotMeta, reading: LogReading) -> tuple[Wal, WalContents]:
         return Wal.open(
             self.machine.disk,
             directory,
             snapshot_index=meta.index,
             snapshot_term=meta.term,
+            reading=reading,
             worker=self.wal_worker,
             segment_bytes=SEGMENT_BYTES,
             policy=SyncPolicy(in_place_bytes=-1),

@@ -20,7 +20,7 @@ from ratifyd.raft.messages import ConfState, Entry, EntryKind, HardState, Snapsh
 from ratifyd.storage.exchange import ImageRefused, import_image
 from ratifyd.storage.recover import DataDir
 from ratifyd.storage.wal import Wal
-from ratifyd.storage.walread import WalCorrupt, WalSnapshotMissing, valid_snapshots
+from ratifyd.storage.walread import WalCorrupt, WalSnapshotMissing, read_log
 from ratifyd.storage.walrecord import encode_snapshot_record
 from ratifyd.storage.worker import SoonWorker
 from simulation.disk import SimDisk
@@ -59,7 +59,7 @@ def _open_wal(data: bytes) -> None:
     file = disk.open(FIRST, create=True)
     file.pwrite(data, 0)
     file.datasync()
-    metas = valid_snapshots(disk, DIR.wal)
+    metas = read_log(disk, DIR.wal).valid_snapshots()
     for meta in metas[-1:] or [SnapshotMeta()]:
         seen = _read(disk, meta)
         assert _read(disk, meta) == seen, "opened twice, read differently"

@@ -15,6 +15,8 @@ from ratifyd.proto import rpc_pb2
 from tests.cluster.workload import Client
 
 START_S = 60.0
+LOG_LOST = "lost?"
+"""In the last words of a member whose leader counts on entries that it has acknowledged and lost; of etcd's, too."""
 PAGE = 4096
 FLAGS = ("--snapshot-count=60", "--max-snapshots=3", "--backend-batch-interval=50ms")
 OWN_FLAGS = ("--experimental-snapshot-catchup-entries=20",)
@@ -115,9 +117,31 @@ def cut(path: Path, size: int) -> None:
         file.truncate(size)
 
 
+def damage_at_random(files: Files, rng: random.Random) -> tuple[Path, str]:
+    """One byte, a sector or a page of one file, or its end; what was done to which."""
+    path = rng.choice((files.wal[-1], files.wal[-1], rng.choice(files.snap), files.db, files.db, files.db))
+    end = used_bytes(path) if path in files.wal else path.stat().st_size
+    at = rng.randrange(end)
+    how = rng.choice(("bit", "bit", "byte", "sector", "zero page", "cut", "head of a page"))
+    if how == "head of a page":
+        at = min(end - 1, (at & -PAGE) + rng.randrange(160))
+    if how in ("bit", "head of a page"):
+        flip(path, at, 1 << rng.randrange(8))
+    elif how == "byte":
+        overwrite(path, at, rng.randbytes(1))
+    elif how == "sector":
+        overwrite(path, at & -512, rng.randbytes(min(512, end - (at & -512))))
+    elif how == "zero page":
+        overwrite(path, at & -PAGE, bytes(min(PAGE, end - (at & -PAGE))))
+    else:
+        cut(path, at)
+    return path, how
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a start: it "serves", "refuses" by its own decision, or "crashes"."""
+    """What became of a start: it "serves", "refuses" by its own decision, "crashes", or ends since its "log is lost":
+    the others know that it had more."""
 
     kind: str
     words: str = ""
@@ -139,6 +163,8 @@ def start(server: EtcdServer) -> Outcome:
         )
         return Outcome("refuses" if status == 1 and "goroutine" not in log else "crashes", last[:300])
     assert status == 1, f"ended with {status}:\n{log[-3000:]}"
+    if LOG_LOST in log:
+        return Outcome("log is lost")
     assert "Traceback" not in log, log[-3000:]
     fatal = [line for line in map(json.loads, log.splitlines()) if line["level"] == "fatal"]
     assert len(fatal) == 1, log[-3000:]

@@ -28,6 +28,7 @@ from tests.cluster.damage import (
     content,
     copy,
     cut,
+    damage_at_random,
     differing,
     exercise,
     fill,
@@ -250,27 +251,6 @@ def test_files_that_may_not_be_read(name: str, stopped: MakeStopped, kind: str) 
 
 
 # --- at random --------------------------------------------------------------------------------------------------------
-
-
-def damage_at_random(files: Files, rng: random.Random) -> tuple[Path, str]:
-    """One byte, a sector or a page of one file, or its end; what was done to which."""
-    path = rng.choice((files.wal[-1], files.wal[-1], rng.choice(files.snap), files.db, files.db, files.db))
-    end = used_bytes(path) if path in files.wal else path.stat().st_size
-    at = rng.randrange(end)
-    how = rng.choice(("bit", "bit", "byte", "sector", "zero page", "cut", "head of a page"))
-    if how == "head of a page":
-        at = min(end - 1, (at & -PAGE) + rng.randrange(160))
-    if how in ("bit", "head of a page"):
-        flip(path, at, 1 << rng.randrange(8))
-    elif how == "byte":
-        overwrite(path, at, rng.randbytes(1))
-    elif how == "sector":
-        overwrite(path, at & -512, rng.randbytes(min(512, end - (at & -512))))
-    elif how == "zero page":
-        overwrite(path, at & -PAGE, bytes(min(PAGE, end - (at & -PAGE))))
-    else:
-        cut(path, at)
-    return path, how
 
 
 def test_damage_at_random_is_served_right_or_refused(stopped: MakeStopped, kind: str) -> None:

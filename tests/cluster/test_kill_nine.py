@@ -5,12 +5,17 @@ unsynced file loses in a power cut is the subject of the tests over the simulate
 """
 
 import random
+from functools import partial
+from pathlib import Path
 
 import pytest
 
+from harness.clusters import wait_for
+from harness.disks import counted_calls, why_no_injection
 from harness.servers import EtcdServer
 from ratifyd.proto import rpc_pb2
 from tests.cluster.conftest import StartServer
+from tests.cluster.damage import Files
 from tests.cluster.workload import Client, Workload
 
 # With the first pair nothing reaches the backend on its own, so a restart replays the log alone (a crash between log
@@ -136,3 +141,48 @@ def test_leases_survive_a_crash(start_server: StartServer) -> None:
         rows = list(client.rows(b"leased"))
         assert [row.lease for row in rows] == [lease]
         client.put(b"leased", b"2", lease)
+
+
+SYNCS = ("fsync", "fdatasync", "msync", "sync_file_range", "syncfs", "sync", "pwritev2")
+"""Everything that makes a file durable; of pwritev2 only the form that syncs is used."""
+UNSYNCED = ("--unsafe-no-fsync", "--snapshot-count=100")
+"""With snapshots in the time of a test, which sync as well."""
+needs_strace = pytest.mark.skipif(why_no_injection() is not None, reason=str(why_no_injection()))
+
+
+def snapshots(server: EtcdServer) -> list[Path] | None:
+    """The snapshot files of a server, None when it has none yet."""
+    return Files(server.data_dir).snap or None
+
+
+@needs_strace
+def test_unsafe_no_fsync_syncs_nothing(start_server: StartServer) -> None:
+    """Neither the log nor the backend nor snapshots; the same without the flag shows that syncs would be seen."""
+    counts = []
+    for flags in (UNSYNCED, UNSYNCED[1:]):
+        server = start_server(*flags)
+        workload = Workload(4)
+        with workload.running(server.client_endpoint), counted_calls(server.pid, *SYNCS) as calls:
+            workload.wait_acknowledged(400)
+            wait_for("a snapshot", partial(snapshots, server))
+        counts.append(sum(calls.values()))
+        server.stop()
+    assert counts[0] == 0, counts
+    assert counts[1] > 20, counts
+
+
+@pytest.mark.parametrize("polite", [False, True], ids=["killed", "stopped"])
+def test_a_process_without_syncs_loses_nothing_by_its_end(polite: bool, start_server: StartServer) -> None:
+    """What it wrote is the kernel's: only the machine's end could lose it."""
+    server = start_server(*UNSYNCED)
+    workload = Workload()
+    for _ in range(2):
+        with workload.running(server.client_endpoint):
+            workload.wait_acknowledged(500)
+            if polite:
+                server.terminate()
+            else:
+                server.kill()
+        server.restart()
+        with Client(server.client_endpoint) as client:
+            workload.check(client)

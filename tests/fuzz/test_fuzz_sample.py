@@ -41,6 +41,7 @@ FOUND: list[tuple[str, list[str], str]] = [
         ],
         "attributes of the old form that are no text",
     ),
+    ("config_file", [(b"watch-progress-notify-interval: " + b"9" * 400).hex()], "a duration beyond all floats"),
     ("requests", ["020a01631201621807"], "an entry whose first byte is that of the old form"),
     ("json_out", ["300801"], "a number in the place of a list"),
     ("json_out", ["000802"], "a number in the place of bytes"),

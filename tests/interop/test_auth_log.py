@@ -4,7 +4,6 @@ Every answer, every refusal and every row of the buckets that auth decides about
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from random import Random
 from typing import Any
 
@@ -26,7 +25,7 @@ from ratifyd.proto import auth_records_pb2 as records
 from ratifyd.raft.messages import Entry, EntryKind
 from ratifyd.storage.disk import OsDisk
 from ratifyd.storage.memory import MemoryBackend
-from ratifyd.storage.walread import read_segments, segment_names
+from ratifyd.storage.walread import read_log
 from ratifyd.storage.worker import SoonWorker
 
 COMPARED = (schema.AUTH, schema.AUTH_USERS, schema.AUTH_ROLES, schema.KEY, schema.LEASE)
@@ -240,16 +239,7 @@ class Echo(NoTokens):
 
 def log_of(server: EtcdServer) -> list[Entry]:
     """The entries in the log of a server that has stopped."""
-    disk = OsDisk()
-    directory = f"{server.data_dir}/member/wal"
-    with ExitStack() as stack:
-        files = []
-        for name in segment_names(disk, directory):
-            file = disk.open(f"{directory}/{name}")
-            stack.callback(file.close)
-            files.append((f"{directory}/{name}", file))
-        contents, _ = read_segments(files, snapshot_index=0, snapshot_term=0)
-    return contents.entries
+    return read_log(OsDisk(), f"{server.data_dir}/member/wal").contents.entries
 
 
 def apply_log(entries: list[Entry]) -> tuple[State, list[tuple[Row, Answer]]]:

@@ -12,7 +12,7 @@ from ratifyd.storage.memory import MemoryBackend
 from ratifyd.storage.recover import DataDir, Recovered, lock_data_dir, recover
 from ratifyd.storage.snapshots import SnapshotFiles
 from ratifyd.storage.wal import Wal
-from ratifyd.storage.walread import WalContents
+from ratifyd.storage.walread import LogReading, WalContents
 from simulation.disk import Crashed, SimDisk, StepWorker
 
 METADATA = b"\x08\x01\x10\x02"
@@ -52,12 +52,13 @@ class Machine:
     def open_backend(self, path: str) -> Backend:
         return self.backend
 
-    def open_wal(self, directory: str, start: SnapshotMeta) -> tuple[Wal, WalContents]:
+    def open_wal(self, directory: str, start: SnapshotMeta, reading: LogReading) -> tuple[Wal, WalContents]:
         return Wal.open(
             self.disk,
             directory,
             snapshot_index=start.index,
             snapshot_term=start.term,
+            reading=reading,
             worker=self.worker,
             segment_bytes=2048,
         )

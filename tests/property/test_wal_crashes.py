@@ -7,7 +7,7 @@ import pytest
 from ratifyd.raft.messages import ConfState, Entry, HardState, SnapshotMeta
 from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal, wal_exists
-from ratifyd.storage.walread import WalContents, valid_snapshots
+from ratifyd.storage.walread import WalContents, read_log
 from simulation.disk import Crashed, SimDisk, StepWorker
 
 METADATA = b"\x08\x01\x10\x02"
@@ -90,7 +90,7 @@ def run_and_crash(seed: int, crash_at: int) -> bool:
     if not wal_exists(disk, "d/wal"):
         assert run.acknowledged == 0
         return crashed
-    named = valid_snapshots(disk, "d/wal")
+    named = read_log(disk, "d/wal", run.snapshot).valid_snapshots()
     newest = named[-1]
     assert newest.index >= run.snapshot
     wal, contents = reopen(disk, newest.index, newest.term, StepWorker(), random)

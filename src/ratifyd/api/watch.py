@@ -80,8 +80,7 @@ class WatchStream(Stream):
         if not hasattr(self, "_watches"):
             return
         for watch in self._watches.values():
-            if watch.watcher is not None:
-                self.server.state.hub.remove(watch.watcher)
+            self._stop(watch)
         self.server.watch_streams -= 1
         self._watches.clear()
         for timer in (self._progress_timer, self._progress_retry):
@@ -190,10 +189,15 @@ class WatchStream(Stream):
         watch = self._watches.pop(watch_id, None)
         if watch is None:
             return
-        if watch.watcher is not None:
-            self.server.state.hub.remove(watch.watcher)
-            self._blocked.pop(watch.watcher, None)
+        self._stop(watch)
         self.send(fast.watch_response(self.server.header(), watch_id, canceled=True))
+
+    def _stop(self, watch: _Watch) -> None:
+        """Take a watcher out. The two let go of each other: else their connection would wait for the collector."""
+        watcher, watch.watcher = watch.watcher, None
+        if watcher is not None:
+            self.server.state.hub.remove(watcher)
+            self._blocked.pop(watcher, None)
 
     # --- progress --------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ _UNITS_NS = {
     "h": 3_600_000_000_000,
 }
 _DIGITS = "0123456789"
+_DURATION_BITS = 63
 
 
 class Kind(NamedTuple):
@@ -213,6 +214,8 @@ def _load_bool(value: object) -> bool:
 
 def _load_duration(value: object) -> float:
     if isinstance(value, int) and not isinstance(value, bool):
+        if value.bit_length() > _DURATION_BITS:
+            raise ValueError(OUT_OF_RANGE)
         return value / 1_000_000_000
     return _parse_seconds(_load_text(value))
 

@@ -7,7 +7,6 @@ await etcd.stop()
 """
 
 import asyncio
-import gc
 import logging
 import random
 import secrets
@@ -26,6 +25,7 @@ from ratifyd.api.session import Session
 from ratifyd.apply.state import State
 from ratifyd.config import Config
 from ratifyd.embed.bootstrap import NewCluster, force_new_cluster
+from ratifyd.embed.collecting import CollectorPace
 from ratifyd.embed.descriptors import DescriptorWatch, TooFewDescriptors, room_for_clients
 from ratifyd.embed.host import ClientCalls, MemberHost
 from ratifyd.embed.http import process_variables, serve_front
@@ -58,7 +58,7 @@ from ratifyd.storage.lmdbcheck import BackendDamaged, check_backend
 from ratifyd.storage.recover import DataDir, DataDirInUse, Recovered, RecoveryRefused, lock_data_dir, recover
 from ratifyd.storage.snapshots import SaveTimes, SnapshotFiles, SnapshotStore
 from ratifyd.storage.wal import Wal
-from ratifyd.storage.walread import WalContents, WalCorrupt, WalSnapshotMissing
+from ratifyd.storage.walread import LogReading, WalContents, WalCorrupt, WalSnapshotMissing
 from ratifyd.storage.walsegments import SegmentLocked
 from ratifyd.storage.worker import ThreadWorker
 from ratifyd.version import ETCD_VERSION
@@ -71,7 +71,6 @@ MAX_INFLIGHT = 512
 MAX_UNCOMMITTED_BYTES = 1 << 30
 STOP_TIMEOUT_S = 2.0
 """How long requests under way keep a member that stops; etcd cuts its connections at once."""
-GC_THRESHOLDS = (50_000, 20, 50)
 
 _OPERATOR_ERRORS = (
     JoinRefused,
@@ -120,6 +119,7 @@ class Etcd:
         """Whether the member has ended because its cluster removed it."""
         self._wal: Wal | None = None
         self._lock: File | None = None
+        self._collector: CollectorPace | None = None
         self._descriptors: DescriptorWatch | None = None
         self._room: int | None = None
         """How many clients may be connected."""
@@ -183,11 +183,8 @@ class Etcd:
         )
         if not recovered.fresh and config.features["InitialCorruptCheck"]:
             await self._check_for_corruption(server, loop)
-        # What was read back lives as long as the process: keep the garbage collector from walking it again and again.
-        gc.collect()
-        gc.freeze()
-        # Requests make no cycles, but plenty of objects: at the usual threshold a tenth of a put goes into looking.
-        gc.set_threshold(*GC_THRESHOLDS)
+        self._collector = CollectorPace(loop, lambda: state.store.key_count)
+        self._collector.start()
         ready: asyncio.Future[None] = loop.create_future()
         server.on_ready = partial(_settle_future, ready)
         await self._serve_peers(PeerEndpoints(self._transport, adapt_peers(PeerPages(server))))
@@ -303,12 +300,13 @@ class Etcd:
             log.info("opened backend db", extra={"fields": {"path": path, "took": f"{loop.time() - began:.3f}s"}})
             return backend
 
-        def open_wal(directory: str, meta: SnapshotMeta) -> tuple[Wal, WalContents]:
+        def open_wal(directory: str, meta: SnapshotMeta, reading: LogReading) -> tuple[Wal, WalContents]:
             return Wal.open(
                 disk,
                 directory,
                 snapshot_index=meta.index,
                 snapshot_term=meta.term,
+                reading=reading,
                 worker=wal_worker,
                 fsync=fsync,
                 metrics=self.metrics,
@@ -458,6 +456,8 @@ class Etcd:
         self._stopped = True
         if self._descriptors is not None:
             self._descriptors.stop()
+        if self._collector is not None:
+            self._collector.stop()
         await self._hand_over()
         for listener in self._listeners:
             listener.close()

@@ -234,12 +234,28 @@ def _decode_usual_entry(data: bytes) -> Entry | None:
             term, offset = decode_varint(data, 3)
         if data[offset] != 0x18:
             return None
-        index, offset = decode_varint(data, offset + 1)
+        # Up to three bytes of index and two of size are read in place: a restart does this for the whole log.
+        index = data[offset + 1]
+        offset += 2
+        if index >= 0x80:
+            index += (data[offset] << 7) - 0x80
+            offset += 1
+            if index >= 0x4000:
+                index += (data[offset] << 14) - 0x4000
+                offset += 1
+                if index >= 0x200000:
+                    index, offset = decode_varint(data, offset - 3)
         if offset == len(data):
             return Entry(term, index, b"", _ENTRY_KINDS[kind])
         if data[offset] != 0x22:
             return None
-        size, offset = decode_varint(data, offset + 1)
+        size = data[offset + 1]
+        offset += 2
+        if size >= 0x80:
+            size += (data[offset] << 7) - 0x80
+            offset += 1
+            if size >= 0x4000:
+                size, offset = decode_varint(data, offset - 2)
     except IndexError:
         return None
     payload = data[offset:]

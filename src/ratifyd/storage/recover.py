@@ -20,13 +20,13 @@ from ratifyd.raft.messages import ConfState, Entry, HardState, Snapshot, Snapsho
 from ratifyd.storage.failures import RESTORE_OR_REPLACE
 from ratifyd.storage.snapshots import SnapshotFiles, received_name
 from ratifyd.storage.wal import Wal, wal_exists
-from ratifyd.storage.walread import WalContents, valid_snapshots
+from ratifyd.storage.walread import LogReading, WalContents, read_log
 
 OpenBackend = Callable[[str], Backend]
 """Opens or creates the backend at a path."""
 
-OpenWal = Callable[[str, SnapshotMeta], tuple[Wal, WalContents]]
-"""Opens the log in a directory from a snapshot on."""
+OpenWal = Callable[[str, SnapshotMeta, LogReading], tuple[Wal, WalContents]]
+"""Opens the log in a directory from a snapshot on; what was read of it before may have begun at another one."""
 
 _NUMBER_BYTES = 8
 _log = logging.getLogger("ratifyd.storage")
@@ -115,11 +115,14 @@ def recover(disk: Disk, data_dir: DataDir, *, open_backend: OpenBackend, open_wa
     _discard_unfinished(disk, data_dir)
     if not wal_exists(disk, data_dir.wal):
         return _recover_nothing(disk, data_dir, open_backend)
-    valid = valid_snapshots(disk, data_dir.wal)
-    snapshot = SnapshotFiles(disk, data_dir.snap).load_newest(valid) or Snapshot(SnapshotMeta())
+    files = SnapshotFiles(disk, data_dir.snap)
+    # Nearly always the newest file counts, and the log has to be read only once.
+    newest = files.load_newest(None) or Snapshot(SnapshotMeta())
+    reading = read_log(disk, data_dir.wal, newest.meta.index, newest.meta.term)
+    snapshot = files.load_newest(reading.valid_snapshots()) or Snapshot(SnapshotMeta())
     backend = _open_matching_backend(disk, data_dir, snapshot.meta, open_backend)
     try:
-        wal, contents = open_wal(data_dir.wal, snapshot.meta)
+        wal, contents = open_wal(data_dir.wal, snapshot.meta, reading)
     except BaseException:
         backend.close()
         raise

@@ -69,9 +69,9 @@ class SnapshotFiles:
             self._disk.sync_dir(self._directory)
         return SaveTimes(encoded - began, synced - written, perf_counter() - began)
 
-    def load_newest(self, named_by_wal: Collection[SnapshotMeta]) -> Snapshot | None:
-        """The newest readable snapshot the log names by index and term; None when there is none."""
-        named = {(meta.term, meta.index) for meta in named_by_wal}
+    def load_newest(self, named_by_wal: Collection[SnapshotMeta] | None) -> Snapshot | None:
+        """The newest readable snapshot the log names by index and term (None: or not); None when there is none."""
+        named = None if named_by_wal is None else {(meta.term, meta.index) for meta in named_by_wal}
         for name in reversed(self.names()):
             path = f"{self._directory}/{name}"
             try:
@@ -80,7 +80,7 @@ class SnapshotFiles:
                 _log.warning("setting unreadable snapshot %s aside: %s", path, error)
                 self._disk.rename(path, path + ".broken")
                 continue
-            if (snapshot.meta.term, snapshot.meta.index) in named:
+            if named is None or (snapshot.meta.term, snapshot.meta.index) in named:
                 return snapshot
         return None
 

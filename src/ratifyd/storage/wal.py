@@ -18,9 +18,10 @@ from ratifyd.raft.codec import encode_entries, encode_hard_state
 from ratifyd.raft.messages import Entry, HardState, SnapshotMeta
 from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.walread import (
+    LogReading,
     SegmentName,
     WalContents,
-    read_segments,
+    read_log,
     repair,
     segment_names,
     select_segments,
@@ -187,6 +188,7 @@ class Wal:
         *,
         snapshot_index: int,
         snapshot_term: int,
+        reading: LogReading | None = None,
         worker: Worker,
         fsync: bool = True,
         segment_bytes: int = SEGMENT_BYTES,
@@ -195,6 +197,8 @@ class Wal:
         clock: Callable[[], float] = perf_counter,
     ) -> tuple["Wal", WalContents]:
         """Read the log from a snapshot on, cut a torn write off its end, and go on writing there. Blocks the caller.
+
+        A `reading` from that snapshot on, made while nobody else could write, spares reading it again.
 
         Raises WalCorrupt, WalSnapshotMissing, and SegmentLocked when another process writes this log.
         """
@@ -206,11 +210,10 @@ class Wal:
                 files.append((name, disk.open(path)))
                 if not files[-1][1].lock():
                     raise SegmentLocked(f"{path} is locked by another process")
-            contents, end = read_segments(
-                [(f"{directory}/{name}", file) for name, file in files],
-                snapshot_index=snapshot_index,
-                snapshot_term=snapshot_term,
-            )
+            if reading is None or (reading.index, reading.term) != (snapshot_index, snapshot_term):
+                reading = read_log(disk, directory, snapshot_index, snapshot_term)
+            reading.check(directory)
+            contents, end = reading.contents, reading.end
             if end.torn:
                 _log.warning("cutting a torn write off %s/%s at offset %d", directory, names[-1], end.offset)
                 repair(disk, f"{directory}/{names[-1]}", end.offset)

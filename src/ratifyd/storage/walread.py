@@ -111,36 +111,56 @@ def select_segments(disk: Disk, directory: str, snapshot_index: int) -> list[Seg
     return names
 
 
-def read_segments(
-    files: Sequence[tuple[str, File]], *, snapshot_index: int, snapshot_term: int
-) -> tuple[WalContents, WalEnd]:
-    """Read open files (path and file, in order) to their end. Raises WalCorrupt and WalSnapshotMissing."""
+class LogReading:
+    """A whole log, read once: its `contents` from the snapshot at `index` and `term` on, and where it ends."""
+
+    __slots__ = ("contents", "end", "index", "matched", "term")
+
+    def __init__(self, contents: WalContents, end: WalEnd, index: int, term: int, *, matched: bool) -> None:
+        self.contents = contents
+        self.end = end
+        self.index = index
+        self.term = term
+        self.matched = matched
+        """Whether the log has a record of that snapshot."""
+
+    def valid_snapshots(self) -> list[SnapshotMeta]:
+        """Snapshots the log names at or below its last commit index, oldest first."""
+        contents = self.contents
+        return [meta for meta in contents.snapshots if meta.index <= contents.hard_state.commit]
+
+    def check(self, directory: str) -> None:
+        """Raise WalCorrupt or WalSnapshotMissing unless a member can go on from the snapshot."""
+        if not self.contents.metadata:
+            raise WalCorrupt(directory, 0, "there is no metadata record")
+        if self.matched:
+            return
+        for meta in self.contents.snapshots:
+            if meta.index == self.index:
+                raise WalSnapshotMissing(
+                    f"wal: snapshot mismatch: index {meta.index} has term {meta.term}. {RESTORE_OR_REPLACE}"
+                )
+        raise WalSnapshotMissing(
+            f"wal: snapshot not found: {directory} has no record of index {self.index}, term {self.term}. "
+            f"{RESTORE_OR_REPLACE}"
+        )
+
+
+def read_log(disk: Disk, directory: str, snapshot_index: int = 0, snapshot_term: int = 0) -> LogReading:
+    """Read all files of a log; entries from a snapshot on, which the log need not know. Raises WalCorrupt."""
     contents = WalContents()
     collect = _Collector(contents, snapshot_index, snapshot_term)
-    end = _read_files(files, collect)
-    if not contents.metadata:
-        raise WalCorrupt(files[0][0], 0, "there is no metadata record")
-    if not collect.matched:
-        raise WalSnapshotMissing(
-            f"wal: snapshot not found: {files[0][0]} and the files after it have no record of index {snapshot_index}, "
-            f"term {snapshot_term}. {RESTORE_OR_REPLACE}"
-        )
-    return contents, end
-
-
-def valid_snapshots(disk: Disk, directory: str) -> list[SnapshotMeta]:
-    """Snapshots the whole log names at or below its last commit index, oldest first. Raises WalCorrupt."""
-    contents = WalContents()
+    wanted = select_segments(disk, directory, snapshot_index)
     files: list[tuple[str, File]] = []
     try:
         for name in segment_names(disk, directory):
             path = f"{directory}/{name}"
             files.append((path, disk.open(path)))
-        _read_files(files, _SnapshotCollector(contents))
+        end = _read_files(files, len(files) - len(wanted), collect)
     finally:
         for _, file in files:
             file.close()
-    return [meta for meta in contents.snapshots if meta.index <= contents.hard_state.commit]
+    return LogReading(contents, end, snapshot_index, snapshot_term, matched=collect.matched)
 
 
 def repair(disk: Disk, path: str, offset: int) -> None:
@@ -163,18 +183,30 @@ def repair(disk: Disk, path: str, offset: int) -> None:
         source.close()
 
 
-class _SnapshotCollector:
-    """Keeps the snapshots, the last state and the metadata of the log."""
+class _Collector:
+    """Keeps what records say, and looks for the one of the starting snapshot."""
 
-    __slots__ = ("_contents",)
+    __slots__ = ("_contents", "_index", "_term", "matched")
 
-    def __init__(self, contents: WalContents) -> None:
+    def __init__(self, contents: WalContents, index: int, term: int) -> None:
         self._contents = contents
+        self._index = index
+        self._term = term
+        self.matched = False
+
+    def take_old(self, kind: int, data: bytes) -> None:
+        """One record of a file whose entries are not needed. Raises DecodeError when its content cannot be right."""
+        if kind != _ENTRY:
+            self._take_other(kind, data)
 
     def take(self, kind: int, data: bytes) -> None:
         """One record. Raises DecodeError when its content cannot be right."""
         if kind == _ENTRY:
-            return
+            self._take_entry(decode_entry(data))
+        else:
+            self._take_other(kind, data)
+
+    def _take_other(self, kind: int, data: bytes) -> None:
         contents = self._contents
         if kind == _STATE:
             state = decode_hard_state(data)
@@ -182,39 +214,15 @@ class _SnapshotCollector:
                 raise DecodeError("record is no hard state")
             contents.hard_state = state
         elif kind == _SNAPSHOT:
-            contents.snapshots.append(decode_snapshot_record(data))
+            meta = decode_snapshot_record(data)
+            contents.snapshots.append(meta)
+            self.matched |= meta.index == self._index and meta.term == self._term
         elif kind == _METADATA:
             if contents.metadata and contents.metadata != data:
                 raise DecodeError("metadata differs from an earlier file's")
             contents.metadata = data
         else:
             raise DecodeError(f"unexpected block type {kind}")
-
-
-class _Collector(_SnapshotCollector):
-    """Keeps the entries as well, and looks for the record of the starting snapshot."""
-
-    __slots__ = ("_index", "_term", "matched")
-
-    def __init__(self, contents: WalContents, index: int, term: int) -> None:
-        super().__init__(contents)
-        self._index = index
-        self._term = term
-        self.matched = False
-
-    def take(self, kind: int, data: bytes) -> None:
-        if kind == _ENTRY:
-            self._take_entry(decode_entry(data))
-            return
-        super().take(kind, data)
-        if kind == _SNAPSHOT:
-            meta = self._contents.snapshots[-1]
-            if meta.index == self._index:
-                if meta.term != self._term:
-                    raise WalSnapshotMissing(
-                        f"wal: snapshot mismatch: index {meta.index} has term {meta.term}. {RESTORE_OR_REPLACE}"
-                    )
-                self.matched = True
 
     def _take_entry(self, entry: Entry) -> None:
         if not entry.term or not entry.index or (entry.kind is EntryKind.CONF_CHANGE and not entry.data):
@@ -232,10 +240,11 @@ class _Collector(_SnapshotCollector):
         entries.append(entry)
 
 
-def _read_files(files: Sequence[tuple[str, File]], collector: _SnapshotCollector) -> WalEnd:
+def _read_files(files: Sequence[tuple[str, File]], old: int, collector: _Collector) -> WalEnd:
+    """Read open files; entries in the first `old` of them are passed over."""
     end = WalEnd(0, 0, torn=False, clean=True)
-    take = collector.take
     for number, (path, file) in enumerate(files, 1):
+        take = collector.take if number > old else collector.take_old
         image = file.pread(file.size(), 0)
         segment = _Segment(image, end.crc, last=number == len(files))
         try:

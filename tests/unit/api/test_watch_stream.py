@@ -1,5 +1,6 @@
 """Watch streams: who is told what, how far a slow client holds things up, and that nothing is lost or told twice."""
 
+import gc
 import struct
 from random import Random
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from ratifyd.api.calls import MAX_QUEUED_BYTES
 from ratifyd.apply import requests
+from ratifyd.mvcc.watch import Watcher
 from ratifyd.proto.rpc_pb2 import (
     CompactionRequest,
     PutRequest,
@@ -121,6 +123,26 @@ def test_none_after_a_cancel(client: Client) -> None:
     client.reset(stream_id)
     assert client.member.state.hub.watcher_count == 0
     assert client.member.server.watch_streams == 0
+
+
+def test_watchers_that_end_leave_nothing_to_the_garbage_collector(client: Client) -> None:
+    """What waits for a full collection, and the connection with it, may wait for ever (see `CollectorPace`)."""
+    gc.collect()
+    gc.disable()
+    try:
+        stream_id = client.open(WATCH, create(progress_notify=True), create(), create())
+        assert watchers() == 3
+        client.say(stream_id, cancel(0))
+        assert watchers() == 2
+        client.reset(stream_id)
+        assert watchers() == 0
+    finally:
+        gc.enable()
+
+
+def watchers() -> int:
+    """How many there are in memory."""
+    return sum(type(each) is Watcher for each in gc.get_objects())
 
 
 # --- slow clients

@@ -21,7 +21,7 @@ from ratifyd.storage.recover import (
 )
 from ratifyd.storage.snapshots import SnapshotFiles, received_name
 from ratifyd.storage.wal import Wal
-from ratifyd.storage.walread import WalContents, WalCorrupt
+from ratifyd.storage.walread import LogReading, WalContents, WalCorrupt, read_log
 from simulation.disk import StepWorker
 
 METADATA = b"\x08\x01\x10\x02"
@@ -43,12 +43,13 @@ class Member:
     def open_backend(self, path: str) -> Backend:
         return LmdbBackend(path, worker=self.worker, map_bytes=1 << 30)
 
-    def open_wal(self, directory: str, start: SnapshotMeta) -> tuple[Wal, WalContents]:
+    def open_wal(self, directory: str, start: SnapshotMeta, reading: LogReading) -> tuple[Wal, WalContents]:
         return Wal.open(
             self.disk,
             directory,
             snapshot_index=start.index,
             snapshot_term=start.term,
+            reading=reading,
             worker=self.worker,
             segment_bytes=8192,
         )
@@ -163,7 +164,7 @@ def test_from_the_newest_snapshot_the_log_names(member: Member) -> None:
 
 def test_a_broken_snapshot_is_set_aside_for_an_older_one(member: Member) -> None:
     member.life(9, applied=9, snapshot=5)
-    wal, _ = member.open_wal(member.dir.wal, SnapshotMeta(5, 1))
+    wal, _ = member.open_wal(member.dir.wal, SnapshotMeta(5, 1), read_log(member.disk, member.dir.wal))
     member.snapshot(wal, 7, ONE)
     member.stop(wal, None)
     path = Path(member.dir.snap, SnapshotFiles(member.disk, member.dir.snap).names()[-1])

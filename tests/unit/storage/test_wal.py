@@ -11,7 +11,7 @@ from ratifyd.raft.messages import ConfState, Entry, EntryKind, HardState, Snapsh
 from ratifyd.storage.disk import OsDisk
 from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal, WalFailed
-from ratifyd.storage.walread import WalContents, WalCorrupt, WalSnapshotMissing, valid_snapshots
+from ratifyd.storage.walread import WalContents, WalCorrupt, WalSnapshotMissing, read_log
 from ratifyd.storage.walrecord import RecordKind, encode_records
 from ratifyd.storage.walsegments import SegmentLocked
 from simulation.disk import SimDisk, StepWorker
@@ -248,7 +248,7 @@ def test_released_files_are_purged_and_reading_starts_at_the_snapshot(directory:
     worker.run()
     close(wal, worker)
     assert 1 < len(images(directory)) < count - 1
-    assert valid_snapshots(OsDisk(), directory) == [SnapshotMeta(80, 1, conf)]
+    assert read_log(OsDisk(), directory, 80, 1).valid_snapshots() == [SnapshotMeta(80, 1, conf)]
     wal, contents = reopen(OsDisk(), directory, worker, 80, 1)
     assert [entry.index for entry in contents.entries] == list(range(81, 100))
     close(wal, worker)
@@ -290,7 +290,7 @@ def test_a_snapshot_counts_though_raft_has_not_logged_its_commit(directory: str)
     wal.save_snapshot(SnapshotMeta(5, 1, ConfState(voters=(1,))), refuse)
     wal.save_snapshot(SnapshotMeta(6, 1, ConfState(voters=(1,))), refuse)
     close(wal, worker)
-    assert [meta.index for meta in valid_snapshots(OsDisk(), directory)] == [0, 5, 6]
+    assert [meta.index for meta in read_log(OsDisk(), directory).valid_snapshots()] == [0, 5, 6]
     wal, contents = reopen(OsDisk(), directory, worker, 6, 1)
     close(wal, worker)
     assert contents.hard_state == HardState(1, 1, 6)
@@ -312,7 +312,7 @@ def test_a_snapshot_without_its_commit_does_not_count(directory: str) -> None:
     with path.open("r+b") as file:
         file.seek(end - size)
         file.write(bytes(size))
-    assert [meta.index for meta in valid_snapshots(OsDisk(), directory)] == [0]
+    assert [meta.index for meta in read_log(OsDisk(), directory).valid_snapshots()] == [0]
 
 
 def test_a_second_process_is_refused(directory: str) -> None:

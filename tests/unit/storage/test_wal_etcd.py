@@ -18,7 +18,7 @@ from ratifyd.raft.messages import Entry, EntryKind, HardState, Snapshot
 from ratifyd.storage.disk import OsDisk
 from ratifyd.storage.snapshots import SnapshotFiles
 from ratifyd.storage.wal import Wal
-from ratifyd.storage.walread import WalContents, valid_snapshots
+from ratifyd.storage.walread import WalContents, read_log
 from simulation.disk import StepWorker
 from tests.support_wal import entries_of, read_records
 
@@ -139,7 +139,7 @@ def test_snapshots_and_their_names(etcd: Etcd) -> None:
             ctl(endpoint, "put", f"key{number}", "v")
 
     member = etcd(write)
-    valid = valid_snapshots(OsDisk(), str(member / "wal"))
+    valid = read_log(OsDisk(), str(member / "wal")).valid_snapshots()
     assert len(valid) > 1
     snapshot = SnapshotFiles(OsDisk(), str(member / "snap")).load_newest(valid)
     assert snapshot is not None
