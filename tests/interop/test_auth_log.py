@@ -14,7 +14,7 @@ from harness.servers import EtcdServer
 from harness.stubs import Client, status_of
 from ratifyd import schema
 from ratifyd.apply import requests
-from ratifyd.apply.entries import apply_entry
+from ratifyd.apply.entries import apply_entry, waiter_of
 from ratifyd.apply.requests import Row
 from ratifyd.apply.state import State
 from ratifyd.auth.tokens import NoTokens
@@ -254,9 +254,8 @@ def apply_log(entries: list[Entry]) -> tuple[State, list[tuple[Row, Answer]]]:
         if entry.kind != EntryKind.NORMAL:
             state.consistent_index = entry.index
             continue
-        outcome = apply_entry(
-            state, entry.index, entry.term, entry.data, {entry.data: (lambda body, error: None, 0.0, None)}
-        )
+        waiter = waiter_of(lambda body, error: None, 0.0)
+        outcome = apply_entry(state, entry.index, entry.term, entry.data, {entry.data: waiter})
         if outcome is None or outcome.row not in PATHS:
             continue
         error = outcome.error
