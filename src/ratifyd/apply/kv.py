@@ -16,7 +16,7 @@ from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequ
 def put(state: State, request: Put | PutRequest, wanted: bool) -> bytes:
     """Execute a Put of its own. Raises LeaseNotFound, KeyNotFound."""
     if isinstance(request, Put):
-        put_plain(state, request)
+        put_plain(state, request.key, request.value)
         return b""
     lease = request.lease
     if lease and lease not in state.leases.leases:
@@ -29,9 +29,8 @@ def put(state: State, request: Put | PutRequest, wanted: bool) -> bytes:
         return put_in(state, txn, request, looks)
 
 
-def put_plain(state: State, request: Put) -> None:
+def put_plain(state: State, key: bytes, value: bytes) -> None:
     """Write a key and nothing else."""
-    key, value = request.key, request.value
     store = state.store
     store.put(key, value)
     counts = store.counts

@@ -10,7 +10,7 @@ from ratifyd.apply.txn import Operation, Txn
 from ratifyd.auth.identity import Identity, name_of
 from ratifyd.errors import RequestError
 from ratifyd.proto.auth_records_pb2 import RecordedName
-from ratifyd.proto.light import Delete, Put
+from ratifyd.proto.light import Delete, Put, Swap
 from ratifyd.proto.rpc_pb2 import DeleteRangeRequest, LeaseRevokeRequest, PutRequest
 
 
@@ -41,7 +41,7 @@ def check_delete_range(state: State, identity: Identity, request: Delete | Delet
         state.auth.check_range(identity, request.key, request.range_end)
 
 
-def check_txn(state: State, identity: Identity, txn: Txn) -> None:
+def check_txn(state: State, identity: Identity, txn: Txn | Swap) -> None:
     """Require what all compares and both branches of a Txn need. Raises what the checks of its operations raise."""
     for compare in txn.compare:
         state.auth.check_range(identity, compare.key, compare.range_end)

@@ -14,7 +14,6 @@ from ratifyd.keys import KeyRange
 from ratifyd.mvcc.store import Store, WriteTxn
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import KeyValue
-from ratifyd.proto.light import Get
 from ratifyd.proto.rpc_pb2 import RangeRequest
 
 Reader = Store | WriteTxn
@@ -38,9 +37,9 @@ _SORT_KEYS: Final[dict[int, SortKey]] = {
 }
 
 
-def get_body(store: Store, request: Get) -> bytes:
+def get_body(store: Store, key: bytes) -> bytes:
     """Answer a Range for a key as it is, changes of an open transaction included."""
-    kv = store.get(request.key)
+    kv = store.get(key)
     return b"" if kv is None else fast.range_body((kv,), False, 1)
 
 

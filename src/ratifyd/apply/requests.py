@@ -29,7 +29,7 @@ from ratifyd.proto.auth_records_pb2 import (
     RecordedUserRole,
 )
 from ratifyd.proto.etcdserver_pb2 import Request
-from ratifyd.proto.light import Delete, Put, read_delete_range, read_put
+from ratifyd.proto.light import Delete, Put, Swap, read_delete_range, read_put
 from ratifyd.proto.membership_pb2 import Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
 from ratifyd.proto.rpc_pb2 import DeleteRangeRequest, LeaseGrantRequest, PutRequest
@@ -126,7 +126,7 @@ def put_cost(request: Put | PutRequest) -> int:
     return PUT_OVERHEAD_BYTES + len(request.key) + len(request.value)
 
 
-def txn_cost(txn: Txn) -> int:
+def txn_cost(txn: Txn | Swap) -> int:
     """Bytes a Txn may add: its dearer branch, nested txns included."""
     return max(_branch_cost(txn.success), _branch_cost(txn.failure))
 

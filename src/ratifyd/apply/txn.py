@@ -14,7 +14,18 @@ from ratifyd.keys import KeyRange
 from ratifyd.mvcc.store import Store, WriteTxn
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import KeyValue
-from ratifyd.proto.light import Condition, Get, Put, condition_of, read_compare, read_delete_range, read_put, read_range
+from ratifyd.proto.light import (
+    Condition,
+    Get,
+    Put,
+    Swap,
+    condition_of,
+    read_compare,
+    read_delete_range,
+    read_put,
+    read_range,
+    read_swap,
+)
 from ratifyd.proto.rpc_pb2 import RequestOp, TxnRequest
 
 PARSER_NESTING = 49
@@ -22,7 +33,6 @@ PARSER_NESTING = 49
 MAX_NESTING = 200
 """Txns inside each other. Every level has an operation, so --max-txn-ops as it is by default allows 127."""
 
-_ABSENT = KeyValue()
 _FACTS: dict[str | None, int] = {"create_revision": 0, "mod_revision": 1, "version": 2}
 """What `Store.history_of` knows of a key, which spares reading it: zeros of none, as compares want it."""
 _EMPTY_NESTED_HEADER = b"\x0a\x00"
@@ -88,10 +98,10 @@ class Txn:
         return all(read.serializable for _, read in self.success) and all(read.serializable for _, read in self.failure)
 
 
-def parse_txn(data: bytes) -> Txn:
+def parse_txn(data: bytes) -> Txn | Swap:
     """Read a TxnRequest. Raises DecodeError, and TooManyOps beyond MAX_NESTING."""
     try:
-        return _split(data) or Txn.of(TxnRequest.FromString(data))
+        return read_swap(data) or _split(data) or Txn.of(TxnRequest.FromString(data))
     except DecodeError:
         found = _parse_nested(data, 0)
         if _levels(found) <= PARSER_NESTING:
@@ -212,8 +222,10 @@ class Path:
             ]
 
 
-def txn(state: State, request: Txn, wanted: bool) -> bytes:
+def txn(state: State, request: Txn | Swap, wanted: bool) -> bytes:
     """Execute a writing Txn; the answer's body. Raises KeyNotFound, LeaseNotFound, Compacted, FutureRev."""
+    if isinstance(request, Swap):
+        return _swap(state, request, wanted)
     if request.is_plain:
         return _plain_txn(state, request, wanted)
     store = state.store
@@ -232,6 +244,24 @@ def txn(state: State, request: Txn, wanted: bool) -> bytes:
     return body
 
 
+def _swap(state: State, request: Swap, wanted: bool) -> bytes:
+    """Execute a Swap: nothing can go wrong."""
+    condition, put_key, value, read_key = request
+    store = state.store
+    counts = store.counts
+    counts.ranges += 1
+    if _holds(store, condition):
+        put_plain(state, put_key, value)
+        return fast.txn_of_put_body(True, store.revision)
+    if not read_key:
+        return fast.txn_body(False, ())
+    counts.ranges += 1
+    if not wanted:
+        return b""
+    body = fast.revision_header(store.revision) + get_body(store, read_key)
+    return fast.txn_body(False, (fast.length_prefixed(1, body),))
+
+
 def _plain_txn(state: State, request: Txn, wanted: bool) -> bytes:
     """Execute a plain Txn: nothing can go wrong."""
     store = state.store
@@ -246,7 +276,7 @@ def _plain_txn(state: State, request: Txn, wanted: bool) -> bytes:
     counts.txns += compared > 1
     ops = request.success if succeeded else request.failure
     if len(ops) == 1 and type(only := ops[0][1]) is Put:
-        put_plain(state, only)
+        put_plain(state, only.key, only.value)
         return fast.txn_of_put_body(succeeded, store.revision)
     counts.txns += len(ops) > 1
     with store.write() as write:
@@ -334,7 +364,7 @@ def _execute(state: State, write: WriteTxn, succeeded: bool, ops: list[Operation
             state.store.counts.ranges += 1
             if wanted:
                 revision = write.revision if write.changed else write.revision - 1
-                body = get_body(state.store, request) if type(request) is Get else range_body(write, request)
+                body = get_body(state.store, request.key) if type(request) is Get else range_body(write, request)
                 responses.append(fast.length_prefixed(1, fast.revision_header(revision) + body))
         elif kind == "request_delete_range":
             body = delete_in(state, write, request)
@@ -347,22 +377,24 @@ def _execute(state: State, write: WriteTxn, succeeded: bool, ops: list[Operation
 
 
 def _holds(store: Store, condition: Condition) -> bool:
-    if not condition.range_end:
-        fact = _FACTS.get(condition.field)
+    key, range_end, field, holds, wanted = condition
+    if not range_end:
+        fact = _FACTS.get(field)
         if fact is not None:
-            return condition.holds(store.history_of(condition.key)[fact], condition.wanted)
-        data = store.get(condition.key)
+            return holds(store.history_of(key)[fact], wanted)
+        data = store.get(key)
         if data is not None:
-            return _meets(condition, KeyValue.FromString(data))
+            kv = KeyValue.FromString(data)
+            return holds(kv.value if field == "value" else _actual(field, kv), wanted)
         kvs = []
     else:
-        kvs = store.range(KeyRange.parse(condition.key, condition.range_end)).kvs
+        kvs = store.range(KeyRange.parse(key, range_end)).kvs
     if not kvs:
         # An absent value cannot be told from an empty one, so comparing it always fails (semantics 5.3).
-        return condition.field != "value" and _meets(condition, _ABSENT)
-    return all(_meets(condition, KeyValue.FromString(data)) for data in kvs)
+        return field != "value" and holds(0, wanted)
+    return all(holds(_actual(field, KeyValue.FromString(data)), wanted) for data in kvs)
 
 
-def _meets(condition: Condition, kv: KeyValue) -> bool:
-    field = condition.field
-    return condition.holds(0 if field is None else getattr(kv, field), condition.wanted)
+def _actual(field: str | None, kv: KeyValue) -> int | bytes:
+    found: int | bytes = 0 if field is None else getattr(kv, field)
+    return found

@@ -7,7 +7,7 @@ without those that are zero; for all else it answers with the message itself. Ra
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ratifyd.proto.rpc_pb2 import Compare, DeleteRangeRequest, PutRequest, RangeRequest
 
@@ -48,24 +48,49 @@ class Delete:
         self.key = key
 
 
-class Condition:
+class Condition(NamedTuple):
     """What a Compare asks for: that `holds(actual, wanted)`, where the actual one is `field` of the KeyValue.
 
     For a target or a result that does not exist there is no `field`, or `holds` is always true.
     """
 
-    __slots__ = ("field", "holds", "key", "range_end", "wanted")
-
-    def __init__(
-        self, key: bytes, range_end: bytes, field: str | None, holds: Callable[[Any, Any], bool], wanted: int | bytes
-    ) -> None:
-        self.key = key
-        self.range_end = range_end
-        self.field = field
-        self.holds = holds
-        self.wanted = wanted
+    key: bytes
+    range_end: bytes
+    field: str | None
+    holds: Callable[[Any, Any], bool]
+    wanted: int | bytes
 
 
+class Swap(NamedTuple):
+    """A TxnRequest that writes a key if one condition holds, and else reads one or does nothing.
+
+    The operations are kept as what they are about; who wants them whole has them made.
+    """
+
+    condition: Condition
+    put_key: bytes
+    value: bytes
+    read_key: bytes
+    """Empty if there is nothing to be done else."""
+
+    @property
+    def compare(self) -> list[Condition]:
+        """The compares: one."""
+        return [self.condition]
+
+    @property
+    def success(self) -> list[tuple[str | None, Any]]:
+        """Operations if it holds, by kind."""
+        return [("request_put", Put(self.put_key, self.value))]
+
+    @property
+    def failure(self) -> list[tuple[str | None, Any]]:
+        """Operations if it does not."""
+        return [("request_range", Get(self.read_key))] if self.read_key else []
+
+
+_tuple = tuple.__new__
+"""Makes a named tuple of a tuple, in a third of the time."""
 _FIELDS = ("version", "create_revision", "mod_revision", "value", "lease")
 """What is compared, by target: so it is called in Compare and in KeyValue."""
 _TAGS = (0x20, 0x28, 0x30, 0x3A, 0x40)
@@ -155,7 +180,56 @@ def _short_compare(data: bytes, at: int, end: int) -> Condition | None:
     except IndexError:
         return None
     if target == _VALUE:
-        return (
-            Condition(data[start:middle], b"", "value", _RESULTS[result], data[at:end]) if at + number == end else None
-        )
-    return Condition(data[start:middle], b"", _FIELDS[target], _RESULTS[result], number) if at == end else None
+        if at + number != end:
+            return None
+        return _tuple(Condition, (data[start:middle], b"", "value", _RESULTS[result], data[at:end]))
+    if at != end:
+        return None
+    return _tuple(Condition, (data[start:middle], b"", _FIELDS[target], _RESULTS[result], number))
+
+
+_LONGEST_SWAP = 1 << 14
+"""In what is shorter no length of three bytes can be right, so that all are read as of at most two."""
+_READ_HEAD_BYTES = 6
+_READ_HEADS = tuple(bytes((0x1A, size + 4, 0x0A, size + 2, 0x0A, size)) for size in range(0x7C))
+"""Of a RequestOp in `failure` that reads a key, by its size: all that stands before it."""
+
+
+def read_swap(data: bytes) -> Swap | None:
+    """A TxnRequest, if it is of that form."""
+    whole = len(data)
+    try:
+        if data[0] != 0x0A or whole >= _LONGEST_SWAP:
+            return None
+        size, at = data[1], 2
+        if size > 0x7F:
+            size, at = size + (data[2] << 7) - 0x80, 3
+        stop = at + size
+        if data[stop] != 0x12:
+            return None
+        condition = _short_compare(data, at, stop)
+        size, at = data[stop + 1], stop + 2
+        if size > 0x7F:
+            size, at = size + (data[at] << 7) - 0x80, at + 1
+        stop = at + size
+        kind, size, at = data[at], data[at + 1], at + 2
+        if size > 0x7F:
+            size, at = size + (data[at] << 7) - 0x80, at + 1
+        if kind != 0x12 or at + size != stop or data[at] != 0x0A:
+            return None
+        start = at + 2
+        middle = start + data[at + 1]
+        size, at = data[middle + 1], middle + 2
+        if size > 0x7F:
+            size, at = size + (data[at] << 7) - 0x80, at + 1
+        if data[middle] != 0x12 or at + size != stop or not start < middle <= start + 0x7F or not size:
+            return None
+    except IndexError:
+        return None
+    read_key = b""
+    if stop != whole:
+        first = stop + _READ_HEAD_BYTES
+        if not 0 < whole - first < len(_READ_HEADS) or not data.startswith(_READ_HEADS[whole - first], stop):
+            return None
+        read_key = data[first:]
+    return condition and _tuple(Swap, (condition, data[start:middle], data[at:stop], read_key))

@@ -9,6 +9,7 @@ from ratifyd.errors import Code
 from ratifyd.wire import frames
 from ratifyd.wire.answers import AnsweringConnection
 from ratifyd.wire.events import Call, Event, HalfClosed, HttpRequest, Message, Opened, Reset
+from ratifyd.wire.firstblocks import FirstBlocks
 from ratifyd.wire.frames import ErrorCode
 from ratifyd.wire.h2 import FRAME_HANDLERS
 from ratifyd.wire.headers import (
@@ -35,6 +36,7 @@ _CACHED_SHAPES = 128
 _CACHED_SHAPE_FIELDS = 64
 _CACHED_SHAPE_BYTES = 8_192
 
+_FIRST_BLOCKS = FirstBlocks()
 _frame_header = frames.FRAME_HEADER.unpack_from
 _message_header = frames.MESSAGE_FRAME_HEADER.unpack_from
 _message_prefix = frames.MESSAGE_PREFIX.unpack_from
@@ -196,7 +198,11 @@ class GrpcConnection(AnsweringConnection):
     def _uncached_head(self, stream_id: int, block: bytes) -> Head | None:
         """The head of a new request whose block is not in the cache; None when anything is unusual (and dealt with)."""
         decoder = self._decoder
-        generation = decoder.generation
+        first = _FIRST_BLOCKS.take(block, decoder, self.limits.max_header_list_bytes)
+        if first is not None:
+            known = self._shapes[first.fields] = first.request()
+            return known
+        fresh, generation = decoder.is_fresh, decoder.generation
         try:
             fields, timeout = decoder.decode(block)
         except HpackError as error:
@@ -213,6 +219,8 @@ class GrpcConnection(AnsweringConnection):
                 return head
         request = self._request(stream_id, block, fields, timeout, stable=decoder.generation == generation)
         if type(request) is Head:
+            if fresh:
+                _FIRST_BLOCKS.keep(block, decoder, fields, request)
             return request
         if request is not None:
             self._begin(stream_id, request, end_stream=False)

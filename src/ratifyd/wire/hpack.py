@@ -60,6 +60,7 @@ _STATIC = _static_table()
 _ALIGNED_STATIC = [_STATIC[0]] * 0x80 + _STATIC
 _FIRST_DYNAMIC = len(_ALIGNED_STATIC)
 _leading_indexes = re.compile(rb"[\x81-\xfe]*").match
+_STATIC_ENTRIES = frozenset(_STATIC)
 _STATIC_INDEX = {(entry.name, entry.value): index for index, entry in enumerate(_STATIC) if index}
 _STATIC_NAMES = {entry.name: index for index, entry in reversed(list(enumerate(_STATIC))) if index}
 
@@ -67,7 +68,7 @@ _STATIC_NAMES = {entry.name: index for index, entry in reversed(list(enumerate(_
 class Decoder:
     """The receiving end of one connection. `generation` grows whenever the dynamic table changes."""
 
-    __slots__ = ("_capacity", "_limit", "_remembered", "_size", "_table", "generation")
+    __slots__ = ("_capacity", "_limit", "_remembered", "_size", "_table", "generation", "never_indexed")
 
     def __init__(self, limit: int = _DEFAULT_TABLE_BYTES) -> None:
         """`limit` is the SETTINGS_HEADER_TABLE_SIZE we announce; until the peer says otherwise it uses 4,096."""
@@ -77,6 +78,26 @@ class Decoder:
         self._size = 0
         self._remembered: dict[tuple[bytes, bytes], Entry] = {}
         self.generation = 0
+        self.never_indexed = False
+        """Whether there ever was a field that its sender wants to be nowhere remembered (§7.1.3)."""
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing that was decoded has left a trace."""
+        return not self.generation and not self._remembered
+
+    @property
+    def inserted(self) -> tuple[Entry, ...] | None:
+        """The dynamic table, the last entry first; None if anything else has happened to it than insertions."""
+        entries = tuple(self._table[_FIRST_DYNAMIC:])
+        return entries if len(entries) == self.generation else None
+
+    def adopt(self, fields: tuple[Entry, ...], inserted: tuple[Entry, ...]) -> None:
+        """Be as another fresh decoder was after a block of these fields, which left these `inserted`."""
+        self._table[_FIRST_DYNAMIC:] = inserted
+        self._size = sum(entry.size for entry in inserted)
+        self._remembered = {(entry.name, entry.value): entry for entry in fields if entry not in _STATIC_ENTRIES}
+        self.generation = len(inserted)
 
     def decode(self, block: bytes) -> tuple[list[Entry], bytes | None]:
         """Fields of a block in order, and the value of a literal grpc-timeout. Raises HpackError."""
@@ -103,6 +124,8 @@ class Decoder:
                     mask = 0x3F
                 elif byte < 0x20:
                     mask = 0x0F
+                    if byte >= 0x10:
+                        self.never_indexed = True
                 else:
                     pos = self._resize(block, pos, byte & 0x1F, first=not fields)
                     continue
