@@ -164,7 +164,7 @@ class LeaseTimer:
         self._expiry: dict[int, float] = {}
         """When each lease ends."""
         self._scheduled: dict[int, float] = {}
-        """When each lease is to be looked at: its expiry, later while a revoke is under way."""
+        """When each lease is to be looked at: its expiry before it was renewed, later while a revoke is under way."""
         self._next_checkpoint: dict[int, float] = {}
         """When each long lease is to be checkpointed; in order of time, because the interval is the same for all."""
         self._changed: list[int] = []
@@ -204,11 +204,24 @@ class LeaseTimer:
         An expired lease is not renewed (LeaseNotFound): the caller waits for its revoke first (`is_expired`). A
         checkpointed rest counts as the whole time: the caller clears it through the log before renewing.
         """
-        lease = self._book.get(lease_id)
-        self.tick(now)
-        if self._expiry[lease_id] <= now:
+        ttl = self.renew_unexpired(self._book.get(lease_id), now)
+        if not ttl:
             raise errors.LeaseNotFound
-        self._arm(lease, now)
+        return ttl
+
+    def renew_unexpired(self, lease: Lease, now: float) -> int:
+        """As `renew` with a lease of the book; 0 when it has expired.
+
+        It stays in the queue where it was, and `expired` puts it back: most are renewed many times before that.
+        """
+        if self._changed:
+            self.tick(now)
+        lease_id = lease.id
+        if self._expiry[lease_id] <= now:
+            return 0
+        self._expiry[lease_id] = when = now + (lease.remaining_s or max(lease.ttl_s, self._min_ttl_s))
+        if when < self._scheduled[lease_id]:  # a new leader gave it more
+            self._schedule(lease_id, when)
         return lease.ttl_s
 
     def is_expired(self, lease_id: int, now: float) -> bool:
@@ -235,9 +248,12 @@ class LeaseTimer:
         while due and due[0][0] <= now and len(found) < limit:
             when, lease_id = heappop(due)
             if scheduled.get(lease_id) != when:
-                continue  # renewed since
+                continue  # scheduled anew since
             if lease_id not in leases:
                 self._forget(lease_id)
+                continue
+            if (expiry := self._expiry[lease_id]) > now:
+                self._schedule(lease_id, expiry)  # renewed since
                 continue
             found.append(lease_id)
             self._schedule(lease_id, now + RETRY_S)
@@ -275,7 +291,7 @@ class LeaseTimer:
         heappush(self._due, (when, lease_id))
         scheduled = len(self._scheduled)
         if len(self._due) > 2 * scheduled + REVOKES_PER_S or scheduled > 2 * len(self._book.leases) + REVOKES_PER_S:
-            # renewals leave their old entries behind, and leases that are revoked all they had
+            # leases granted anew leave their old entries behind, and those that are revoked all they had
             self._drop_revoked()
             self._due = [(time, name) for name, time in self._scheduled.items()]
             heapify(self._due)

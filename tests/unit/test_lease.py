@@ -5,7 +5,7 @@ from itertools import pairwise
 from pytest import approx, raises
 
 from ratifyd import errors
-from ratifyd.lease import MAX_TTL_S, LeaseBook, LeaseTimer
+from ratifyd.lease import MAX_TTL_S, RETRY_S, LeaseBook, LeaseTimer
 
 
 def book_with(*ttls, min_ttl_s=0):
@@ -122,9 +122,21 @@ def test_many_renewals_keep_the_queue_small():
     timer = LeaseTimer(book, 0.0)
     for step in range(10_000):
         timer.renew(step % 10 + 1, step / 10_000)
-    assert len(timer._due) < 2000
+    assert len(timer._due) == 10
     assert timer.expired(9.9) == []
+    assert timer.expired(10.5) == []
+    assert len(timer._due) == 10
     assert sorted(timer.expired(11.0)) == list(range(1, 11))
+
+
+def test_a_renewal_may_end_a_lease_earlier_than_a_new_leader_would_have():
+    book = book_with(10)
+    timer = LeaseTimer(book, 0.0, extend_s=5.0)
+    assert timer.renew(1, 1.0) == 10
+    assert timer.expired(10.9) == []
+    assert timer.expired(11.0) == [1]
+    assert timer.expired(11.0 + RETRY_S - 0.1) == []
+    assert timer.expired(15.0) == [1]
 
 
 def test_leases_revoked_long_before_their_end_are_forgotten():

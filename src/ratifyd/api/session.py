@@ -144,6 +144,8 @@ class Session:
                     call.refuse(undecodable())
                 except TokenAhead as ahead:
                     hold_call(call, ahead)
+            elif type(event) is Message and (stream := self._streams.get(event.stream_id)) is not None:
+                deliver(stream, event.data)
             else:
                 self._event(event)
         if connection.has_output or connection.draining:
@@ -273,10 +275,7 @@ class Session:
 
     def _event(self, event: object) -> None:
         if isinstance(event, Message):
-            stream = self._streams.get(event.stream_id)
-            if stream is not None:
-                deliver(stream, event.data)
-            elif (waiting := self._take_waiting(event.stream_id)) is not None:
+            if (waiting := self._take_waiting(event.stream_id)) is not None:
                 # The first message is the request: whatever follows on the stream is ignored, as grpc-go does.
                 run(ClientCall(self, event.stream_id, waiting.head, event.data, waiting.route, self._read_at))
         elif isinstance(event, Opened):

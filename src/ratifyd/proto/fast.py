@@ -293,9 +293,9 @@ def _watch_state(created: bool, canceled: bool, compact_revision: int, cancel_re
     )
 
 
-def keep_alive_response(header: bytes, lease_id: int, ttl: int) -> bytes:
+def keep_alive_body(lease_id: int, ttl: int) -> bytes:
     """etcdserverpb.LeaseKeepAliveResponse of a lease, whose id is not 0."""
-    return b"".join((header, b"\x10", varint(lease_id), b"\x18" + varint(ttl) if ttl else b""))
+    return b"".join((b"\x10", varint(lease_id), b"\x18" + varint(ttl) if ttl else b""))
 
 
 # ---- Log entries

@@ -119,10 +119,10 @@ class Leasing:
         timer, lease = self._timer, self._book.leases.get(lease_id)
         if timer is None or lease is None or lease.remaining_s or lease_id in self._checkpointed:
             return 0
-        if timer.is_expired(lease_id, now):
-            return 0
-        self.renewed_total += 1
-        return timer.renew(lease_id, now)
+        ttl = timer.renew_unexpired(lease, now)
+        if ttl:
+            self.renewed_total += 1
+        return ttl
 
     def renew(self, lease_id: int, now: float, answer: Renewed) -> None:
         """Start a lease's time afresh; `answer` is told how that ended.

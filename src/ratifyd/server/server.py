@@ -281,7 +281,7 @@ class Server:
 
     def leads_surely(self) -> bool:
         """Whether this member leads and need not ask: see `confirm_leadership`."""
-        return self.is_leader and self.leasing.is_primary and self._is_awake()
+        return self.node.raft.role is Role.LEADER and self.leasing.is_primary and self._is_awake()
 
     def _is_awake(self) -> bool:
         return self.clock.time() - self._ticked_at <= STALE_TICKS * self._tick_s
