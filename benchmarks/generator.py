@@ -19,7 +19,8 @@ import uvloop
 from benchmarks.bulk import space_key
 from benchmarks.cases import KEYS, SHAPES, VALUE, read_key
 from benchmarks.load import LoadError, Shape, percentile
-from harness.fastgrpc import Answer, Call, FastConnection, Metadata
+from benchmarks.renewals import renew
+from harness.fastgrpc import Answer, FastConnection, Metadata
 from ratifyd.proto import rpc_pb2
 
 RANGE = "/etcdserverpb.KV/Range"
@@ -28,7 +29,6 @@ DELETE = "/etcdserverpb.KV/DeleteRange"
 TXN = "/etcdserverpb.KV/Txn"
 GRANT = "/etcdserverpb.Lease/LeaseGrant"
 REVOKE = "/etcdserverpb.Lease/LeaseRevoke"
-KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
 WATCH = "/etcdserverpb.Watch/Watch"
 
 WRITE_SHARE = 0.1
@@ -215,47 +215,15 @@ def _figures(times_us: Sequence[float], elapsed_s: float) -> Figures:
 # --- streams -------------------------------------------------------------------------------------------------------
 
 
-class Exchange:
-    """A stream on which each message is answered by one message, one at a time, until the time is up."""
-
-    def __init__(self, connection: FastConnection, path: str, message: bytes, until: float) -> None:
-        self._message = message
-        self._until = until
-        self._began = 0.0
-        self.times_us: list[float] = []
-        self.over: asyncio.Future[None] = connection.loop.create_future()
-        self._call: Call = connection.open(path, self._answered)
-
-    def start(self) -> None:
-        """Send the first message."""
-        self._began = time.perf_counter()
-        self._call.send(self._message)
-
-    def _answered(self, _: bytes) -> None:
-        now = time.perf_counter()
-        self.times_us.append((now - self._began) * 1e6)
-        if now < self._until:
-            self.start()
-        elif not self.over.done():
-            self.over.set_result(None)
-
-
 async def _keep_alives(connections: list[FastConnection], setting: Setting) -> Figures:
     """Keep-alives of one lease for each stream."""
-    exchanges = []
-    began = time.perf_counter()
-    for connection in connections:
-        for _ in range(setting.streams):
-            answer = await connection.unary(GRANT, rpc_pb2.LeaseGrantRequest(TTL=LEASE_TTL_S).SerializeToString())
-            lease = rpc_pb2.LeaseGrantResponse.FromString(answer.message).ID
-            message = rpc_pb2.LeaseKeepAliveRequest(ID=lease).SerializeToString()
-            exchanges.append((connection, message))
-    began = time.perf_counter()
-    running = [Exchange(connection, KEEP_ALIVE, message, began + setting.seconds) for connection, message in exchanges]
-    for exchange in running:
-        exchange.start()
-    await asyncio.gather(*(exchange.over for exchange in running))
-    return _figures([each for exchange in running for each in exchange.times_us], time.perf_counter() - began)
+    grant = rpc_pb2.LeaseGrantRequest(TTL=LEASE_TTL_S).SerializeToString()
+    leases = []
+    for _ in range(setting.connections):
+        answers = await asyncio.gather(*(connections[0].unary(GRANT, grant) for _ in range(setting.streams)))
+        leases.append([rpc_pb2.LeaseGrantResponse.FromString(answer.message).ID for answer in answers])
+    times_s, elapsed_s = renew(setting.endpoint, leases, LEASE_TTL_S, setting.seconds)
+    return _figures([each * 1e6 for each in times_s], elapsed_s)
 
 
 class Watchers:
@@ -345,6 +313,8 @@ LOADS: dict[str, Load] = {
     "watch-many-keys": _watching(WATCHED_KEYS, WATCHERS_PER_KEY),
 }
 """What is compared. Watch loads count events, and time each from the put to the event."""
+OWN_SOCKETS = {"lease-keepalive"}
+"""Loads that open the connections of their setting themselves, and use the given one to prepare."""
 SPACE_LOADS: dict[str, Load] = {"get": _repeating(_space_gets), "put": _repeating(_space_puts)}
 """What is done to a loaded keyspace."""
 
@@ -358,7 +328,8 @@ def all_loads() -> list[tuple[str, str, Shape]]:
 
 
 async def _main(load: str, setting: Setting) -> Figures:
-    opened = [await FastConnection.connect(setting.endpoint) for _ in range(setting.connections)]
+    count = 1 if load in OWN_SOCKETS else setting.connections
+    opened = [await FastConnection.connect(setting.endpoint) for _ in range(count)]
     try:
         return await {**LOADS, **SPACE_LOADS}[load](opened, setting)
     finally:
