@@ -12,7 +12,8 @@ from ratifyd.storage.memory import MemoryBackend
 from ratifyd.storage.worker import SoonWorker
 
 
-def _backend() -> MemoryBackend:
+def backend_in_memory() -> MemoryBackend:
+    """A backend whose commits are done when they are asked for."""
     return MemoryBackend(SoonWorker(lambda callback, *args: callback(*args)))
 
 
@@ -46,7 +47,7 @@ class _Pair:
     """
 
     def __init__(self) -> None:
-        self._backends = [_backend(), _backend()]
+        self._backends = [backend_in_memory(), backend_in_memory()]
         self._states = [_state(backend) for backend in self._backends]
         self._index = 0
 

@@ -18,6 +18,7 @@ from ratifyd.errors import (
     PeerURLExist,
     TooManyLearners,
 )
+from ratifyd.version import minor_of
 
 
 class ChangeKind(IntEnum):
@@ -165,19 +166,24 @@ class Membership:
         cluster_version: bytes | None,
         downgrade: bytes | None = None,
     ) -> None:
-        """Take the rows of the backend."""
+        """Take the rows of the backend. Raises ValueError for those that are damaged."""
         self.members = {}
         for _, value in members:
             member = Member.from_json(value)
             self.members[member.id] = member
         self.removed = {int(key, 16): None for key, _ in removed}
         self.cluster_version = (cluster_version or b"").decode()
+        if self.cluster_version:
+            minor_of(self.cluster_version)
         self.set_downgrade(downgrade or b"")
 
     def set_downgrade(self, record: bytes) -> None:
         """Take the record of bucket `cluster` that says whether a downgrade is under way; empty for none."""
         fields = json.loads(record) if record else {}
-        self.downgrade_target = fields.get("target-version", "") if fields.get("enabled") else ""
+        target = fields.get("target-version", "") if fields.get("enabled") else ""
+        if not isinstance(target, str):
+            raise ValueError(f"not a version: {target!r:.100}")
+        self.downgrade_target = target
 
     def take_over(self, other: "Membership") -> None:
         """Become equal to a membership restored from another backend."""

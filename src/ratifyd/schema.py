@@ -53,6 +53,11 @@ def decode_revision(key: bytes) -> tuple[int, int]:
     return main, sub
 
 
+def is_revision(key: bytes) -> bool:
+    """Whether a key of bucket `key` has the form of a revision or of a tombstone."""
+    return key[8:9] == b"_" and (len(key) == REVISION_BYTES or key[REVISION_BYTES:] == TOMBSTONE_MARK)
+
+
 def is_tombstone(key: bytes) -> bool:
     """Whether a key of bucket `key` records a deletion."""
     return len(key) == REVISION_BYTES + 1

@@ -13,3 +13,9 @@ CLUSTER_VERSION = "3.6.0"
 
 STORAGE_VERSION = "3.6.0"
 """Schema version recorded in bucket `meta`, key `storageVersion`, since etcd 3.6."""
+
+
+def minor_of(version: str) -> tuple[int, int]:
+    """Major and minor number of a version. Raises ValueError."""
+    major, minor, *_ = version.split(".")
+    return int(major), int(minor)

@@ -123,3 +123,11 @@ def test_restoring(members: Membership) -> None:
     assert again.sorted() == members.sorted()
     assert (list(again.removed), again.cluster_version) == ([255], "3.6.0")
     assert [member.id for member in again.sorted()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("version", "downgrade"), [(b"3", None), (b"3.x.0", None), (b"3.6.0", b'{"target-version":5,"enabled":true}')]
+)
+def test_versions_that_are_none_are_not_restored(version: bytes, downgrade: bytes | None) -> None:
+    with pytest.raises(ValueError, match=r"version|unpack|int"):
+        Membership(1, 99).restore([], [], version, downgrade)

@@ -40,8 +40,7 @@ from ratifyd.proto.rpc_pb2 import (
 )
 from ratifyd.server.quota import DEFAULT_QUOTA_BYTES
 from ratifyd.server.server import Server
-from ratifyd.server.versions import minor_of
-from ratifyd.version import ETCD_VERSION
+from ratifyd.version import ETCD_VERSION, minor_of
 
 T = TypeVar("T")
 MAX_HASHES = 64

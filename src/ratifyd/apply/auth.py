@@ -10,7 +10,6 @@ from hashlib import sha256
 from typing import Any, Final
 
 from ratifyd import errors, schema
-from ratifyd.apply.cluster import minor_of
 from ratifyd.apply.state import State
 from ratifyd.auth.identity import ROOT, name_of, raw_name
 from ratifyd.auth.passwords import MAX_BYTES, SALT_BYTES, hash_password
@@ -28,6 +27,7 @@ from ratifyd.proto.auth_records_pb2 import (
     RecordedUserRole,
 )
 from ratifyd.proto.rpc_pb2 import AuthenticateResponse, AuthRoleGetResponse, AuthStatusResponse
+from ratifyd.version import minor_of
 
 MAX_NAME_BYTES: Final = 32768
 """Longest name of a user or a role: bbolt's longest key. etcd dies of longer ones."""

@@ -7,7 +7,7 @@ from ratifyd.apply.state import State
 from ratifyd.membership import Change, ChangeKind, hex_id
 from ratifyd.proto.etcdserver_pb2 import Request
 from ratifyd.proto.membership_pb2 import ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest
-from ratifyd.version import STORAGE_VERSION
+from ratifyd.version import STORAGE_VERSION, minor_of
 
 
 def set_attributes(state: State, request: ClusterMemberAttrSetRequest, wanted: bool) -> bytes:
@@ -69,9 +69,3 @@ def change_members(state: State, change: Change) -> None:
 
 def _save(state: State, member: int) -> None:
     state.buffer.put(schema.MEMBERS, hex_id(member).encode(), state.members.members[member].to_json())
-
-
-def minor_of(version: str) -> tuple[int, int]:
-    """Major and minor number of a version. Raises ValueError."""
-    major, minor, *_ = version.split(".")
-    return int(major), int(minor)

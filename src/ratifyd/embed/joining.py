@@ -18,8 +18,7 @@ from ratifyd.peer.client import PeerClient
 from ratifyd.peer.connection import PeerUnreachable
 from ratifyd.proto.etcdserver_pb2 import Metadata
 from ratifyd.server.members import members_of_json
-from ratifyd.server.versions import minor_of
-from ratifyd.version import CLUSTER_VERSION, MIN_CLUSTER_VERSION
+from ratifyd.version import CLUSTER_VERSION, MIN_CLUSTER_VERSION, minor_of
 
 CALL_TIMEOUT_S = 10.0
 BOOTSTRAPPED_TIMEOUT_S = 1.0

@@ -5,8 +5,7 @@ from ratifyd.proto.kv_pb2 import KeyValue
 
 def row_key(data: bytes) -> bytes:
     """The key of a stored KeyValue; it is the first field in everything ratifyd and etcd write."""
-    length = data[1]
-    if length < 0x80 and data[0] == 0x0A:
+    if len(data) > 1 and (length := data[1]) < 0x80 and data[0] == 0x0A:
         return data[2 : 2 + length]
     key: bytes = KeyValue.FromString(data).key
     return key
@@ -21,17 +20,19 @@ def first_version_key(data: bytes, revision_bytes: int) -> bytes | None:
 
     A third of what decoding costs, for nearly all rows of a restart. `revision_bytes` is the length of the record's
     revision as a varint. Creation and modification are equally long only if the tag between them is where it is looked
-    for, because all bytes of a varint but the last are above 0x7F.
+    for, because all bytes of a varint but the last are above 0x7F. They are compared, since bits may have flipped.
     """
     try:
         key_bytes = data[1]
         end = 2 + key_bytes
         at = end + revision_bytes + 1
-        if key_bytes >= 0x80 or data[end] != 0x10 or data[at] != 0x18 or data[0] != 0x0A:
+        if key_bytes >= 0x80 or data[end] != 0x10 or data[0] != 0x0A:
             return None
-        at += revision_bytes + 1
-        if data[at : at + 3] != b"\x20\x01\x2a":
+        created = data[end + 1 : at]
+        end = at + revision_bytes + 1
+        if data[at : end + 3] != b"\x18" + created + b"\x20\x01\x2a":
             return None
+        at = end
         size = data[at + 3]
         at += 4
         if size >= 0x80:
@@ -41,4 +42,4 @@ def first_version_key(data: bytes, revision_bytes: int) -> bytes | None:
             at += 1
     except IndexError:
         return None
-    return data[2:end] if at + size == len(data) else None
+    return data[2 : 2 + key_bytes] if at + size == len(data) else None

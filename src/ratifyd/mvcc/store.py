@@ -27,10 +27,12 @@ from ratifyd.schema import (
     FINISHED_COMPACT,
     KEY,
     META,
+    REVISION_BYTES,
     SCHEDULED_COMPACT,
     decode_revision,
     encode_revision,
     encode_tombstone,
+    is_revision,
 )
 
 ROWS_PER_SLICE = 1000
@@ -38,6 +40,8 @@ ROWS_PER_SLICE = 1000
 
 MAX_REVISION = (1 << 64) - 1
 """The highest that fits into an encoded revision."""
+MAX_RESTORED = 1 << 62
+"""Beyond it there is no room for what is yet to be written; only damage makes such a revision."""
 
 _pack_revision = Struct(">QcQ").pack
 
@@ -386,6 +390,8 @@ class Store:
         finished = self._meta_revision(FINISHED_COMPACT)
         scheduled = self._meta_revision(SCHEDULED_COMPACT)
         self.revision = max(1, self.revision, finished, scheduled)
+        if self.revision > MAX_RESTORED:
+            raise ValueError(f"no history has {self.revision} revisions")
         self.compacted = max(finished, scheduled)
         if scheduled > finished:
             self._compaction.schedule(scheduled, previous=finished, complete=False)
@@ -420,7 +426,11 @@ class Store:
 
 
 def _restore_rows(index: Index, rows: list[Row], leases: dict[bytes, int]) -> None:
-    """Take a slice of bucket `key` into the index, and the leases of its keys into `leases`."""
+    """Take a slice of bucket `key` into the index, and the leases of its keys into `leases`.
+
+    Raises ValueError, DecodeError or struct.error for rows that nobody has written like this.
+    """
+    _check_form([row for row, _ in rows])
     newest = index.newest
     revision_bytes, longer = 0, b""
     for row, data in rows:
@@ -434,12 +444,22 @@ def _restore_rows(index: Index, rows: list[Row], leases: dict[bytes, int]) -> No
             continue
         record = decode(data)
         key = record.key
+        if row_key(data) != key:
+            raise ValueError(f"the key of the record at {row!r:.100} comes twice")
         index.restore(key, row, create=record.create_revision, version=record.version)
         lease = record.lease
         if lease:
             leases[key] = lease
         elif leases:
             leases.pop(key, None)
+
+
+def _check_form(rows: list[bytes]) -> None:
+    """Require keys of bucket `key` to be revisions or tombstones. Raises ValueError."""
+    if set(map(len, rows)) != {REVISION_BYTES} or b"".join(rows)[8::REVISION_BYTES].count(b"_") != len(rows):
+        for row in rows:
+            if not is_revision(row):
+                raise ValueError(f"{row!r:.100} is no revision")
 
 
 class WriteTxn:

@@ -38,7 +38,8 @@ from ratifyd.server.slices import Slices
 from ratifyd.server.snapshots import Snapshots
 from ratifyd.server.timing import Timing
 from ratifyd.server.traces import Traces
-from ratifyd.server.versions import Publisher, VersionMonitor, minor_of
+from ratifyd.server.versions import Publisher, VersionMonitor
+from ratifyd.version import minor_of
 
 REQUEST_TIMEOUT_S = 5.0
 """Time a request may take besides two election timeouts (etcd ServerConfig.ReqTimeout)."""

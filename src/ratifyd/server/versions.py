@@ -26,7 +26,7 @@ from ratifyd.proto.membership_pb2 import (
     ClusterVersionSetRequest,
     DowngradeInfoSetRequest,
 )
-from ratifyd.version import CLUSTER_VERSION, ETCD_VERSION, MIN_CLUSTER_VERSION
+from ratifyd.version import CLUSTER_VERSION, ETCD_VERSION, MIN_CLUSTER_VERSION, minor_of
 
 VERSION_PERIOD_S = 4.0
 """How often the leader looks whether the cluster version may rise (etcd monitorVersionInterval)."""
@@ -163,12 +163,6 @@ class VersionMonitor:
         else:
             body = ClusterVersionSetRequest(ver=version).SerializeToString()
             self._proposer.propose(CLUSTER_VERSION_SET, body, _ignore)
-
-
-def minor_of(version: str) -> tuple[int, int]:
-    """Major and minor number of a version. Raises ValueError."""
-    major, minor, *_ = version.split(".")
-    return int(major), int(minor)
 
 
 def _text(minor: tuple[int, int]) -> str:

@@ -1,6 +1,9 @@
 """Rules of the store that the model tests do not reach."""
 
+import struct
+
 import google_crc32c
+from google.protobuf.message import DecodeError
 from pytest import mark, raises
 
 from ratifyd import errors, schema
@@ -9,6 +12,7 @@ from ratifyd.mvcc.buffer import WriteBuffer
 from ratifyd.mvcc.hash import KvHash, finish
 from ratifyd.mvcc.store import Store
 from ratifyd.mvcc.watch import WatchHub
+from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import KeyValue
 from ratifyd.storage.memory import MemoryBackend
 
@@ -301,3 +305,41 @@ def test_a_replaced_backend_leaves_no_fields_behind(how):
         for _ in store.restore():
             pass
     assert store.range(EVERYTHING, fields=True).kvs == expected
+
+
+FIRST = fast.key_value(b"k", 300, 300, 1, b"value")
+ROW = schema.encode_revision(300, 0)
+
+
+@mark.parametrize(
+    ("row", "data"),
+    [
+        (ROW + b"x", FIRST),
+        (ROW[:16], FIRST),
+        (ROW[:8] + b"x" + ROW[9:], FIRST),
+        (ROW + b"tt", fast.tombstone(b"k")),
+        (schema.encode_revision(1 << 63, 0), FIRST),
+        (ROW, FIRST.replace(b"\xac\x02", b"\xac\x82", 1)),
+        (ROW, FIRST.replace(b"\x18\xac\x02", b"\x18\x01\x02")),
+        (ROW, FIRST + b"\x0a\x01o"),
+        (ROW, FIRST[:-1]),
+    ],
+    ids=["long", "short", "separator", "tombstone", "revision", "creation", "change", "two keys", "cut"],
+)
+def test_a_row_that_nobody_has_written_is_not_taken(row, data):
+    backend = MemoryBackend(DirectWorker())
+    backend.write({schema.KEY: {schema.encode_revision(2, 0): fast.key_value(b"a", 2, 2, 1, b"v"), row: data}})
+    with raises((ValueError, struct.error, DecodeError)):
+        list(make(backend).restore())
+
+
+def test_an_empty_tombstone_can_be_hashed_and_compacted():
+    backend = MemoryBackend(DirectWorker())
+    backend.write({schema.KEY: {schema.encode_tombstone(2, 0): b"", ROW: FIRST}})
+    store = make(backend)
+    list(store.restore())
+    finish(store.hash_kv())
+    store.compact(300)
+    while store.compaction_step():
+        pass
+    assert store.range(EVERYTHING).kvs == [FIRST]
