@@ -14,7 +14,7 @@ from ratifyd.errors import TooManyOps
 from ratifyd.mvcc.fields import FieldCache
 from ratifyd.proto import fast
 from ratifyd.proto.kv_pb2 import Event, KeyValue
-from ratifyd.proto.light import Condition, condition_of, read_compare, read_delete_range, read_put, read_range
+from ratifyd.proto.light import Swap, condition_of, read_compare, read_delete_range, read_put, read_range
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest, RequestHeader
 from ratifyd.proto.rpc_pb2 import (
     Compare,
@@ -61,6 +61,10 @@ def _request_seeds() -> list[bytes]:
             txn.failure.add(request_range=RangeRequest(key=b"k"))
             txn.failure.add(request_delete_range=DeleteRangeRequest(key=b"k"))
             found.append(b"\x04" + txn.SerializeToString())
+            del txn.failure[1:]
+            found.append(b"\x04" + txn.SerializeToString())
+            del txn.failure[:]
+            found.append(b"\x04" + txn.SerializeToString())
     kinds = (PutRequest, RangeRequest, DeleteRangeRequest, Compare, TxnRequest)
     for number, kind in enumerate(kinds):
         found += [bytes((number,)) + filled(kind, random).SerializeToString() for _ in range(SEEDS_PER_KIND)]
@@ -83,7 +87,7 @@ def _read(data: bytes) -> None:
         read, message = _SIMPLE[kind]
         _agree(lambda: _seen(message, read(whole, at, end)), lambda: _seen(message, message.FromString(body)))
     elif kind == len(_SIMPLE):
-        _agree(lambda: _asked(read_compare(whole, at, end)), lambda: _asked(condition_of(Compare.FromString(body))))
+        _agree(lambda: read_compare(whole, at, end), lambda: condition_of(Compare.FromString(body)))
     else:
         _agree(lambda: _txn(_shallow(body)), lambda: _txn(Txn.of(TxnRequest.FromString(body))))
 
@@ -97,13 +101,13 @@ def _agree(ours: Callable[[], object], theirs: Callable[[], object]) -> None:
     assert ours() == expected, "read otherwise than by protobuf"
 
 
-def _shallow(data: bytes) -> Txn:
+def _shallow(data: bytes) -> Txn | Swap:
     """Raises DecodeError for what only protobuf finds too deep, too."""
     try:
         found = parse_txn(data)
     except TooManyOps as error:
         raise DecodeError from error
-    if _depth(found) > PARSER_NESTING:
+    if isinstance(found, Txn) and _depth(found) > PARSER_NESTING:
         raise DecodeError
     return found
 
@@ -117,17 +121,9 @@ def _seen(message: Any, found: Any) -> list[object]:
     return [getattr(found, field.name) for field in message.DESCRIPTOR.fields]
 
 
-def _asked(condition: Condition) -> list[object]:
-    return [getattr(condition, name) for name in Condition.__slots__]
-
-
-def _txn(txn: Txn) -> object:
-    return (
-        txn.nested,
-        txn.is_read_only,
-        [_asked(each) for each in txn.compare],
-        *map(_branch, (txn.success, txn.failure)),
-    )
+def _txn(txn: Txn | Swap) -> object:
+    kind = (txn.nested, txn.is_read_only) if isinstance(txn, Txn) else (False, False)
+    return kind, list(txn.compare), _branch(txn.success), _branch(txn.failure)
 
 
 _MESSAGES = {"request_put": PutRequest, "request_range": RangeRequest, "request_delete_range": DeleteRangeRequest}
@@ -208,7 +204,7 @@ def _watch_response(message: Any) -> bytes:
 
 def _keep_alive(message: Any) -> bytes:
     message.ID = message.ID or 1
-    return fast.keep_alive_response(_HEADER_BYTES, message.ID, message.TTL)
+    return _HEADER_BYTES + fast.keep_alive_body(message.ID, message.TTL)
 
 
 def _header(message: Any) -> bytes:
