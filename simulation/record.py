@@ -213,6 +213,7 @@ RECORD: dict[str, Way] = {
     "lease_never_ends": Way(8),
     "revoke_keeps_keys": Way(8),
     "checkpoint_outlives_renewal": Way(scenario="renewal"),
+    "leader_trusts_itself_awoken": Way(scenario="awoken"),
     "checkpoints_are_lost": Way(scenario="checkpoint"),
     "snapshot_keeps_rights": Way(scenario="14571"),
     "rights_of_an_older_revision": Way(8, _USERS),

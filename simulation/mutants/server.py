@@ -229,6 +229,16 @@ def trust_the_clock(patch: Patch) -> None:
 
 
 @mutant
+def leader_trusts_itself_awoken(patch: Patch) -> None:
+    """A leader whose process stood still renews leases before it knows whether it still leads."""
+
+    def leads_surely(self: Server) -> bool:
+        return self.node.raft.role is Role.LEADER and self.leasing.is_primary and self._is_awake()
+
+    patch(Server, "leads_surely", leads_surely)
+
+
+@mutant
 def read_locally(patch: Patch) -> None:
     """Linearizable reads are answered from what this member happens to have."""
     patch(Server, "read", lambda self, read, argument: read(argument, None))

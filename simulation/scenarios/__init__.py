@@ -36,6 +36,7 @@ RARE = {
     "corrupt data change by themselves": duties.data_that_change_by_themselves,
     "checkpoint a lease is nearly over when the leader goes": duties.rest_of_a_lease,
     "renewal a leader that reaches nobody keeps a lease alive": duties.renewal_by_an_isolated_leader,
+    "awoken a leader that stood still keeps a lease alive": duties.renewal_by_a_leader_that_stood_still,
     "leaderless a stream wants a leader": duties.streams_without_a_leader,
     "removals a leader reaches nobody and removes them": quorums.removals_by_an_isolated_leader,
 }

@@ -112,23 +112,52 @@ def renewal_by_an_isolated_leader() -> None:
         assert stage.ask(old, "lease_grant", pb.LeaseGrantRequest(ID=7, TTL=30)).ok
         stage.pass_time(25.0)
         connect = stage.isolate(old)
-        client = stage.client(old)
-        assert client.connection is not None
-        sent = stage.clock.now
-
-        def kept(body: bytes) -> None:
-            ttl = pb.LeaseKeepAliveResponse.FromString(body).TTL
-            if ttl > 0:
-                stage.history.renewals.append(Renewal(7, ttl, sent, stage.clock.now))
-
-        beating = client.connection.stream(LEASE + "LeaseKeepAlive", kept, lambda status, text: None)
-        beating.send(pb.LeaseKeepAliveRequest(ID=7).SerializeToString())
+        _keep_alive(stage, old, 7)
         stage.pass_time(0.5)
         stage.until(lambda: stage.leader() is not old)
         stage.pass_time(8.0)
         connect()
 
     play(script, 3, lease_checkpoint_s=1.0)
+
+
+def renewal_by_a_leader_that_stood_still() -> None:
+    """A leader's process stands still until another one has led for long, and goes on just before a lease is over.
+
+    It takes itself for the leader for some more ticks: what it promises then, the other one does not know of.
+    """
+
+    def script(stage: Stage) -> None:
+        old = stage.leader()
+        assert stage.ask(old, "lease_grant", pb.LeaseGrantRequest(ID=7, TTL=10)).ok
+        old.clock.paused = True
+        connect = stage.isolate(old)
+        stage.pass_time(0.01)
+        stage.until(lambda: stage.leader() is not old)
+        stage.pass_time(5.0)
+        old.clock.resume()
+        for _ in range(10):
+            _keep_alive(stage, old, 7)
+            stage.pass_time(0.05)
+        stage.pass_time(13.0)
+        connect()
+
+    play(script, 3)
+
+
+def _keep_alive(stage: Stage, member: SimMember, lease: int) -> None:
+    """Renew a lease; if the member says that it is, it has to live on."""
+    client = stage.client(member)
+    assert client.connection is not None
+    sent = stage.clock.now
+
+    def kept(body: bytes) -> None:
+        ttl = pb.LeaseKeepAliveResponse.FromString(body).TTL
+        if ttl > 0:
+            stage.history.renewals.append(Renewal(lease, ttl, sent, stage.clock.now))
+
+    beating = client.connection.stream(LEASE + "LeaseKeepAlive", kept, lambda status, text: None)
+    beating.send(pb.LeaseKeepAliveRequest(ID=lease).SerializeToString())
 
 
 def streams_without_a_leader() -> None:

@@ -25,6 +25,7 @@ NOTICED = {
     "corrupt": "corruption_goes_unnoticed",
     "checkpoint": "checkpoints_are_lost",
     "renewal": "checkpoint_outlives_renewal",
+    "awoken": "leader_trusts_itself_awoken",
     "leaderless": "leaderless_streams_stay",
 }
 """Scenarios by the first word of their name, and a mutant that has the bug."""

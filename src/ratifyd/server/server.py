@@ -282,7 +282,8 @@ class Server:
 
     def leads_surely(self) -> bool:
         """Whether this member leads and need not ask: see `confirm_leadership`."""
-        return self.node.raft.role is Role.LEADER and self.leasing.is_primary and self._is_awake()
+        leads = self.node.raft.role is Role.LEADER and self.leasing.is_primary
+        return leads and not self._confirming and self._is_awake()
 
     def _is_awake(self) -> bool:
         return self.clock.time() - self._ticked_at <= STALE_TICKS * self._tick_s
