@@ -26,8 +26,12 @@ from ratifyd.server.timing import Timing
 
 log = logging.getLogger("ratifyd.server")
 
-APPLY_BUDGET = 1000
-"""Entries applied in one turn before the loop gets its chance."""
+TURN_ENTRIES = 256
+"""Entries proposed, and entries applied, in one turn at most.
+
+While the next ones are at work the clients of the first read their answers and ask again. With all in one turn, clients
+and member would wait for each other by turns. With fewer, each sync of the log would serve fewer.
+"""
 
 
 MAX_HELD = 10_000
@@ -196,9 +200,11 @@ class Node:
 
     def _propose(self) -> None:
         queued = self.proposals.queued
-        if self.raft.propose(queued):
-            self.proposals.queued = []
-        # Else leadership is on its way elsewhere, or too much is uncommitted: they wait.
+        if not self.raft.propose(queued[:TURN_ENTRIES]):
+            return  # leadership is on its way elsewhere, or too much is uncommitted: they wait
+        self.proposals.queued = queued[TURN_ENTRIES:]
+        if self.proposals.queued:
+            self.wake()
 
     def _propose_changes(self) -> None:
         self.proposals.drop_unwanted_changes()
@@ -269,7 +275,7 @@ class Node:
         normal = EntryKind.NORMAL
         row, quick = self._usual, 0  # of the entries since `since`, each of which took next to nothing
         since = before = timing.begin_work()
-        for _ in range(min(APPLY_BUDGET, len(unapplied))):
+        for _ in range(min(TURN_ENTRIES, len(unapplied))):
             entry = unapplied.popleft()
             if entry.kind is normal:
                 index = entry.index

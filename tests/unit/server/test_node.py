@@ -1,5 +1,6 @@
 """Turns: what is answered when, with every disk job held back until the test lets it run."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from ratifyd.proto.rpc_pb2 import PutRequest
 from ratifyd.raft.codec import encode_conf_change
 from ratifyd.raft.messages import ConfChange, ConfChangeKind, Entry, EntryKind, Message, MessageKind
 from ratifyd.raft.roles import Role
-from ratifyd.server.node import APPLY_BUDGET
+from ratifyd.server.node import TURN_ENTRIES
 from tests.support_member import Member, Waiter
 
 
@@ -121,14 +122,31 @@ def test_no_read_is_answered_without_a_committed_entry_of_the_term() -> None:
     assert member.raft.log.term(member.raft.log.committed) == member.raft.term
 
 
-def test_many_entries_are_applied_in_slices(member: Member) -> None:
-    waiters = [member.call(requests.PUT, put(number)) for number in range(2 * APPLY_BUDGET + 1)]
+def test_many_requests_are_proposed_and_applied_in_slices() -> None:
+    member = Member().start()
+    member.settle()
+    before = member.raft.log.last_index
+    waiters = [member.call(requests.PUT, put(number)) for number in range(2 * TURN_ENTRIES + 1)]
+    logged, done = set(), set()
+    while member.clock.run_one():
+        logged.add(member.raft.log.last_index - before)
+        done.add(sum(waiter.done for waiter in waiters))
+    slices = [0, TURN_ENTRIES, 2 * TURN_ENTRIES, 2 * TURN_ENTRIES + 1]
+    assert sorted(logged - {0}) == slices[1:]
+    assert sorted(done) == slices
+
+
+def test_what_one_sync_has_made_durable_is_applied_in_slices(member: Member) -> None:
+    waiters = [member.call(requests.PUT, put(number)) for number in range(2 * TURN_ENTRIES + 1)]
     member.clock.run()
-    member.wal_worker.run_one()
+    while member.wal_worker.jobs:
+        member.wal_worker.run_one()
     done = []
     while member.clock.run_one():
         done.append(sum(waiter.done for waiter in waiters))
-    assert sorted({*done} - {0}) == [APPLY_BUDGET, 2 * APPLY_BUDGET, 2 * APPLY_BUDGET + 1]
+    assert all(later - sooner <= TURN_ENTRIES for sooner, later in pairwise(done))
+    member.settle()
+    assert all(waiter.done for waiter in waiters)
 
 
 def test_apply_waits_for_a_backend_that_is_behind() -> None:
