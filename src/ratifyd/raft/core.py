@@ -291,13 +291,12 @@ class Raft:
         log, saved = self.log, self._saved
         committed, snapshot = log.committed, log.snapshot
         votes_changed = self.term != saved.term or self.vote != saved.vote
-        state_changed = committed != saved.commit or votes_changed
         has_entries = log.written < log.compacted + len(log.entries)
         appliable = log.applying < committed and log.applying < log.stable and snapshot is None
         has_snapshot = snapshot is not None and not log.snapshot_taken
         if not (
             has_entries
-            or state_changed
+            or votes_changed
             or appliable
             or self.messages
             or self.messages_after_append
@@ -307,15 +306,16 @@ class Raft:
             or has_snapshot
         ):
             return None
-        hard_state = None
-        if state_changed:
-            hard_state = self._saved = HardState(self.term, self.vote, committed)
         must_sync = has_entries or votes_changed or has_snapshot
+        hard_state = None
+        if must_sync and (votes_changed or committed != saved.commit):
+            # That more is committed alone is no reason to write: the log proves it again after a crash.
+            hard_state = self._saved = HardState(self.term, self.vote, committed)
         if self.messages_after_append and not must_sync and not self._syncing:
             # Whatever these messages promise is durable already.
             self.messages += self.messages_after_append
             self.messages_after_append = []
-        must_append = must_sync or state_changed or bool(self.messages_after_append or self.own_messages)
+        must_append = must_sync or bool(self.messages_after_append or self.own_messages)
         ready = Ready(
             self.messages,
             self.messages_after_append,

@@ -148,6 +148,8 @@ class Node:
                 for callback in callbacks:
                     callback()
                 self._answered()
+            if not self.stopped:
+                self.at_end()
         except Exception as error:  # whatever it was, the state can no longer be trusted: end the member
             self._fail(error)
 
@@ -184,7 +186,6 @@ class Node:
             if self.reads.run(-1 if self.installing else self.applied):
                 self.wake()
             self._timing.end_reads(began)
-        self.at_end()
 
     def _hold(self, message: Message) -> None:
         """Keep another member's proposals while leadership is handed over: raft would drop them without a word."""

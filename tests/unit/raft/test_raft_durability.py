@@ -114,10 +114,8 @@ def test_others_may_commit_before_the_leaders_disk_but_it_applies_only_what_is_d
     assert raft.log.committed == 2
     meanwhile = take(raft)
     assert [entry.index for entry in meanwhile.committed] == [1]
-    assert meanwhile.hard_state == HardState(1, 1, 2)
-    assert not meanwhile.must_sync
+    assert not meanwhile.must_append
     raft.appended(ready)
-    raft.appended(meanwhile)
     assert [entry.index for entry in take(raft).committed] == [2]
 
 
@@ -198,11 +196,14 @@ def test_a_stale_own_vote_does_not_count_in_a_later_election() -> None:
     assert raft.role is Role.LEADER
 
 
-def test_a_commit_index_alone_is_written_without_sync() -> None:
+def test_a_commit_index_is_no_reason_to_write_but_goes_along_with_entries() -> None:
     raft = make_raft(terms=[1, 1])
     raft.step(Message(HEARTBEAT, to=1, sender=2, term=1, commit=2))
     ready = take(raft)
-    assert (ready.hard_state, ready.must_append, ready.must_sync) == (HardState(1, 0, 2), True, False)
+    assert (len(ready.committed), ready.hard_state, ready.must_append) == (2, None, False)
+    append(raft, 1, (2, 1), 1)
+    ready = take(raft)
+    assert (len(ready.entries), ready.hard_state, ready.must_sync) == (1, HardState(1, 0, 2), True)
 
 
 # Restart
@@ -221,6 +222,7 @@ def test_a_restart_applies_what_was_committed_and_not_yet_applied() -> None:
 def test_applied_state_ahead_of_the_hard_state_counts_as_committed() -> None:
     raft = make_raft(terms=[1, 1, 1], commit=1, applied=3)
     assert raft.log.committed == 3
+    append(raft, 1, (3, 1), 1)
     assert take(raft).hard_state == HardState(1, 0, 3)
 
 
