@@ -1,7 +1,8 @@
 """Load that h2load cannot make: keys that differ, streams, watchers. Runs as a process of its own.
 
 `python -m benchmarks.generator LOAD SETTING`, the latter as JSON, prints one JSON object, see `Setting`, `Figures`.
-The client costs about as much processor as a server, so figures understate ratios: both sides bear it alike.
+The client costs about as much processor as a server, so figures understate ratios: both sides bear it alike. Only
+keep-alives (`renewals.py`) and watchers (`watching.py`) are cheap.
 """
 
 import asyncio

@@ -40,6 +40,8 @@ class _Watch:
     """One watcher as its stream knows it."""
 
     id: int
+    field: bytes
+    """The id as a response has it."""
     watcher: Watcher | None
     fragment: bool
     progress: bool
@@ -65,10 +67,9 @@ class _Alike:
         self.fragment = False
         self.count = self.id_bytes = 0
         for watch in watches:
-            field = fast.watch_id_field(watch.id)
-            by_length.setdefault(len(field), []).append(field)
+            by_length.setdefault(len(watch.field), []).append(watch.field)
             self.count += 1
-            self.id_bytes += len(field)
+            self.id_bytes += len(watch.field)
             self.fragment = self.fragment or watch.fragment
             if watch.progress:
                 self.progress.append(watch)
@@ -132,12 +133,13 @@ class WatchStream(Stream):
         if self.queued_bytes > MAX_QUEUED_BYTES:
             self._blocked[watcher] = None
             return False
-        watch = _watch_of(watcher)
+        watch = watcher.tag
+        assert isinstance(watch, _Watch)
         watch.quiet = False
         server = self.server
         server.metrics.mvcc_events_total += len(events)
         header = server.headers.header(revision, server.node.raft.term)
-        response = fast.watch_response(header, watch.id, events)
+        response = header + watch.field + fast.watch_events(events)
         if watch.fragment and len(events) > 1 and len(response) >= self._fragment_bytes:
             self._send_fragments(header, watch.id, events)
         else:
@@ -200,7 +202,8 @@ class WatchStream(Stream):
                 self._next_id += 1
             watch_id = self._next_id
             self._next_id += 1
-        watch = self._watches[watch_id] = _Watch(watch_id, None, request.fragment, request.progress_notify)
+        field = fast.watch_id_field(watch_id)
+        watch = self._watches[watch_id] = _Watch(watch_id, field, None, request.fragment, request.progress_notify)
         self.send(fast.watch_response(header, watch_id, created=True))
         filters = request.filters
         watch.watcher = self.server.state.hub.add(

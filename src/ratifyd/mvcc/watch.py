@@ -122,11 +122,13 @@ def _classify(keys: KeyRange) -> tuple[bytes, int]:
 class Audience:
     """Watchers that want the same events from the same revision on, and take them together."""
 
-    __slots__ = ("begins", "crowd", "no_delete", "no_put", "notes", "prev_kv", "watchers")
+    __slots__ = ("begins", "crowd", "lone", "no_delete", "no_put", "notes", "prev_kv", "watchers")
 
     def __init__(self, like: Watcher, begins: int) -> None:
         """Of watchers `like` one, which is not among them yet."""
         self.watchers: dict[Watcher, None] = {}
+        self.lone: Watcher | None = None
+        """The only one, when there is only one."""
         self.crowd = like.crowd
         self.begins = begins
         self.prev_kv = like.prev_kv
@@ -134,6 +136,17 @@ class Audience:
         self.no_delete = like.no_delete
         self.notes: object = None
         """The crowd's own; None again whenever the watchers have changed."""
+
+    def add(self, watcher: Watcher) -> None:
+        self.lone = None if self.watchers else watcher
+        self.watchers[watcher] = None
+        self.notes = None
+
+    def remove(self, watcher: Watcher) -> None:
+        watchers = self.watchers
+        del watchers[watcher]
+        self.lone = next(iter(watchers)) if len(watchers) == 1 else None
+        self.notes = None
 
 
 class _Matcher:
@@ -161,15 +174,13 @@ class _Matcher:
         audience = group.get(kind)
         if audience is None:
             audience = group[kind] = Audience(watcher, begins)
-        audience.watchers[watcher] = None
-        audience.notes = None
+        audience.add(watcher)
         return audience
 
     def remove(self, watcher: Watcher, audience: Audience) -> None:
         """Take a watcher out of its audience."""
         self.size -= 1
-        del audience.watchers[watcher]
-        audience.notes = None
+        audience.remove(watcher)
         if audience.watchers:
             return
         kind = _kind(watcher, audience.begins)
@@ -327,17 +338,27 @@ class WatchHub:
         if not self.synced.size:
             return
         for audience, events in self._collect(self.synced, changes).items():
-            watchers = audience.watchers
-            crowd = audience.crowd
-            if len(watchers) > 1 and crowd is not None and crowd.offer_all(audience, revision, events):
-                continue
-            for watcher in list(watchers):
-                if not watcher.synced:  # removed by a sink meanwhile
-                    continue
-                if not watcher.sink.offer(watcher, revision, events) and watcher.synced:
-                    self._demote(watcher)
-                    watcher.next_revision = revision
-                    self._full[watcher] = None
+            watcher = audience.lone
+            if watcher is not None:
+                if not watcher.sink.offer(watcher, revision, events):
+                    self._refused(watcher, revision)
+            elif audience.watchers:  # none if a sink has removed them meanwhile
+                self._offer_all(audience, revision, events)
+
+    def _offer_all(self, audience: Audience, revision: int, events: list[bytes]) -> None:
+        crowd = audience.crowd
+        assert crowd is not None, "several watchers without a crowd"
+        if not crowd.offer_all(audience, revision, events):
+            for watcher in list(audience.watchers):
+                if watcher.synced and not watcher.sink.offer(watcher, revision, events):
+                    self._refused(watcher, revision)
+
+    def _refused(self, watcher: Watcher, revision: int) -> None:
+        """Have a watcher catch up from `revision` on once its sink has room, unless the sink has removed it."""
+        if watcher.synced:
+            self._demote(watcher)
+            watcher.next_revision = revision
+            self._full[watcher] = None
 
     def _collect(self, matcher: _Matcher, changes: list[Change]) -> dict[Audience, list[bytes]]:
         """Events of `changes` (in revision order) for each audience that has not seen them, encoded once each."""

@@ -272,7 +272,7 @@ def watch_response(
     fragment: bool = False,
 ) -> bytes:
     """etcdserverpb.WatchResponse of encoded events."""
-    out = header + b"\x10" + varint(watch_id) if watch_id else header
+    out = header + watch_id_field(watch_id)
     if created or canceled or compact_revision or cancel_reason or fragment:
         out += _watch_state(created, canceled, compact_revision, cancel_reason, fragment)
     return out + watch_events(events) if events else out
