@@ -1,7 +1,8 @@
 """Load that h2load cannot make: keys that differ, streams, watchers. Runs as a process of its own.
 
 `python -m benchmarks.generator LOAD SETTING`, the latter as JSON, prints one JSON object, see `Setting`, `Figures`.
-The client costs about as much processor as a server, so figures understate ratios: both sides bear it alike.
+The client costs about as much processor as a server, so figures understate ratios: both sides bear it alike. Only
+keep-alives (`renewals.py`) and watchers (`watching.py`) are cheap.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from benchmarks.bulk import space_key
 from benchmarks.cases import KEYS, SHAPES, VALUE, read_key
 from benchmarks.load import LoadError, Shape, percentile
 from benchmarks.renewals import renew
+from benchmarks.watching import Watchers
 from harness.fastgrpc import Answer, FastConnection, Metadata
 from ratifyd.proto import rpc_pb2
 
@@ -29,7 +31,6 @@ DELETE = "/etcdserverpb.KV/DeleteRange"
 TXN = "/etcdserverpb.KV/Txn"
 GRANT = "/etcdserverpb.Lease/LeaseGrant"
 REVOKE = "/etcdserverpb.Lease/LeaseRevoke"
-WATCH = "/etcdserverpb.Watch/Watch"
 
 WRITE_SHARE = 0.1
 SWAP_KEYS = 1000
@@ -226,60 +227,16 @@ async def _keep_alives(connections: list[FastConnection], setting: Setting) -> F
     return _figures([each * 1e6 for each in times_s], elapsed_s)
 
 
-class Watchers:
-    """Watchers spread over connections, and when each event of the put under way arrived."""
-
-    def __init__(self, connections: list[FastConnection], keys: Sequence[bytes], per_key: int) -> None:
-        self._created = 0
-        self._wanted = 0
-        self._began = 0.0
-        self._loop = connections[0].loop
-        self._all_in: asyncio.Future[None] = self._loop.create_future()
-        self.times_us: list[float] = []
-        self.total = len(keys) * per_key
-        calls = [connection.open(WATCH, self._received) for connection in connections]
-        numbers = range(self.total)
-        for number in numbers:
-            create = rpc_pb2.WatchCreateRequest(key=keys[number % len(keys)])
-            calls[number % len(calls)].send(rpc_pb2.WatchRequest(create_request=create).SerializeToString())
-
-    def _received(self, message: bytes) -> None:
-        response = rpc_pb2.WatchResponse.FromString(message)
-        if response.created:
-            self._created += 1
-            if self._created == self.total:
-                self._all_in.set_result(None)
-            return
-        now = time.perf_counter()
-        for _ in response.events:
-            self.times_us.append((now - self._began) * 1e6)
-        if len(self.times_us) >= self._wanted and not self._all_in.done():
-            self._all_in.set_result(None)
-
-    async def created(self) -> None:
-        """Wait until all watchers stand."""
-        await self._all_in
-
-    async def put(self, connection: FastConnection, keys: Sequence[bytes], each_seen_by: int) -> None:
-        """Put some keys at once; wait until every watcher of them has its event."""
-        self._all_in = self._loop.create_future()
-        self._wanted = len(self.times_us) + len(keys) * each_seen_by
-        messages = [rpc_pb2.PutRequest(key=key, value=VALUE).SerializeToString() for key in keys]
-        self._began = time.perf_counter()
-        answers = await asyncio.gather(*(connection.unary(PUT, message) for message in messages))
-        if any(answer.code for answer in answers):
-            raise LoadError(f"a put was refused: {answers[0]}")
-        await self._all_in
-
-
-async def _watch(connections: list[FastConnection], seconds: float, keys: int, per_key: int) -> Figures:
-    names = [b"watched/%05d" % number for number in range(keys)]
-    watchers = Watchers(connections, names, per_key)
-    await watchers.created()
-    began = time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        await watchers.put(connections[0], names, per_key)
-    return _figures(watchers.times_us, time.perf_counter() - began)
+async def _watch(putting: FastConnection, setting: Setting, keys: int, per_key: int) -> Figures:
+    watchers = Watchers(putting, [b"watched/%05d" % number for number in range(keys)], per_key)
+    try:
+        await watchers.open(setting.endpoint, setting.connections)
+        began = time.perf_counter()
+        while time.perf_counter() - began < setting.seconds:
+            await watchers.put()
+        return _figures(watchers.times_us, time.perf_counter() - began)
+    finally:
+        watchers.close()
 
 
 def _repeating(requests: "Requests") -> "Load":
@@ -291,7 +248,7 @@ def _repeating(requests: "Requests") -> "Load":
 
 def _watching(keys: int, per_key: int) -> "Load":
     async def load(connections: list[FastConnection], setting: Setting) -> Figures:
-        return await _watch(connections, setting.seconds, keys, per_key)
+        return await _watch(connections[0], setting, keys, per_key)
 
     return load
 
@@ -313,8 +270,8 @@ LOADS: dict[str, Load] = {
     "watch-many-keys": _watching(WATCHED_KEYS, WATCHERS_PER_KEY),
 }
 """What is compared. Watch loads count events, and time each from the put to the event."""
-OWN_SOCKETS = {"lease-keepalive"}
-"""Loads that open the connections of their setting themselves, and use the given one to prepare."""
+OWN_SOCKETS = {"lease-keepalive", *FAN_OUTS, "watch-many-keys"}
+"""Loads that open the connections of their setting themselves, and use the given one for the rest."""
 SPACE_LOADS: dict[str, Load] = {"get": _repeating(_space_gets), "put": _repeating(_space_puts)}
 """What is done to a loaded keyspace."""
 

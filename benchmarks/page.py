@@ -32,7 +32,7 @@ METHOD = """\
 - Each case alternates between the servers, several rounds, after a warm-up. The other server idles meanwhile.
 - Load comes from h2load where one request can be repeated, from `benchmarks/generator.py` where keys differ, streams
   stay open or watchers listen. That client is Python too and takes as much processor as a server, so it understates
-  differences: both servers bear that alike.
+  differences: both servers bear that alike. Keep-alives and watch events are read from plain frames, which is cheap.
 - Replies are counted, and writes checked against the store's revision: a refused request fails the run.
 - `100x10` is 100 connections with 10 streams each, all busy all the time. Percentiles come from runs of their own in
   which every request is timed. A lone request is one at a time on one connection.

@@ -355,7 +355,7 @@ def watch_back_in_time(patch: Patch) -> None:
     """After a snapshot from the leader, watchers are told everything again (etcd issue 15271)."""
 
     def restore(self: Any, revision: int) -> None:
-        watchers = [watcher for table in self.synced.prefixes.values() for group in table.values() for watcher in group]
+        watchers = [watcher for audience in self.synced.audiences() for watcher in audience.watchers]
         original(self, revision)
         for watcher in watchers:
             watcher.next_revision = max(1, self.store.compacted)

@@ -232,6 +232,41 @@ def test_watchers_of_one_range_get_a_response_each(client: Client, prefix: bytes
     assert {response.events[0].kv.mod_revision for response in responses} == {revision}
 
 
+def test_many_watchers_of_one_range_are_told_the_same(
+    client: Client, prefix: bytes, end: bytes, stream: WatchStream
+) -> None:
+    ids = [*range(1, 60), 127, 128, 129, 16_384, 2**40, -1000]
+    for watch_id in ids:
+        stream.create(prefix, end, watch_id=watch_id)
+    stream.create(prefix, end, watch_id=5000, prev_kv=True)
+    stream.create(prefix, end, watch_id=5001, filters=[_NOPUT])
+    first = put(client, prefix, b"1").header.revision
+    for gone in ids[::2]:
+        stream.cancel(gone)
+    left = set(ids[1::2])
+    answers = [stream.take() for _ in range(len(ids) + 1 + len(ids[::2]))]
+    assert {each.watch_id for each in answers if each.canceled} == set(ids[::2])
+    told = [each for each in answers if each.events]
+    assert {each.watch_id for each in told} == {*ids, 5000}
+    assert {each.SerializeToString() for each in map(_without_id, told)} == {_without_id(told[0]).SerializeToString()}
+    last = txn(client, success=[op_put(prefix + b"a", b"2"), op_delete(prefix)]).header.revision
+    told = [stream.take() for _ in range(len(left) + 2)]
+    expected = [("PUT", prefix + b"a", last), ("DELETE", prefix, last)]
+    for each in told:
+        assert changes(each.events) == (expected[1:] if each.watch_id == 5001 else expected)
+        before = [event.prev_kv.mod_revision for event in each.events]
+        assert before == ([0, first] if each.watch_id == 5000 else [0] * len(before))
+    assert {each.watch_id for each in told} == {*left, 5000, 5001}
+    assert stream.nothing_before_fence() == []
+
+
+def _without_id(response: rpc_pb2.WatchResponse) -> rpc_pb2.WatchResponse:
+    other = rpc_pb2.WatchResponse()
+    other.CopyFrom(response)
+    other.watch_id = 0
+    return other
+
+
 def test_a_progress_request_is_answered_for_the_whole_stream(
     client: Client, prefix: bytes, stream: WatchStream
 ) -> None:

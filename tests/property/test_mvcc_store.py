@@ -185,6 +185,21 @@ class RecordingSink:
         self.cancelled = compact_revision
 
 
+class Hall:
+    """A crowd that takes events for all when each of them would, and notes who they are."""
+
+    def offer_all(self, audience, revision, events):
+        watchers = list(audience.watchers)
+        if audience.notes is None:
+            audience.notes = watchers
+        assert audience.notes == watchers
+        if any(watcher.sink.full for watcher in watchers):
+            return False
+        for watcher in watchers:
+            assert watcher.sink.offer(watcher, revision, events)
+        return True
+
+
 class StoreMachine(RuleBasedStateMachine):
     """Random life of a store and its watchers."""
 
@@ -197,6 +212,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = Store(self.buffer, self.hub)
         self.model = Model()
         self.watchers = {}
+        self.halls = (None, Hall(), Hall())
         self.interrupted = False
         self.slices = []
         self.scheduled = []
@@ -265,11 +281,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.watchers = {}
         for watcher, sink in watchers.items():
             if sink.cancelled is None:
+                told_to = self.model.revision if watcher.synced else 0
                 self.watchers[
                     hub.add(
                         watcher.keys,
-                        watcher.next_revision,
+                        max(watcher.next_revision, told_to + 1),
                         sink=sink,
+                        crowd=watcher.crowd,
                         prev_kv=watcher.prev_kv,
                         no_put=watcher.no_put,
                         no_delete=watcher.no_delete,
@@ -393,14 +411,18 @@ class StoreMachine(RuleBasedStateMachine):
         prev_kv=st.booleans(),
         no_put=st.booleans(),
         no_delete=st.booleans(),
+        copies=st.integers(1, 3),
+        hall=st.integers(0, 2),
     )
-    def watch(self, keys, ahead, prev_kv, no_put, no_delete):
+    def watch(self, keys, ahead, prev_kv, no_put, no_delete, copies, hall):
         start = max(0, self.model.revision + ahead)
         if start == self.model.compacted and self.model.overwrites(start):
             return
-        for each in keys:
+        for each in keys * copies:
             sink = RecordingSink(self.model, each, start or self.model.revision + 1, prev_kv, no_put, no_delete)
-            watcher = self.hub.add(each, start, sink=sink, prev_kv=prev_kv, no_put=no_put, no_delete=no_delete)
+            filters = {"no_put": no_put, "no_delete": no_delete}
+            crowd = self.halls[hall]
+            watcher = self.hub.add(each, start, sink=sink, crowd=crowd, prev_kv=prev_kv, **filters)
             self.watchers[watcher] = sink
 
     @precondition(lambda self: self.watchers)

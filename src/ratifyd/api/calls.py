@@ -66,6 +66,8 @@ class StreamAnswers(Protocol):
 
     def send_message(self, stream_id: int, message: bytes, /) -> None: ...
 
+    def send_alike(self, stream_id: int, head: bytes, middles: Sequence[bytes], tail: bytes, /) -> None: ...
+
     def finish(self, stream_id: int, /) -> None: ...
 
     def fail(self, stream_id: int, code: int, message: str, /) -> None: ...
@@ -403,6 +405,13 @@ class Stream:
         if not self.closed:
             self.route.rpc.sent += 1
             self.session.connection.send_message(self.stream_id, message)
+            self.session.mark_dirty()
+
+    def send_alike(self, head: bytes, middles: Sequence[bytes], tail: bytes) -> None:
+        """Send a response message for each of `middles`, all of one length, between `head` and `tail`."""
+        if not self.closed:
+            self.route.rpc.sent += len(middles)
+            self.session.connection.send_alike(self.stream_id, head, middles, tail)
             self.session.mark_dirty()
 
     def finish(self) -> None:

@@ -333,6 +333,11 @@ class StreamExchange(_Exchange):
             self._answer.begin(200, [*self._headers, *JSON, _FROM_GRPC])
         self._answer.write(f'{{"result":{text}}}\n'.encode())
 
+    def send_alike(self, stream_id: int, head: bytes, middles: Sequence[bytes], tail: bytes) -> None:
+        """Send one line for each of `middles`."""
+        for middle in middles:
+            self.send_message(stream_id, head + middle + tail)
+
     def finish(self, stream_id: int) -> None:
         """End the lines."""
         if not self._done:

@@ -4,6 +4,7 @@ The hub decides what a watcher is told and in which order; this stream turns it 
 the client is slow: the watcher then reads from history when there is room again, and nothing is queued for it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ratifyd.api.calls import MAX_QUEUED_BYTES, Stream
@@ -20,7 +21,7 @@ from ratifyd.errors import (
 )
 from ratifyd.keys import KeyRange
 from ratifyd.metrics import GRPC_CODES
-from ratifyd.mvcc.watch import Watcher
+from ratifyd.mvcc.watch import Audience, Watcher
 from ratifyd.ports import Timer
 from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import WatchCreateRequest, WatchRequest
@@ -39,11 +40,41 @@ class _Watch:
     """One watcher as its stream knows it."""
 
     id: int
+    field: bytes
+    """The id as a response has it."""
     watcher: Watcher | None
     fragment: bool
     progress: bool
     quiet: bool = True
     """Nothing was sent since the last periodic progress."""
+
+
+def _watch_of(watcher: Watcher) -> _Watch:
+    watch = watcher.tag
+    assert isinstance(watch, _Watch)
+    return watch
+
+
+class _Alike:
+    """Watches that are told the same but for their ids."""
+
+    __slots__ = ("count", "fragment", "id_bytes", "ids", "progress")
+
+    def __init__(self, watches: Iterable[_Watch]) -> None:
+        by_length: dict[int, list[bytes]] = {}
+        self.progress: list[_Watch] = []
+        """Those that want to know of quiet times."""
+        self.fragment = False
+        self.count = self.id_bytes = 0
+        for watch in watches:
+            by_length.setdefault(len(watch.field), []).append(watch.field)
+            self.count += 1
+            self.id_bytes += len(watch.field)
+            self.fragment = self.fragment or watch.fragment
+            if watch.progress:
+                self.progress.append(watch)
+        self.ids = list(by_length.values())
+        """Their ids as a response has them, those of one length together."""
 
 
 class WatchStream(Stream):
@@ -108,17 +139,39 @@ class WatchStream(Stream):
         server = self.server
         server.metrics.mvcc_events_total += len(events)
         header = server.headers.header(revision, server.node.raft.term)
-        response = fast.watch_response(header, watch.id, events)
+        response = header + watch.field + fast.watch_events(events)
         if watch.fragment and len(events) > 1 and len(response) >= self._fragment_bytes:
             self._send_fragments(header, watch.id, events)
         else:
             self.send(response)
         return True
 
+    def offer_all(self, audience: Audience, revision: int, events: list[bytes]) -> bool:
+        """Send events to watchers that want the same, unless there may not be room for all of them.
+
+        Their responses differ in the id alone: header and events are made once, and joined around the ids.
+        """
+        alike = audience.notes
+        if type(alike) is not _Alike:
+            alike = audience.notes = _Alike(_watch_of(watcher) for watcher in audience.watchers)
+        if alike.fragment and len(events) > 1:
+            return False
+        server = self.server
+        header = server.headers.header(revision, server.node.raft.term)
+        body = fast.watch_events(events)
+        size = alike.count * (len(header) + len(body)) + alike.id_bytes
+        if self.queued_bytes + size > MAX_QUEUED_BYTES:
+            return False
+        for watch in alike.progress:
+            watch.quiet = False
+        server.metrics.mvcc_events_total += alike.count * len(events)
+        for ids in alike.ids:
+            self.send_alike(header, ids, body)
+        return True
+
     def compacted(self, watcher: Watcher, compact_revision: int) -> None:
         """Tell the client that the history it asked for is gone; such an answer carries no revision (semantics 7.7)."""
-        watch = watcher.tag
-        assert isinstance(watch, _Watch)
+        watch = _watch_of(watcher)
         watch.watcher = None  # the id stays taken until the client cancels it, as in etcd
         header = self.server.headers.header(0, self.server.node.raft.term)
         self.send(fast.watch_response(header, watch.id, canceled=True, compact_revision=compact_revision))
@@ -149,13 +202,15 @@ class WatchStream(Stream):
                 self._next_id += 1
             watch_id = self._next_id
             self._next_id += 1
-        watch = self._watches[watch_id] = _Watch(watch_id, None, request.fragment, request.progress_notify)
+        field = fast.watch_id_field(watch_id)
+        watch = self._watches[watch_id] = _Watch(watch_id, field, None, request.fragment, request.progress_notify)
         self.send(fast.watch_response(header, watch_id, created=True))
         filters = request.filters
         watch.watcher = self.server.state.hub.add(
             keys,
             request.start_revision,
             sink=self,
+            crowd=self,
             prev_kv=request.prev_kv,
             no_put=WatchCreateRequest.NOPUT in filters,
             no_delete=WatchCreateRequest.NODELETE in filters,

@@ -3,13 +3,14 @@
 A watcher is *synced* (told of every write as it happens) or *lagging* (its events are read back from the store). A sink
 that refuses makes its watcher lagging at that revision; nothing is stored for it. Every watcher gets each matching
 event exactly once, in revision order, all events of a revision in one offer. Events are encoded once and shared.
+Synced watchers that want the same and share a crowd are an *audience*: they are matched, and told, as one.
 Knows nothing of streams, ids, fragments or progress notifications.
 """
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from heapq import nsmallest
 from operator import attrgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ratifyd.keys import KeyRange, prefix_end
 from ratifyd.mvcc.records import decode, row_key
@@ -47,15 +48,41 @@ class Sink(Protocol):
         ...
 
 
-class Watcher:
-    """One watch: made by `WatchHub.add`. `next_revision` is the first revision it has not been told of."""
+class Crowd(Protocol):
+    """Where the events of many watchers go together, if that is cheaper. It neither adds nor removes watchers then."""
 
-    __slots__ = ("anchor", "keys", "next_revision", "no_delete", "no_put", "prefix", "prev_kv", "sink", "synced", "tag")
+    def offer_all(self, audience: "Audience", revision: int, events: list[bytes]) -> bool:
+        """Take events for a whole audience, as `Sink.offer` does for one. False: none was told, offer to each."""
+        ...
+
+
+class Watcher:
+    """One watch: made by `WatchHub.add`.
+
+    `next_revision` is the first revision it has not been told of, as long as it is lagging. A synced one has been told
+    of everything from it on, or begins there.
+    """
+
+    __slots__ = (
+        "anchor",
+        "audience",
+        "crowd",
+        "keys",
+        "next_revision",
+        "no_delete",
+        "no_put",
+        "prefix",
+        "prev_kv",
+        "sink",
+        "synced",
+        "tag",
+    )
 
     def __init__(
         self,
         keys: KeyRange,
         sink: Sink,
+        crowd: Crowd | None,
         tag: object,
         *,
         next_revision: int,
@@ -65,7 +92,10 @@ class Watcher:
     ) -> None:
         self.keys = keys
         self.sink = sink
+        self.crowd = crowd
         self.tag = tag
+        self.audience: Audience | None = None
+        """While synced."""
         self.next_revision = next_revision
         self.prev_kv = prev_kv
         self.no_put = no_put
@@ -89,51 +119,116 @@ def _classify(keys: KeyRange) -> tuple[bytes, int]:
     return keys.start, _ODD
 
 
+class Audience:
+    """Watchers that want the same events from the same revision on, and take them together."""
+
+    __slots__ = ("begins", "crowd", "lone", "no_delete", "no_put", "notes", "prev_kv", "watchers")
+
+    def __init__(self, like: Watcher, begins: int) -> None:
+        """Of watchers `like` one, which is not among them yet."""
+        self.watchers: dict[Watcher, None] = {}
+        self.lone: Watcher | None = None
+        """The only one, when there is only one."""
+        self.crowd = like.crowd
+        self.begins = begins
+        self.prev_kv = like.prev_kv
+        self.no_put = like.no_put
+        self.no_delete = like.no_delete
+        self.notes: object = None
+        """The crowd's own; None again whenever the watchers have changed."""
+
+    def add(self, watcher: Watcher) -> None:
+        self.lone = None if self.watchers else watcher
+        self.watchers[watcher] = None
+        self.notes = None
+
+    def remove(self, watcher: Watcher) -> None:
+        watchers = self.watchers
+        del watchers[watcher]
+        self.lone = next(iter(watchers)) if len(watchers) == 1 else None
+        self.notes = None
+
+
 class _Matcher:
-    """Watchers by what they watch: exact keys, prefixes per length, and a list of other ranges."""
+    """Audiences by what they watch: exact keys, prefixes per length, and other ranges."""
 
     __slots__ = ("odd", "points", "prefixes", "size")
 
-    def __init__(self, watchers: Iterable[Watcher] = ()) -> None:
-        self.points: dict[bytes, dict[Watcher, None]] = {}
-        self.prefixes: dict[int, dict[bytes, dict[Watcher, None]]] = {}
-        self.odd: dict[Watcher, None] = {}
+    def __init__(self) -> None:
+        self.points: dict[bytes, dict[Hashable, Audience]] = {}
+        self.prefixes: dict[int, dict[bytes, dict[Hashable, Audience]]] = {}
+        self.odd: dict[KeyRange, dict[Hashable, Audience]] = {}
         self.size = 0
-        for watcher in watchers:
-            self.add(watcher)
+        """Watchers in all."""
 
-    def add(self, watcher: Watcher) -> None:
+    def add(self, watcher: Watcher, begins: int) -> Audience:
+        """Add a watcher to those that are told of what happens from revision `begins` on."""
         self.size += 1
         if watcher.prefix == _ODD:
-            self.odd[watcher] = None
+            group = self.odd.setdefault(watcher.keys, {})
         elif watcher.prefix == _POINT:
-            self.points.setdefault(watcher.anchor, {})[watcher] = None
+            group = self.points.setdefault(watcher.anchor, {})
         else:
-            self.prefixes.setdefault(watcher.prefix, {}).setdefault(watcher.anchor, {})[watcher] = None
+            group = self.prefixes.setdefault(watcher.prefix, {}).setdefault(watcher.anchor, {})
+        kind = _kind(watcher, begins)
+        audience = group.get(kind)
+        if audience is None:
+            audience = group[kind] = Audience(watcher, begins)
+        audience.add(watcher)
+        return audience
 
-    def remove(self, watcher: Watcher) -> None:
+    def remove(self, watcher: Watcher, audience: Audience) -> None:
+        """Take a watcher out of its audience."""
         self.size -= 1
-        if watcher.prefix == _ODD:
-            del self.odd[watcher]
+        audience.remove(watcher)
+        if audience.watchers:
             return
-        table = self.points if watcher.prefix == _POINT else self.prefixes[watcher.prefix]
-        group = table[watcher.anchor]
-        del group[watcher]
-        if not group:
-            del table[watcher.anchor]
-            if not table and watcher.prefix != _POINT:
+        kind = _kind(watcher, audience.begins)
+        if watcher.prefix == _ODD:
+            _remove(self.odd, watcher.keys, kind)
+        elif watcher.prefix == _POINT:
+            _remove(self.points, watcher.anchor, kind)
+        else:
+            table = self.prefixes[watcher.prefix]
+            _remove(table, watcher.anchor, kind)
+            if not table:
                 del self.prefixes[watcher.prefix]
 
-    def match(self, key: bytes) -> list[Watcher]:
-        """Watchers whose range holds `key`, as a list of its own."""
+    def audiences(self) -> list[Audience]:
+        """All of them."""
+        groups = [*self.points.values(), *self.odd.values()]
+        for table in self.prefixes.values():
+            groups += table.values()
+        return [audience for group in groups for audience in group.values()]
+
+    def match(self, key: bytes) -> list[Audience]:
+        """Audiences whose range holds `key`, as a list of its own."""
         group = self.points.get(key)
-        found = list(group) if group else []
+        found = list(group.values()) if group else []
         for length, table in self.prefixes.items():
             if (group := table.get(key[:length])) is not None:
-                found += group
-        if self.odd:
-            found += [watcher for watcher in self.odd if key in watcher.keys]
+                found += group.values()
+        for keys, group in self.odd.items():
+            if key in keys:
+                found += group.values()
         return found
+
+
+def _kind(watcher: Watcher, begins: int) -> Hashable:
+    """What watchers of one range have in common that are one audience."""
+    if watcher.crowd is None:
+        return watcher
+    return watcher.crowd, begins, watcher.prev_kv, watcher.no_put, watcher.no_delete
+
+
+_Key = TypeVar("_Key", bytes, KeyRange)
+
+
+def _remove(table: dict[_Key, dict[Hashable, Audience]], key: _Key, kind: Hashable) -> None:
+    group = table[key]
+    del group[kind]
+    if not group:
+        del table[key]
 
 
 class WatchHub:
@@ -181,6 +276,7 @@ class WatchHub:
         start_revision: int,
         *,
         sink: Sink,
+        crowd: Crowd | None = None,
         prev_kv: bool = False,
         no_put: bool = False,
         no_delete: bool = False,
@@ -189,7 +285,9 @@ class WatchHub:
         """Start a watcher at `start_revision` (0: the next write; in the future: silent until then)."""
         current = self.store.revision
         first = start_revision or current + 1
-        watcher = Watcher(keys, sink, tag, next_revision=first, prev_kv=prev_kv, no_put=no_put, no_delete=no_delete)
+        watcher = Watcher(
+            keys, sink, crowd, tag, next_revision=first, prev_kv=prev_kv, no_put=no_put, no_delete=no_delete
+        )
         if first > current:
             self._promote(watcher)
         else:
@@ -199,8 +297,7 @@ class WatchHub:
     def remove(self, watcher: Watcher) -> None:
         """Stop a watcher; nothing if it was removed before."""
         if watcher.synced:
-            watcher.synced = False
-            self.synced.remove(watcher)
+            self._demote(watcher)
         else:
             self._lagging.pop(watcher, None)
             self._full.pop(watcher, None)
@@ -217,19 +314,22 @@ class WatchHub:
 
     def restore(self, revision: int) -> None:
         """Make all watchers lagging after the store was replaced; they had been told everything up to `revision`."""
-        synced, self.synced = self.synced, _Matcher()
-        groups = [*synced.points.values(), synced.odd]
-        for table in synced.prefixes.values():
-            groups += table.values()
-        for group in groups:
-            for watcher in group:
-                watcher.synced = False
+        for audience in self.synced.audiences():
+            for watcher in list(audience.watchers):
+                self._demote(watcher)
                 watcher.next_revision = max(watcher.next_revision, revision + 1)
                 self._lagging[watcher] = None
 
     def _promote(self, watcher: Watcher) -> None:
         watcher.synced = True
-        self.synced.add(watcher)
+        first = watcher.next_revision
+        watcher.audience = self.synced.add(watcher, first if first > self.store.revision + 1 else 0)
+
+    def _demote(self, watcher: Watcher) -> None:
+        audience, watcher.audience = watcher.audience, None
+        assert audience is not None
+        watcher.synced = False
+        self.synced.remove(watcher, audience)
 
     # ------------------------------------------------------------------ live events
 
@@ -237,20 +337,32 @@ class WatchHub:
         """Tell the synced watchers of one write. Called by the store when the write is complete."""
         if not self.synced.size:
             return
-        for watcher, events in self._collect(self.synced, changes).items():
-            if not watcher.synced:  # removed by a sink meanwhile
-                continue
-            if watcher.sink.offer(watcher, revision, events):
-                watcher.next_revision = revision + 1
-            elif watcher.synced:
-                watcher.synced = False
-                watcher.next_revision = revision
-                self.synced.remove(watcher)
-                self._full[watcher] = None
+        for audience, events in self._collect(self.synced, changes).items():
+            watcher = audience.lone
+            if watcher is not None:
+                if not watcher.sink.offer(watcher, revision, events):
+                    self._refused(watcher, revision)
+            elif audience.watchers:  # none if a sink has removed them meanwhile
+                self._offer_all(audience, revision, events)
 
-    def _collect(self, matcher: _Matcher, changes: list[Change]) -> dict[Watcher, list[bytes]]:
-        """Events of `changes` (in revision order) for each watcher that has not seen them, encoded once each."""
-        batches: dict[Watcher, list[bytes]] = {}
+    def _offer_all(self, audience: Audience, revision: int, events: list[bytes]) -> None:
+        crowd = audience.crowd
+        assert crowd is not None, "several watchers without a crowd"
+        if not crowd.offer_all(audience, revision, events):
+            for watcher in list(audience.watchers):
+                if watcher.synced and not watcher.sink.offer(watcher, revision, events):
+                    self._refused(watcher, revision)
+
+    def _refused(self, watcher: Watcher, revision: int) -> None:
+        """Have a watcher catch up from `revision` on once its sink has room, unless the sink has removed it."""
+        if watcher.synced:
+            self._demote(watcher)
+            watcher.next_revision = revision
+            self._full[watcher] = None
+
+    def _collect(self, matcher: _Matcher, changes: list[Change]) -> dict[Audience, list[bytes]]:
+        """Events of `changes` (in revision order) for each audience that has not seen them, encoded once each."""
+        batches: dict[Audience, list[bytes]] = {}
         single = len(changes) == 1
         for change in changes:
             matched = matcher.match(change[0])
@@ -260,10 +372,10 @@ class WatchHub:
             deleted = len(change[1]) != REVISION_BYTES
             plain: list[bytes] = []
             with_previous: list[bytes] = []
-            for watcher in matched:
-                if watcher.next_revision > main or (watcher.no_delete if deleted else watcher.no_put):
+            for audience in matched:
+                if audience.begins > main or (audience.no_delete if deleted else audience.no_put):
                     continue
-                if watcher.prev_kv:
+                if audience.prev_kv:
                     if not with_previous:
                         with_previous = [fast.event(change[2], deleted, self._previous(change, main))]
                     event = with_previous
@@ -272,11 +384,11 @@ class WatchHub:
                         plain = [fast.event(change[2], deleted, None)]
                     event = plain
                 if single:
-                    batches[watcher] = event
-                elif watcher in batches:
-                    batches[watcher] += event
+                    batches[audience] = event
+                elif audience in batches:
+                    batches[audience] += event
                 else:
-                    batches[watcher] = event.copy()
+                    batches[audience] = event.copy()
         return batches
 
     def _previous(self, change: Change, main: int) -> bytes | None:
@@ -304,41 +416,52 @@ class WatchHub:
             return False
         first = min(watcher.next_revision for watcher in chosen)
         last = current
-        batches: dict[Watcher, list[bytes]] = {}
         if first <= current:
             rows, last = self.store.history(first, max_revisions, MAX_BYTES_PER_PASS)
             batches, last = self._collect_within_limits(chosen, rows, last)
+            for audience, events in batches.items():
+                self._offer_history(audience, current, events)
         for watcher in chosen:
-            if watcher not in self._lagging:  # removed by a sink meanwhile
-                continue
-            events = batches.get(watcher)
-            if events is None or watcher.sink.offer(watcher, current, events):
+            if watcher in self._lagging:  # neither refused nor removed by a sink meanwhile
                 watcher.next_revision = max(watcher.next_revision, last + 1)
-                if watcher.next_revision > current and watcher in self._lagging:
+                if watcher.next_revision > current:
                     del self._lagging[watcher]
                     self._promote(watcher)
-            elif watcher in self._lagging:
+        return bool(self._lagging)
+
+    def _offer_history(self, audience: Audience, current: int, events: list[bytes]) -> None:
+        """Tell an audience of lagging watchers; who refuses is tried again later."""
+        crowd = audience.crowd
+        waiting = [watcher for watcher in audience.watchers if watcher in self._lagging]
+        all_wait = 1 < len(waiting) == len(audience.watchers)
+        if all_wait and crowd is not None and crowd.offer_all(audience, current, events):
+            return
+        for watcher in waiting:
+            if watcher not in self._lagging:  # removed by a sink meanwhile
+                continue
+            if not watcher.sink.offer(watcher, current, events) and watcher in self._lagging:
                 del self._lagging[watcher]
                 self._full[watcher] = None
-        return bool(self._lagging)
 
     def _collect_within_limits(
         self, chosen: list[Watcher], rows: list[Row], last: int
-    ) -> tuple[dict[Watcher, list[bytes]], int]:
+    ) -> tuple[dict[Audience, list[bytes]], int]:
         """As `_collect` for the rows of whole revisions up to `last`, or up to an earlier one if there is too much."""
-        matcher = _Matcher(chosen)
-        batches: dict[Watcher, list[bytes]] = {}
+        matcher = _Matcher()
+        for watcher in chosen:
+            matcher.add(watcher, watcher.next_revision)
+        batches: dict[Audience, list[bytes]] = {}
         count = size = taken = 0
         while taken < len(rows):
             begun, taken = taken, _end_of_revision(rows, taken + _CHANGES_AT_ONCE)
             changes = [_change(row, value) for row, value in rows[begun:taken]]
-            for watcher, events in self._collect(matcher, changes).items():
-                count += len(events)
-                size += sum(map(len, events))
-                if watcher in batches:
-                    batches[watcher] += events
+            for audience, events in self._collect(matcher, changes).items():
+                count += len(events) * len(audience.watchers)
+                size += sum(map(len, events)) * len(audience.watchers)
+                if audience in batches:
+                    batches[audience] += events
                 else:
-                    batches[watcher] = events.copy()
+                    batches[audience] = events.copy()
             if taken < len(rows) and (count > MAX_EVENTS_PER_PASS or size > MAX_OFFERED_BYTES_PER_PASS):
                 return batches, decode_revision(rows[taken - 1][0])[0]
         return batches, last

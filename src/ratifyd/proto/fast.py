@@ -272,13 +272,23 @@ def watch_response(
     fragment: bool = False,
 ) -> bytes:
     """etcdserverpb.WatchResponse of encoded events."""
-    out = header + b"\x10" + varint(watch_id) if watch_id else header
+    out = header + watch_id_field(watch_id)
     if created or canceled or compact_revision or cancel_reason or fragment:
         out += _watch_state(created, canceled, compact_revision, cancel_reason, fragment)
+    return out + watch_events(events) if events else out
+
+
+def watch_id_field(watch_id: int) -> bytes:
+    """What an etcdserverpb.WatchResponse has between its header and its events."""
+    return b"\x10" + varint(watch_id) if watch_id else b""
+
+
+def watch_events(events: Sequence[bytes]) -> bytes:
+    """What an etcdserverpb.WatchResponse ends with: encoded events."""
     if len(events) == 1:
         only = events[0]
-        return out + _HEADS_11[len(only)] + only
-    return out + b"".join(_repeated(11, events)) if events else out
+        return _HEADS_11[len(only)] + only
+    return b"".join(_repeated(11, events))
 
 
 def _watch_state(created: bool, canceled: bool, compact_revision: int, cancel_reason: str, fragment: bool) -> bytes:

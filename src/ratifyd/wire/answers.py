@@ -69,6 +69,28 @@ class AnsweringConnection(Http2Connection):
         else:
             self._send_payload(stream, frames.MESSAGE_PREFIX.pack(0, size - 5), message)
 
+    def send_alike(self, stream_id: int, head: bytes, middles: Sequence[bytes], tail: bytes) -> None:
+        """As `send_message` for each of `middles`, all of one length, between `head` and `tail`; in common frames."""
+        stream = self._sendable(stream_id)
+        if stream is None or self._refuse_unread(stream):
+            return
+        if not stream.headers_sent:
+            self._send_headers(stream)
+        length = len(head) + len(middles[0]) + len(tail)
+        self.sent_bytes += length * len(middles)
+        head = frames.MESSAGE_PREFIX.pack(0, length) + head
+        payload = head + (tail + head).join(middles) + tail
+        size = len(payload)
+        if size <= stream.window and size <= self._send_window and size <= self._peer_frame_bytes and not stream.queue:
+            stream.window -= size
+            self._send_window -= size
+            self._unread += size
+            self._forgive_pings = True
+            self._out.append(frames.FRAME_HEADER.pack(size << 8, 0, stream_id))
+            self._out.append(payload)
+        else:
+            self._send_payload(stream, payload)
+
     def reply_parts(self, stream_id: int, parts: Sequence[bytes]) -> None:
         """As `reply` with the parts joined, which they are not."""
         stream = self._sendable(stream_id)

@@ -197,8 +197,8 @@ def test_waiting_goes_on_after_a_snapshot(member: Member, client: Client) -> Non
 
 
 def watchers(member: Member) -> list[Any]:
-    """The synced watchers of single keys."""
-    return [watcher for group in member.state.hub.synced.points.values() for watcher in group]
+    """The synced watchers."""
+    return [watcher for audience in member.state.hub.synced.audiences() for watcher in audience.watchers]
 
 
 @pytest.mark.parametrize("in_time", [True, False])

@@ -153,6 +153,16 @@ def test_watch(front: Front) -> None:
     assert len(got.lines) == 6
 
 
+def test_watchers_of_one_key_get_a_line_each(front: Front) -> None:
+    got, incoming = _watch(front, key=A)
+    for number in range(3):
+        incoming.receive(b'{"create_request":{"key":"YQ==","watch_id":%d}}' % (7 + 200 * number))
+    front.ask("/v3/kv/put", {"key": A})
+    told = [line["result"] for line in got.lines[4:]]
+    assert sorted(int(each.get("watch_id", "0")) for each in told) == [0, 7, 207, 407]
+    assert all(each["events"] == told[0]["events"] for each in told)
+
+
 def test_a_slow_reader_of_a_watch_is_not_fed(front: Front) -> None:
     got, incoming = _watch(front, key=A)
     got.queued_bytes = MAX_QUEUED_BYTES + 1

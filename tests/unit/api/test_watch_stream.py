@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from ratifyd.api.calls import MAX_QUEUED_BYTES
+from ratifyd.api.watch import WatchStream
 from ratifyd.apply import requests
 from ratifyd.mvcc.watch import Watcher
 from ratifyd.proto.rpc_pb2 import (
     CompactionRequest,
+    DeleteRangeRequest,
     PutRequest,
     RequestOp,
     TxnRequest,
@@ -204,6 +206,118 @@ def test_a_client_that_reads_in_fits_and_starts(member: Member, seed: int) -> No
     for _ in range(30):
         member.clock.advance(0.1)
     assert revisions(client, stream_id) == list(range(2, written + 2))
+
+
+# --- many watchers that want the same
+
+
+NOPUT, NODELETE = WatchCreateRequest.NOPUT, WatchCreateRequest.NODELETE
+WANTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"range_end": b"l"},
+    {"prev_kv": True},
+    {"filters": [NOPUT]},
+    {"filters": [NODELETE], "range_end": b"l"},
+    {"fragment": True, "range_end": b"l"},
+    {"progress_notify": True},
+    {"start_revision": 12},
+    {"start_revision": 3},
+)
+IDS = (0, 0, 0, 130, 131, 70_000, -3)
+
+
+def _life(seed: int) -> tuple[list[bytes], Member]:
+    """A random life of one stream with many watchers of a few kinds; everything it was sent."""
+    random = Random(seed)
+    member = Member(watch_progress_notify_interval_s=10.0, max_request_bytes=100_000).start()
+    client = Client(member, window=random.choice((0, 5_000, BIG)))
+    client.allow(0, BIG)
+    stream_id = client.open(WATCH)
+    made: list[int] = []
+    for step in range(60):
+        kind = random.randrange(6)
+        if kind == 0 or step < 10:
+            wanted = WANTS[random.randrange(len(WANTS))]
+            client.say(stream_id, create(watch_id=IDS[step % len(IDS)] * (step + 1), **wanted))
+            made.append(IDS[step % len(IDS)] * (step + 1))
+        elif kind == 1:
+            client.say(stream_id, cancel(random.choice([0, 1, 2, *made])))
+        elif kind == 2:
+            ops = [RequestOp(request_put=PutRequest(key=b"k%d" % n, value=bytes(9_000))) for n in range(8)]
+            ops.append(RequestOp(request_delete_range=DeleteRangeRequest(key=b"k")))
+            member.do(requests.TXN, TxnRequest(success=ops))
+        elif kind == 3:
+            client.allow(stream_id, random.choice((10, 20_000, 2_000_000)))
+            client.say(stream_id, PROGRESS)
+        elif kind == 4:
+            member.clock.advance(random.choice((0.1, 11)))
+        else:
+            put(member, value=bytes(random.choice((1, 300, 60_000))))
+        client.read()
+    client.allow(stream_id, 1 << 29)
+    for _ in range(20):
+        member.clock.advance(0.1)
+        client.read()
+    assert member.state.hub.lagging_count == 0
+    member.check()
+    return client.answer(stream_id).messages, member
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_telling_many_together_is_telling_each(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """The same life with and without: each watcher is sent the same bytes in the same order, and as many are counted.
+
+    Where not all find room at once, it may differ how the events of one watcher are spread over responses.
+    """
+    together, member = _life(seed)
+    monkeypatch.setattr(WatchStream, "offer_all", lambda self, audience, revision, events: False)
+    apart, other = _life(seed)
+    assert _by_id(together) == _by_id(apart)
+    assert member.metrics.mvcc_events_total == other.metrics.mvcc_events_total > 0
+    assert member.metrics.client_sent_bytes_total > 0
+
+
+def _by_id(messages: list[bytes]) -> dict[int, list[bytes]]:
+    """What each watcher was told: creation, events, cancellation."""
+    told: dict[int, list[bytes]] = {}
+    for message in messages:
+        response = WatchResponse.FromString(message)
+        events = [event.SerializeToString() for event in response.events]
+        if not events and not response.canceled and not response.created:
+            continue  # progress, which depends on when
+        told.setdefault(response.watch_id, []).extend(events or [b"canceled" if response.canceled else b"created"])
+    return told
+
+
+def test_many_watchers_of_a_key_share_frames(client: Client) -> None:
+    stream_id = client.open(WATCH, *(create() for _ in range(300)))
+    client.answer(stream_id)
+    put(client.member, value=b"v" * 10)
+    written = client.link.written
+    made = [each for each in responses(client, stream_id) if each.events]
+    assert sorted(each.watch_id for each in made) == list(range(300))
+    assert all(each.header == made[0].header and each.events == made[0].events for each in made)
+    assert len(written) < sum(len(each.SerializeToString()) + 5 for each in made) + 9 * 5
+
+
+def test_events_of_many_watchers_do_not_pile_up(member: Member) -> None:
+    """A thousand watchers of a key on a stream that nobody reads: no more waits than for one."""
+    client = Client(member, window=0)
+    stream_id = client.open(WATCH, *(create() for _ in range(1000)))
+    client.allow(0, BIG)
+    for _ in range(6):
+        put(member, value=bytes(1000))
+        assert client.session.connection.queued_bytes(stream_id) < MAX_QUEUED_BYTES + 2000
+    assert member.state.hub.lagging_count == 1000
+    client.allow(stream_id, BIG)
+    for _ in range(20):
+        member.clock.advance(0.1)
+        client.read()
+    told: dict[int, list[int]] = {}
+    for each in responses(client, stream_id):
+        told.setdefault(each.watch_id, []).extend(event.kv.mod_revision for event in each.events)
+    assert told == {number: list(range(2, 8)) for number in range(1000)}
+    assert member.state.hub.lagging_count == 0
 
 
 def test_whatever_holds_a_stream_up_says_when_it_is_over(member: Member) -> None:

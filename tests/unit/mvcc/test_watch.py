@@ -31,6 +31,20 @@ class Collector:
         self.cancelled.append(compact_revision)
 
 
+class Hall(Collector):
+    """A sink that is a crowd too, and remembers what it was offered for how many at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.together = []
+        self.takes_all = True
+
+    def offer_all(self, audience, revision, events):
+        if self.takes_all:
+            self.together.append((len(audience.watchers), revision, events))
+        return self.takes_all
+
+
 def make():
     class DirectWorker:
         def submit(self, job, done):
@@ -118,6 +132,84 @@ def test_sinks_may_remove_watchers_during_an_offer():
         put(store, b"a")
         hub.catch_up()
         assert hub.watcher_count == 0
+
+
+def test_those_that_want_the_same_are_told_together():
+    store, hub = make()
+    hall, other = Hall(), Hall()
+    keys = KeyRange(b"a", b"b")
+    same = [hub.add(keys, 0, sink=hall, crowd=hall) for _ in range(3)]
+    hub.add(keys, 0, sink=other, crowd=other)
+    hub.add(keys, 0, sink=hall, crowd=hall, prev_kv=True)
+    hub.add(keys, 0, sink=hall, crowd=hall, no_delete=True)
+    hub.add(keys, 0, sink=hall, crowd=hall, no_put=True)
+    hub.add(keys, store.revision + 2, sink=hall, crowd=hall)
+    hub.add(KeyRange(b"a", b"a\0"), 0, sink=hall, crowd=hall)
+    put(store, b"a")
+    assert [count for count, *_ in hall.together] == [3] and len(hall.offers) == 3 and len(other.offers) == 1
+    assert not other.together, "one alone is no audience"
+    put(store, b"ab")
+    assert [count for count, *_ in hall.together] == [3, 3] and len(hall.offers) == 6
+    for watcher in same[:2]:
+        hub.remove(watcher)
+    put(store, b"ab")
+    assert len(hall.together) == 2 and len(hall.offers) == 10
+    assert [revision for revision, _ in hall.offers] == [2] * 3 + [3] * 3 + [4] * 4
+
+
+@mark.parametrize("keys", [KeyRange(b"a", b"a\0"), KeyRange(b"a", b"b"), KeyRange(b"a", b"ab\0")])
+def test_a_crowd_without_room_for_all_is_offered_one_by_one(keys):
+    store, hub = make()
+    hall = Hall()
+    watchers = [hub.add(keys, 0, sink=hall, crowd=hall) for _ in range(4)]
+    hall.takes_all = False
+    hall.during = lambda watcher: setattr(hall, "full", watcher in watchers[2:])
+    put(store, b"a")
+    assert len(hall.offers) == 2 and hub.lagging_count == 2
+    assert [watcher.synced for watcher in watchers] == [True, True, False, False]
+    put(store, b"a")
+    assert len(hall.offers) == 4
+    hall.takes_all, hall.during, hall.full = True, None, False
+    for watcher in watchers:
+        hub.resume(watcher)
+    assert not hub.catch_up() and hub.lagging_count == 0
+    assert [(count, len(events)) for count, _, events in hall.together] == [(2, 2)]
+    put(store, b"a")
+    assert hall.together[1:] == [(4, 4, hall.together[1][2])]
+    for watcher in watchers:
+        hub.remove(watcher)
+    assert hub.synced.match(b"a") == [] and not any((hub.synced.points, hub.synced.prefixes, hub.synced.odd))
+
+
+def test_what_a_crowd_notes_of_an_audience_is_for_its_present_watchers():
+    store, hub = make()
+    hall = Hall()
+    keys = KeyRange(b"a", b"b")
+    first = [hub.add(keys, 0, sink=hall, crowd=hall) for _ in range(2)]
+    (audience,) = hub.synced.match(b"a")
+    audience.notes = "two"
+    put(store, b"a")
+    assert audience.notes == "two"
+    third = hub.add(keys, 0, sink=hall, crowd=hall)
+    assert audience.notes is None and list(audience.watchers) == [*first, third]
+    audience.notes = "three"
+    hub.remove(first[0])
+    assert audience.notes is None and list(audience.watchers) == [first[1], third]
+
+
+def test_one_removed_while_others_catch_up_is_not_told():
+    store, hub = make()
+    put(store, b"a")
+    hall = Hall()
+    watchers = []
+    eager = Collector(during=lambda _: hub.remove(watchers[1]))
+    hub.add(KeyRange(b"a", b"b"), 1, sink=eager)
+    watchers += [hub.add(KeyRange(b"a", b"b"), 1, sink=hall, crowd=hall) for _ in range(3)]
+    hub.catch_up()
+    assert len(eager.offers) == 1 and len(hall.offers) == 2 and not hall.together
+    assert hub.watcher_count == 3
+    put(store, b"a")
+    assert [count for count, *_ in hall.together] == [2]
 
 
 def test_compaction_cancels_all_that_are_behind():

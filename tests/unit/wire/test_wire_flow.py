@@ -2,7 +2,10 @@
 
 import struct
 from collections.abc import Callable
+from random import Random
 from typing import Any
+
+import pytest
 
 from ratifyd.wire.events import Call, Message, Reset, Writable
 from ratifyd.wire.limits import Limits
@@ -187,3 +190,50 @@ def test_connection_window_violation(make_peer: Callable[..., Peer]) -> None:
     peer = make_peer(Limits(connection_window_bytes=65_535))
     peer.send(b"".join(peer.call(1 + 2 * i, bytes(10_000)) for i in range(7)))
     assert peer.error() == ("connection", FLOW)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_messages_sent_alike_are_those_sent_one_by_one(make_peer: Callable[..., Peer], seed: int) -> None:
+    """Whatever the windows and the frame size: the same bytes on the stream, the same counts, all windows kept."""
+    draw = Random(seed)
+    settings = initial_window(draw.choice((0, 100, 20_000, 2**20))) + struct.pack(
+        ">HI", 5, draw.choice((16_384, 2**20))
+    )
+    together, apart = peers = [make_peer(settings=settings) for _ in range(2)]
+    for peer in peers:
+        peer.send(peer.headers(1))
+    data = {id(peer): b"" for peer in peers}
+    for _ in range(30):
+        if draw.random() < 0.6:
+            width = draw.randrange(4)
+            head, tail = draw.randbytes(draw.choice((0, 30))), draw.randbytes(draw.choice((0, 300, 9_000)))
+            middles = [draw.randbytes(width) for _ in range(draw.choice((1, 2, 100)))]
+            together.connection.send_alike(1, head, middles, tail)
+            for middle in middles:
+                apart.connection.send_message(1, head + middle + tail)
+        else:
+            opened = window(draw.choice((0, 1)), draw.choice((1, 1_000, 100_000)))
+            for peer in peers:
+                peer.send(opened)
+        for peer in peers:
+            data[id(peer)] += b"".join(payload for kind, _, _, payload in peer.frames() if kind == DATA)
+        assert data[id(together)] == data[id(apart)]
+        assert together.connection.queued_bytes(1) == apart.connection.queued_bytes(1)
+    assert together.connection.sent_bytes == apart.connection.sent_bytes
+    for peer in peers:
+        peer.send(window(0, 2**30) + window(1, 2**30))
+        data[id(peer)] += b"".join(payload for kind, _, _, payload in peer.frames() if kind == DATA)
+        assert peer.connection.queued_bytes(1) == 0
+    assert data[id(together)] == data[id(apart)]
+    together.connection.send_alike(3, b"", [b""], b"")  # nobody is there any more
+    assert not together.connection.has_output
+
+
+def test_messages_sent_alike_to_one_who_does_not_read_end_the_stream(make_peer: Callable[..., Peer]) -> None:
+    peer = make_peer(Limits(max_unread_bytes=10_000))
+    peer.send(peer.headers(1))
+    peer.connection.stalled = True
+    for _ in range(12):
+        peer.connection.send_alike(1, b"", [b"a", b"b"], bytes(500))
+        peer.connection.data_to_send()
+    assert not peer.connection.is_open(1)
