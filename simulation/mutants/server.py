@@ -232,7 +232,7 @@ def trust_the_clock(patch: Patch) -> None:
 def leader_trusts_itself_awoken(patch: Patch) -> None:
     """A leader whose process stood still renews leases before it knows whether it still leads."""
 
-    def leads_surely(self: Server) -> bool:
+    def leads_surely(self: Server, now: float) -> bool:
         return self.node.raft.role is Role.LEADER and self.leasing.is_primary and self._is_awake()
 
     patch(Server, "leads_surely", leads_surely)

@@ -216,13 +216,14 @@ class LeaseTimer:
         """
         if self._changed:
             self.tick(now)
-        lease_id = lease.id
-        if self._expiry[lease_id] <= now:
+        lease_id, ttl_s, expiry = lease.id, lease.ttl_s, self._expiry
+        if expiry[lease_id] <= now:
             return 0
-        self._expiry[lease_id] = when = now + (lease.remaining_s or max(lease.ttl_s, self._min_ttl_s))
+        whole_s = ttl_s if ttl_s > self._min_ttl_s else self._min_ttl_s
+        expiry[lease_id] = when = now + (lease.remaining_s or whole_s)
         if when < self._scheduled[lease_id]:  # a new leader gave it more
             self._schedule(lease_id, when)
-        return lease.ttl_s
+        return ttl_s
 
     def is_expired(self, lease_id: int, now: float) -> bool:
         """Whether a lease exists and its time is over, its revoke being under way."""

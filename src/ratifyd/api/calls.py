@@ -41,6 +41,8 @@ MAX_LOGGED_BYTES = 1 << 20
 """Answers in parts that are longer are not taken apart for the log of slow calls: that would hold up everybody."""
 MAX_UNREAD_BYTES = 4 << 20
 """Answers a stream may leave unread before further requests on it are counted."""
+FEW_UNREAD_BYTES = 3 << 20
+"""While no more wait for windows and the connection below takes what it is given, a stream has no more left unread."""
 MAX_UNREAD_REQUESTS = 1000
 """Requests on a stream whose answers are not read before it is ended: what nobody reads must not pile up."""
 
@@ -63,6 +65,14 @@ class CallAnswers(Protocol):
 
 class StreamAnswers(Protocol):
     """Where streams answer."""
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the connection below takes no more for now."""
+
+    @property
+    def queued(self) -> int:
+        """Bytes of all its streams that wait for a window."""
 
     def send_message(self, stream_id: int, message: bytes, /) -> None: ...
 
@@ -341,7 +351,6 @@ class Stream:
     """Value of label API when a broken request is counted; empty when it is not."""
 
     __slots__ = (
-        "_unread",
         "asked",
         "began",
         "closed",
@@ -352,6 +361,7 @@ class Stream:
         "server",
         "session",
         "stream_id",
+        "unread",
     )
 
     def __init__(self, session: StreamEdge, stream_id: int, head: Head, route: "Route") -> None:
@@ -367,16 +377,18 @@ class Stream:
         self.deadline: Timer | None = None
         self.held: list[bytes | None] | None = None
         """Messages, None for the client's end, that wait until this member knows the token the stream came with."""
-        self._unread = 0
+        self.unread = 0
+        """Requests since the client fell behind with reading."""
         session.server.lasting[self] = self.fail
 
     def check_read(self) -> None:
         """Count a request. Raises RequestTooManyRequests when the client asks and asks but does not read."""
-        if self.queued_bytes <= MAX_UNREAD_BYTES:
-            self._unread = 0
+        session = self.session
+        if session.connection.queued_bytes(self.stream_id) + session.link.write_buffer_size() <= MAX_UNREAD_BYTES:
+            self.unread = 0
             return
-        self._unread += 1
-        if self._unread > MAX_UNREAD_REQUESTS:
+        self.unread += 1
+        if self.unread > MAX_UNREAD_REQUESTS:
             raise RequestTooManyRequests
 
     def leader_lost(self) -> None:
@@ -404,8 +416,10 @@ class Stream:
         """Send a response message."""
         if not self.closed:
             self.route.rpc.sent += 1
-            self.session.connection.send_message(self.stream_id, message)
-            self.session.mark_dirty()
+            session = self.session
+            session.connection.send_message(self.stream_id, message)
+            if not session.dirty:
+                session.mark_dirty()
 
     def send_alike(self, head: bytes, middles: Sequence[bytes], tail: bytes) -> None:
         """Send a response message for each of `middles`, all of one length, between `head` and `tail`."""

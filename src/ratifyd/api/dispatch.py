@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from google.protobuf.message import DecodeError
 
-from ratifyd.api.calls import ClientCall, Stream, StreamEdge
+from ratifyd.api.calls import FEW_UNREAD_BYTES, ClientCall, Stream, StreamEdge
 from ratifyd.api.identity import HELD_OVERHEAD_BYTES, TokenAhead, hold
 from ratifyd.api.routes import Route
 from ratifyd.errors import (
@@ -147,7 +147,9 @@ def deliver(stream: Stream, message: bytes) -> bool:
         return _hold_more(stream, message)
     stream.route.rpc.received += 1
     try:
-        stream.check_read()
+        connection = stream.session.connection
+        if connection.stalled or connection.queued > FEW_UNREAD_BYTES or stream.unread:
+            stream.check_read()
         stream.receive(message)
     except EtcdError as error:
         stream.fail(error)

@@ -129,6 +129,9 @@ def _text(value: object) -> str:
 class _Exchange:
     """One request: the session, connection and link of its `ClientCall` or `Stream`."""
 
+    stalled = False
+    queued = 0  # there is one request only: nothing to count
+
     __slots__ = ("_answer", "_done", "_headers", "_target", "dirty", "server", "timing")
 
     def __init__(self, server: Server, answer: Answer, headers: Headers, target: Target) -> None:

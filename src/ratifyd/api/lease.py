@@ -1,8 +1,9 @@
 """Lease: LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTimeToLive, LeaseLeases (semantics §8)."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from ratifyd.api.calls import Call, Stream
+from ratifyd.api.calls import Call, Stream, StreamEdge
 from ratifyd.api.identity import check_current, identity_of, present_identity, require_user, token_of
 from ratifyd.apply import requests
 from ratifyd.apply.permissions import check_lease_keys
@@ -21,10 +22,16 @@ from ratifyd.proto.rpc_pb2 import (
     LeaseTimeToLiveResponse,
 )
 from ratifyd.server.server import Server
+from ratifyd.wire.headers import Head
+
+if TYPE_CHECKING:
+    from ratifyd.api.routes import Route
 
 _POSITIVE_63 = (1 << 63) - 1
 MAX_PENDING_RENEWALS = 1000
 """Renewals of one stream that may wait for the revocation of expired leases."""
+MAX_KNOWN = 256
+"""Requests of one stream whose answers are kept: clients in Go renew all their leases on one stream."""
 
 
 def grant(server: Server, call: Call) -> None:
@@ -95,42 +102,44 @@ def _check_readable(server: Server, identity: Identity, ids: Iterable[int]) -> N
                 auth.check_range(identity, key, b"")
 
 
-_NONE_YET = b"", 0, 0, b""
-
-
 class KeepAliveStream(Stream):
     """Lease.LeaseKeepAlive: one answer for each renewal asked for; TTL 0 says that the lease is gone."""
 
     failure_label = "lease-keepalive"
-    __slots__ = ("_half_closed", "_pending", "_usual")
+    __slots__ = ("_half_closed", "_known", "_pending")
 
-    _usual: tuple[bytes, int, int, bytes]
-    """The last request renewed at once: its bytes, lease and TTL, and the body of the answer. Most are followed by the
-    same."""
+    def __init__(self, session: StreamEdge, stream_id: int, head: Head, route: "Route") -> None:
+        super().__init__(session, stream_id, head, route)
+        self._half_closed = False
+        self._pending = 0
+        self._known: dict[bytes, tuple[int, int, bytes]] = {}
+        """Requests renewed at once, by their bytes: lease, TTL, and the answer's body. They come again and again."""
 
     def receive(self, message: bytes) -> None:
         """Renew a lease, here or on the leader; the stream ends with what the leader could not be asked for.
 
         Raises RequestTooManyRequests.
         """
-        known, lease_id, known_ttl, body = getattr(self, "_usual", _NONE_YET)
-        if message != known:
-            lease_id = LeaseKeepAliveRequest.FromString(message).ID
-            known_ttl = 0
+        known = self._known.get(message)
+        lease_id = LeaseKeepAliveRequest.FromString(message).ID if known is None else known[0]
         server = self.server
-        header = server.header()  # of the moment before the renewal (semantics 1.11)
+        # The header is of the moment before the renewal (semantics 1.11).
+        header = server.headers.header(server.store.revision, server.node.raft.term)
+        now = server.clock.time()
         if server.auth.enabled:
             require_user(server, self.head)
-        elif ttl := server.leases.renew_at_once(lease_id):
-            if ttl != known_ttl:
-                body = fast.keep_alive_body(lease_id, ttl)
-                self._usual = message, lease_id, ttl, body
-            self.send(header + body)
+        elif server.leads_surely(now) and (ttl := server.leasing.renew_at_once(lease_id, now)):
+            if known is None or known[1] != ttl:
+                known = self._remember(message, lease_id, ttl)
+            self.send(header + known[2])
             return
-        pending = getattr(self, "_pending", 0)
-        if pending >= MAX_PENDING_RENEWALS:
+        self._ask(lease_id, header)
+
+    def _ask(self, lease_id: int, header: bytes) -> None:
+        """Renew a lease where it takes longer."""
+        if self._pending >= MAX_PENDING_RENEWALS:
             raise RequestTooManyRequests
-        self._pending = pending + 1
+        self._pending += 1
 
         def renewed(ttl: int, error: EtcdError | None) -> None:
             self._pending -= 1
@@ -140,7 +149,13 @@ class KeepAliveStream(Stream):
             self.send(header + LeaseKeepAliveResponse(ID=lease_id, TTL=ttl).SerializeToString())
             self._maybe_finish()
 
-        server.leases.renew(lease_id, renewed, self._check)
+        self.server.leases.renew(lease_id, renewed, self._check)
+
+    def _remember(self, message: bytes, lease_id: int, ttl: int) -> tuple[int, int, bytes]:
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        known = self._known[message] = lease_id, ttl, fast.keep_alive_body(lease_id, ttl)
+        return known
 
     def _check(self, lease_id: int) -> None:
         """Require the right to write all keys of a lease (semantics 8.23). Raises what AuthStore.check_put raises."""
@@ -156,5 +171,5 @@ class KeepAliveStream(Stream):
         self._maybe_finish()
 
     def _maybe_finish(self) -> None:
-        if getattr(self, "_half_closed", False) and not getattr(self, "_pending", 0):
+        if self._half_closed and not self._pending:
             self.finish()

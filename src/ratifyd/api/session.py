@@ -144,8 +144,8 @@ class Session:
                     call.refuse(undecodable())
                 except TokenAhead as ahead:
                     hold_call(call, ahead)
-            elif type(event) is Message and (stream := self._streams.get(event.stream_id)) is not None:
-                deliver(stream, event.data)
+            elif type(event) is Message and (stream := self._streams.get(event[0])) is not None:
+                deliver(stream, event[1])
             else:
                 self._event(event)
         if connection.has_output or connection.draining:

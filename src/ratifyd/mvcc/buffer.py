@@ -53,11 +53,12 @@ class _Generation:
     def _sort(self, bucket: bytes, table: _Table, order: list[bytes]) -> list[bytes]:
         added = list(islice(reversed(table), len(table) - len(order)))
         added.sort()
-        if order and added[0] < order[-1]:
-            order += added
-            order.sort()
+        at = bisect_left(order, added[0])
+        if at == len(order) or added[-1] < order[at]:
+            order[at:at] = added  # behind all, or between two: what a compaction removes lies before what is put
         else:
             order += added
+            order.sort()
         self._order[bucket] = order
         return order
 
@@ -214,6 +215,10 @@ class WriteBuffer(_Layered):
     def delete(self, bucket: bytes, key: bytes) -> None:
         """Remove a row, present or not."""
         self._active.tables[bucket][key] = None
+
+    def delete_many(self, bucket: bytes, keys: Iterable[bytes]) -> None:
+        """Remove rows, present or not."""
+        self._active.tables[bucket].update(dict.fromkeys(keys))
 
     def seal(self, done: Done | None = None) -> bool:
         """Hand the active generation to the backend; False if it is empty or another one is still flushing.

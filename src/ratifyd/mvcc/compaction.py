@@ -62,16 +62,12 @@ class Compaction:
         buffer, compact_key = self._buffer, self._index.compact_key
         assert job.cursor is not None, "a finished compaction goes on"
         rows, job.cursor = buffer.scan(KEY, job.cursor, job.upper, max_rows, BYTES_PER_SLICE)
-        hashed = job.hasher.add if job.hasher is not None else None
-        for row, value in rows:
-            kept = compact_key(row_key(value), row, job.upper, job.first_of_revision)
-            if not kept:
-                buffer.delete(KEY, row)
-                self.removed += 1
-            if hashed is not None:
-                hashed(row, value, kept)
+        upper, first = job.upper, job.first_of_revision
+        removed = [row for row, value in rows if not compact_key(row_key(value), row, upper, first)]
+        buffer.delete_many(KEY, removed)
+        self.removed += len(removed)
         if job.hasher is not None:
-            job.hasher.flush()
+            job.hasher.add(rows, removed)
         if job.cursor is not None:
             return True
         self._finish(job)

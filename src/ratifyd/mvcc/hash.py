@@ -4,7 +4,7 @@ All are CRC-32C. They equal etcd's for the same history, whatever the progress o
 each step hashes one slice of rows, the result is the generator's return value (`finish` runs one to its end).
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
@@ -13,6 +13,7 @@ import google_crc32c
 from ratifyd.mvcc.buffer import WriteBuffer
 from ratifyd.mvcc.index import Index
 from ratifyd.mvcc.records import row_key
+from ratifyd.ports import Row
 from ratifyd.schema import (
     BUCKETS,
     CONSISTENT_INDEX,
@@ -83,27 +84,23 @@ class CompactionHasher:
     at the compacted revision itself is kept, be it a tombstone.
     """
 
-    __slots__ = ("_crc", "_lower", "_parts", "_previous", "_revision")
+    __slots__ = ("_crc", "_lower", "_previous", "_revision")
 
     def __init__(self, *, revision: int, previous: int) -> None:
         self._revision = revision
         self._previous = previous
         self._lower, _ = _compacted_rows(previous)
         self._crc = _crc32c(0, KEY)
-        self._parts: list[bytes] = []
 
-    def add(self, row: bytes, value: bytes, kept: bool) -> None:
-        """Take the next row; `kept` tells whether it survives this compaction."""
-        if kept or row >= self._lower:
-            self._parts += (row, value)
-
-    def flush(self) -> None:
-        """Hash the rows taken so far."""
-        self._crc = _crc32c(self._crc, b"".join(self._parts))
-        self._parts.clear()
+    def add(self, rows: Sequence[Row], removed: Sequence[bytes]) -> None:
+        """Take the next rows, of which `removed` do not survive this compaction."""
+        if removed and removed[0] < self._lower:
+            left_out = {row for row in removed if row < self._lower}
+            rows = [row for row in rows if row[0] not in left_out]
+        self._crc = _crc32c(self._crc, b"".join(chain.from_iterable(rows)))
 
     def result(self) -> KvHash:
-        """The hash, once all rows were taken and flushed."""
+        """The hash, once all rows were taken."""
         return KvHash(self._crc, self._previous, self._revision)
 
 

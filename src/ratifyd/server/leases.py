@@ -35,12 +35,9 @@ Check = Callable[[int], None]
 
 
 class LeaseService:
-    """Leases as the API sees them. `confirm` makes sure of leadership, `caught_up` of the state, each within limits.
+    """Leases as the API sees them. `confirm` makes sure of leadership, `caught_up` of the state, each within limits."""
 
-    `leads_surely` says whether leadership needs no confirmation.
-    """
-
-    __slots__ = ("_book", "_caught_up", "_clock", "_confirm", "_leadership", "_leads_surely", "_leasing")
+    __slots__ = ("_book", "_caught_up", "_clock", "_confirm", "_leadership", "_leasing")
 
     def __init__(
         self,
@@ -51,7 +48,6 @@ class LeaseService:
         *,
         confirm: Ask,
         caught_up: Ask,
-        leads_surely: Callable[[], bool],
     ) -> None:
         self._clock = clock
         self._book = book
@@ -59,13 +55,8 @@ class LeaseService:
         self._leadership = leadership
         self._confirm = confirm
         self._caught_up = caught_up
-        self._leads_surely = leads_surely
 
     # --- for clients -----------------------------------------------------------------------------------------------
-
-    def renew_at_once(self, lease_id: int) -> int:
-        """Start a lease's time afresh if nobody else need be asked for that; its TTL in seconds, 0 if it was not."""
-        return self._leasing.renew_at_once(lease_id, self._clock.time()) if self._leads_surely() else 0
 
     def renew(self, lease_id: int, answer: TtlAnswer, check: Check) -> None:
         """Start a lease's time afresh, here or on the leader."""

@@ -28,6 +28,7 @@ class Leasing:
         "_timer",
         "_waiting",
         "expired_total",
+        "is_primary",
         "renewed_total",
     )
 
@@ -52,6 +53,8 @@ class Leasing:
         self._checkpoints = checkpoints
         self._extend_s = extend_s
         self._timer: LeaseTimer | None = None
+        self.is_primary = False
+        """Whether this member's clock decides."""
         self._waiting: dict[int, list[Renewed]] = {}
         self._checkpointed: set[int] = set()
         """Leases of which a rest may be in the log that is not applied yet."""
@@ -62,22 +65,19 @@ class Leasing:
         """Become the member whose clock decides: every lease starts afresh, with room for the change of leader."""
         self.demote()
         self._timer = LeaseTimer(self._book, now, min_ttl_s=self._book.min_ttl_s, extend_s=self._extend_s)
+        self.is_primary = True
 
     def demote(self) -> None:
         """Another member's clock decides from now on."""
         if self._timer is not None:
             self._timer.close()
             self._timer = None
+            self.is_primary = False
         self._checkpointed = set()
         waiting, self._waiting = self._waiting, {}
         for answers in waiting.values():
             for answer in answers:
                 answer(None)
-
-    @property
-    def is_primary(self) -> bool:
-        """Whether this member's clock decides."""
-        return self._timer is not None
 
     def tick(self, now: float) -> None:
         """Start clocks of new leases and propose the revocation of expired ones."""
@@ -117,7 +117,7 @@ class Leasing:
     def renew_at_once(self, lease_id: int, now: float) -> int:
         """Start the time of a lease afresh if nothing stands in the way; its TTL in seconds, 0 if something does."""
         timer, lease = self._timer, self._book.leases.get(lease_id)
-        if timer is None or lease is None or lease.remaining_s or lease_id in self._checkpointed:
+        if lease is None or timer is None or lease.remaining_s or lease_id in self._checkpointed:
             return 0
         ttl = timer.renew_unexpired(lease, now)
         if ttl:

@@ -96,6 +96,7 @@ class Server:
         self.state.over_quota = self.quota.exceeded_by
         self.tokens = self.auth.tokens = parts.tokens
         self._tick_s = config.heartbeat_interval_ms / 1000
+        self._stale_s = STALE_TICKS * self._tick_s
         election_s = config.election_timeout_ms / 1000
         self.timeout_s = timeout_s = REQUEST_TIMEOUT_S + 2 * election_s
         now = parts.clock.time
@@ -191,7 +192,6 @@ class Server:
             self.leadership,
             confirm=self.confirm_leadership,
             caught_up=self.when_applied,
-            leads_surely=self.leads_surely,
         )
         self.auto_compactor = AutoCompactor(
             config.auto_compaction_mode,
@@ -280,20 +280,21 @@ class Server:
         """Schema version of the backend, "" before the cluster has decided on one that records it."""
         return (self.state.buffer.get(schema.META, schema.STORAGE_VERSION) or b"").decode()
 
-    def leads_surely(self) -> bool:
+    def leads_surely(self, now: float) -> bool:
         """Whether this member leads and need not ask: see `confirm_leadership`."""
-        leads = self.node.raft.role is Role.LEADER and self.leasing.is_primary
-        return leads and not self._confirming and self._is_awake()
+        if self._confirming or now - self._ticked_at > self._stale_s:
+            return False
+        return self.node.raft.role is Role.LEADER and self.leasing.is_primary
 
     def _is_awake(self) -> bool:
-        return self.clock.time() - self._ticked_at <= STALE_TICKS * self._tick_s
+        return self.clock.time() - self._ticked_at <= self._stale_s
 
     def confirm_leadership(self, confirmed: Callable[[bool], None]) -> None:
         """Find out whether this member still leads, and have it know all that its predecessors have committed.
 
         One that was not stopped or stalled lately, and has applied an entry of its own term, need not ask.
         """
-        if self.leads_surely():
+        if self.leads_surely(self.clock.time()):
             confirmed(True)
         elif not self.is_leader and self._is_awake():
             confirmed(False)
@@ -365,7 +366,7 @@ class Server:
 
     def _ticked(self, now: float) -> None:
         since = now - self._ticked_at
-        stale = since > STALE_TICKS * self._tick_s
+        stale = since > self._stale_s
         self._ticked_at = now
         self.traces.ticked()
         self.timing.ticked(every_call=requests_log.isEnabledFor(logging.DEBUG))

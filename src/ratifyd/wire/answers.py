@@ -52,8 +52,12 @@ class AnsweringConnection(Http2Connection):
 
     def send_message(self, stream_id: int, message: bytes) -> None:
         """Send one message; it is queued while the client's windows are shut (see `queued_bytes`, `Writable`)."""
-        stream = self._sendable(stream_id)
-        if stream is None or self._refuse_unread(stream):
+        stream = self._streams.get(stream_id)
+        if type(stream) is not Stream or not stream.headers_sent or stream.last_frame:
+            stream = self._sendable(stream_id)
+            if stream is None:
+                return
+        if self.queued + self._unread > self.limits.max_unread_bytes and self._refuse_unread(stream):
             return
         if not stream.headers_sent:
             self._send_headers(stream)
@@ -64,8 +68,7 @@ class AnsweringConnection(Http2Connection):
             self._send_window -= size
             self._unread += size
             self._forgive_pings = True
-            self._out.append(_message_header(size << 8, 0, stream_id, 0, size - 5))
-            self._out.append(message)
+            self._out += (_message_header(size << 8, 0, stream_id, 0, size - 5), message)
         else:
             self._send_payload(stream, frames.MESSAGE_PREFIX.pack(0, size - 5), message)
 
@@ -155,7 +158,7 @@ class AnsweringConnection(Http2Connection):
 
     def _refuse_unread(self, stream: Stream) -> bool:
         """Fail a stream instead of adding to what its client does not read; whether it was."""
-        if self._queued + self._unread <= self.limits.max_unread_bytes:
+        if self.queued + self._unread <= self.limits.max_unread_bytes:
             return False
         self._end_call(stream, status_block(Code.RESOURCE_EXHAUSTED, "too many answers wait to be read"))
         return True

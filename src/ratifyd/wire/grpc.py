@@ -40,8 +40,8 @@ _FIRST_BLOCKS = FirstBlocks()
 _frame_header = frames.FRAME_HEADER.unpack_from
 _message_header = frames.MESSAGE_FRAME_HEADER.unpack_from
 _message_prefix = frames.MESSAGE_PREFIX.unpack_from
-_call = tuple.__new__
-"""Makes a Call of a tuple, in a third of the time."""
+_tuple = tuple.__new__
+"""Makes a Call or a Message of a tuple, in a third of the time."""
 
 
 class GrpcConnection(AnsweringConnection):
@@ -109,14 +109,10 @@ class GrpcConnection(AnsweringConnection):
 
     def _read_frames(self, data: bytes, pos: int) -> int:
         """Read the complete frames of `data` from `pos`; returns where the rest begins."""
-        events = self._events
-        streams = self._streams
-        fresh = self._fresh
+        events, streams = self._events, self._streams
         cached = self._blocks.get
-        max_word = self.limits.max_frame_bytes << 8 | 0xFF
-        max_message = self.limits.max_message_bytes
-        received = messages = 0
-        end = len(data)
+        max_word, max_message = self.limits.max_frame_bytes << 8 | 0xFF, self.limits.max_message_bytes
+        received, messages, end = 0, 0, len(data)
         while pos + 9 <= end:
             word, flags, stream_id = _frame_header(data, pos)
             start = pos + 9
@@ -146,11 +142,11 @@ class GrpcConnection(AnsweringConnection):
                             received += size + 5
                             messages += 1
                             streams[stream_id] = WHOLE
-                            events.append(_call(Call, (stream_id, head, data[stop + 14 : pos])))
+                            events.append(_tuple(Call, (stream_id, head, data[stop + 14 : pos])))
                             continue
                         pos = stop
                     streams[stream_id] = head
-                    fresh.append(stream_id)
+                    self._fresh.append(stream_id)
                     continue
             elif kind == 0 and flags == 1 and word >= 0x500 and not self._careful:
                 stream = streams.get(stream_id)
@@ -161,39 +157,26 @@ class GrpcConnection(AnsweringConnection):
                         received += size + 5
                         messages += 1
                         streams[stream_id] = WHOLE
-                        events.append(_call(Call, (stream_id, stream, data[start + 5 : stop])))
+                        events.append(_tuple(Call, (stream_id, stream, data[start + 5 : stop])))
                         continue
-            elif kind == 0 and not flags and not self._careful and self._take_whole(stream_id, data, start, stop):
-                received += stop - start
-                messages += 1
-                continue
+            elif kind == 0 and not flags and word >= 0x500 and not self._careful:
+                stream = streams.get(stream_id)
+                if type(stream) is Stream and stream.flowing and not stream.buffer:
+                    compressed, size = _message_prefix(data, start)
+                    if word == size + 5 << 8 and size <= max_message and not compressed:
+                        received += size + 5
+                        messages += 1
+                        stream.unacknowledged += size + 5
+                        if stream.unacknowledged * 2 >= self._stream_receive_window:
+                            self._reopen_stream_window(stream, 0)
+                        events.append(_tuple(Message, (stream_id, data[start + 5 : stop])))
+                        continue
             self._frame(kind, flags, stream_id & frames.MAX_STREAM_ID, data[start:stop])
             if self.closed:
                 break
         self._received += received
         self.received_bytes += received - 5 * messages
         return pos
-
-    def _take_whole(self, stream_id: int, data: bytes, start: int, stop: int) -> bool:
-        """Take a DATA frame that is exactly one message on a stream that goes on; whether it is."""
-        stream = self._streams.get(stream_id)
-        if (
-            type(stream) is not Stream
-            or type(stream.head) is not Head
-            or stream.fresh
-            or stream.buffer
-            or stream.expected >= 0
-            or stream.remote_closed
-            or stream.last_frame
-            or stop - start < 5
-        ):
-            return False
-        compressed, size = _message_prefix(data, start)
-        if compressed or start + 5 + size != stop or size > self.limits.max_message_bytes:
-            return False
-        self._reopen_stream_window(stream, size + 5)
-        self._events.append(Message(stream_id, data[start + 5 : stop]))
-        return True
 
     def _uncached_head(self, stream_id: int, block: bytes) -> Head | None:
         """The head of a new request whose block is not in the cache; None when anything is unusual (and dealt with)."""
@@ -302,6 +285,7 @@ class GrpcConnection(AnsweringConnection):
     def _announce(self, stream: Stream) -> None:
         stream.fresh = False
         assert type(stream.head) is Head
+        stream.flowing = stream.expected < 0 and not stream.remote_closed
         self._events.append(Opened(stream.id, stream.head))
         if stream.held is not None:
             self._events.append(Message(stream.id, stream.held))
@@ -474,6 +458,7 @@ class GrpcConnection(AnsweringConnection):
                 return
         if end_stream:
             stream.remote_closed = True
+            stream.flowing = False
         else:
             self._reopen_stream_window(stream, size)
         if content and not stream.last_frame:
@@ -551,6 +536,7 @@ class GrpcConnection(AnsweringConnection):
     def _half_close(self, stream: Stream) -> None:
         """The client has sent everything."""
         stream.remote_closed = True
+        stream.flowing = False
         head = stream.head
         if stream.expected > 0:
             self._stream_error(stream.id, ErrorCode.PROTOCOL_ERROR)

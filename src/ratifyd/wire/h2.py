@@ -50,7 +50,6 @@ class Http2Connection:
         "_peer_frame_bytes",
         "_peer_window",
         "_ping_strikes",
-        "_queued",
         "_received",
         "_reply_room",
         "_reset_here",
@@ -66,6 +65,7 @@ class Http2Connection:
         "closed",
         "draining",
         "limits",
+        "queued",
         "received_bytes",
         "sent_bytes",
         "stalled",
@@ -82,7 +82,8 @@ class Http2Connection:
         self.sent_bytes = 0
         self.stalled = False
         """The connection below takes no more for now: what was handed to it counts as unread."""
-        self._queued = 0  # waits for a window
+        self.queued = 0
+        """Bytes that wait for a window."""
         self._unread = 0  # large answers handed out since everything was taken
         self._now = 0.0
         self._out: list[bytes | memoryview] = []
@@ -200,7 +201,7 @@ class Http2Connection:
         if type(stream) is Stream:
             self._waiting.pop(stream_id, None)
             self._buffered -= len(stream.buffer)
-            self._queued -= stream.queued
+            self.queued -= stream.queued
         return stream
 
     # -- errors ---------------------------------------------------------------------------------------------------
@@ -454,7 +455,7 @@ class Http2Connection:
             if payload:
                 stream.queue.append(payload if len(payload) <= frames.DEFAULT_FRAME_BYTES else memoryview(payload))
                 stream.queued += len(payload)
-                self._queued += len(payload)
+                self.queued += len(payload)
         if stream.id not in self._waiting:
             self._pump(stream)
         if stream.queued > self.limits.send_low_water_bytes:
@@ -463,6 +464,7 @@ class Http2Connection:
     def _finish_stream(self, stream: Stream, last_frame: bytes) -> None:
         """End a stream with `last_frame` once everything queued is sent."""
         stream.last_frame = last_frame
+        stream.flowing = False
         if not stream.queue:
             self._end_stream(stream)
 
@@ -502,7 +504,7 @@ class Http2Connection:
         size = sum(map(len, chunks))
         stream.window -= size
         stream.queued -= size
-        self._queued -= size
+        self.queued -= size
         self._unread += size
         self._send_window -= size
         self._forgive_pings = True

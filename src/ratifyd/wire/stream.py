@@ -11,6 +11,7 @@ class Stream:
     __slots__ = (
         "buffer",
         "expected",
+        "flowing",
         "fresh",
         "head",
         "headers_sent",
@@ -38,6 +39,9 @@ class Stream:
         self.expected = head.content_length
         """Bytes the content-length still promises; -1 when there is none."""
         self.remote_closed = False
+        self.flowing = False
+        """The session has heard of it, neither side has ended it, and nothing was said of how long it will be: messages
+        that come whole are handed out as they are."""
         self.unacknowledged = 0
         """Bytes received and not yet given back to the client's window."""
 

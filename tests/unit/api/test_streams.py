@@ -9,7 +9,7 @@ import pytest
 from ratifyd.api.calls import MAX_QUEUED_BYTES
 from ratifyd.api.http import HttpPages
 from ratifyd.api.kv import STALL_TIMEOUT_S, STREAM_FIRST_KEYS
-from ratifyd.api.lease import MAX_PENDING_RENEWALS
+from ratifyd.api.lease import MAX_KNOWN, MAX_PENDING_RENEWALS
 from ratifyd.api.maintenance import MAX_HASHES
 from ratifyd.apply import requests
 from ratifyd.apply.ranges import LONG_KEYS, range_body
@@ -33,6 +33,8 @@ from ratifyd.proto.rpc_pb2 import (
     LeaseKeepAliveResponse,
     LeaseLeasesRequest,
     LeaseLeasesResponse,
+    LeaseRevokeRequest,
+    LeaseRevokeResponse,
     LeaseTimeToLiveRequest,
     LeaseTimeToLiveResponse,
     PutRequest,
@@ -115,6 +117,30 @@ def test_renewals_of_an_expired_lease_do_not_pile_up() -> None:
     answered = client.answer(stream_id)
     assert (answered.status, answered.message) == (UNKNOWN, "etcdserver: too many requests")
     assert not member.failures
+
+
+def test_renewals_of_more_leases_than_a_stream_remembers(client: Client) -> None:
+    leases = range(1, MAX_KNOWN + 10)
+    for lease in leases:
+        client.ask(LEASE + "LeaseGrant", LeaseGrantRequest(ID=lease, TTL=100 + lease), LeaseGrantResponse)
+    stream_id = client.open(KEEP_ALIVE)
+    for _ in range(3):
+        for lease in leases:
+            client.say(stream_id, LeaseKeepAliveRequest(ID=lease))
+    found = [(each.ID, each.TTL) for each in client.answer(stream_id).parse(LeaseKeepAliveResponse)]
+    assert found == [(lease, 100 + lease) for lease in leases] * 3
+
+
+def test_a_remembered_renewal_follows_its_lease(client: Client) -> None:
+    stream_id = client.open(KEEP_ALIVE)
+    for ttl in (10, 20):
+        client.ask(LEASE + "LeaseGrant", LeaseGrantRequest(ID=7, TTL=ttl), LeaseGrantResponse)
+        client.say(stream_id, LeaseKeepAliveRequest(ID=7))
+        client.say(stream_id, LeaseKeepAliveRequest(ID=7))
+        client.ask(LEASE + "LeaseRevoke", LeaseRevokeRequest(ID=7), LeaseRevokeResponse)
+        client.say(stream_id, LeaseKeepAliveRequest(ID=7))
+    found = [each.TTL for each in client.answer(stream_id).parse(LeaseKeepAliveResponse)]
+    assert found == [10, 10, 0, 20, 20, 0]
 
 
 def test_lease_questions(client: Client) -> None:

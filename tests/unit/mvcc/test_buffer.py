@@ -40,6 +40,18 @@ def test_one_generation_flushes_at_a_time():
     assert backend.range(META, b"", None) == [(b"b", b"2")]
 
 
+def test_rows_that_come_out_of_order_are_read_in_order():
+    buffer = WriteBuffer(MemoryBackend(HandWorker()))
+    expected = []
+    for added in ((b"5", b"6"), (b"8",), (b"1", b"2"), (b"3", b"4"), (b"0", b"7"), (b"9",)):
+        for key in added:
+            buffer.put(META, key, b"v")
+        expected = sorted([*expected, *added])
+        assert [key for key, _ in buffer.range(META, b"", None)] == expected
+    buffer.delete_many(META, [b"2", b"1", b"2", b"absent"])
+    assert [key for key, _ in buffer.range(META, b"", None)] == [key for key in expected if key not in (b"1", b"2")]
+
+
 def test_a_failed_commit_is_reported_and_its_rows_stay_readable():
     worker, answers = HandWorker(), []
     buffer = WriteBuffer(MemoryBackend(worker))

@@ -144,7 +144,6 @@ def test_a_leader_that_stood_still_asks_before_it_renews_for_another_member() ->
         cast("Leadership", None),
         confirm=lambda then: then(led.pop(0)),
         caught_up=lambda then: then(True),
-        leads_surely=lambda: False,
     )
     answers: list[tuple[int | None, bool]] = []
     service.renew_here(LEASE, lambda ttl, in_time: answers.append((ttl, in_time)))
