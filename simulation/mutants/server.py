@@ -156,6 +156,12 @@ def change_members_early(patch: Patch) -> None:
 
 
 @mutant
+def change_members_before_the_log_knows(patch: Patch) -> None:
+    """A member acts on a change of members, and tells those it removes, while it may still forget that it committed."""
+    patch(node.Node, "_settle", lambda self: True)
+
+
+@mutant
 def learners_are_counted(patch: Patch) -> None:
     """What learners have counts towards the quorum."""
 

@@ -22,6 +22,7 @@ NOTICED = {
     "learner": "learners_are_counted",
     "equal": "request_ids_repeat",
     "removals": "change_members_early",
+    "farewell": "change_members_before_the_log_knows",
     "corrupt": "corruption_goes_unnoticed",
     "checkpoint": "checkpoints_are_lost",
     "renewal": "checkpoint_outlives_renewal",
