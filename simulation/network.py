@@ -265,6 +265,20 @@ class SimTransport:
         local_id = member.raft.id
         member.server.node.receive([message for data in datas if (message := decode_message(data)).to == local_id])
 
+    def dial(self) -> None:
+        """Have streams to all members that are known, as rafthttp has: one that has removed this one says so."""
+        network, local = self._network, self._machine
+        for number in self._peers.values():
+            other = network.machines[number].member
+            if (
+                other is not None
+                and local.member_id in other.state.members.removed
+                and not other.clock.paused
+                and not network.is_blocked(local.number, number)
+                and not network.is_blocked(number, local.number)
+            ):
+                network.clock.call_later(network.options.delay_max_s, local.told_removed)
+
     # --- members ---------------------------------------------------------------------------------------------------
 
     def add_peer(self, member_id: int, urls: Sequence[str]) -> None:

@@ -151,6 +151,7 @@ RECORD: dict[str, Way] = {
     "heartbeat_commits_too_much": Way(8, _DEPOSED),
     "change_members_early": Way(scenario="removals"),
     "change_members_before_the_log_knows": Way(scenario="farewell"),
+    "removed_members_stay": Way(scenario="gone"),
     "learners_are_counted": Way(scenario="learner"),
     "answer_before_commit": Way(8, ("members=3", "faults=kill", "fault_interval_s=0.7")),
     "propose_twice": Way(8),

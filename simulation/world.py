@@ -273,8 +273,10 @@ class World:
     # --- membership ------------------------------------------------------------------------------------------------
 
     def _administer(self) -> None:
-        """Start members that were added, as an operator does."""
+        """Start members that were added, as an operator does; and have all members keep up their streams."""
         members = self.living()
+        for member in members:
+            member.transport.dial()
         if members:
             latest = max(members, key=lambda member: member.state.consistent_index)
             present = {machine.member_id for machine in self.machines}

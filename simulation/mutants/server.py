@@ -162,6 +162,12 @@ def change_members_before_the_log_knows(patch: Patch) -> None:
 
 
 @mutant
+def removed_members_stay(patch: Patch) -> None:
+    """A member that hears of its removal from others lives on."""
+    patch(Server, "removed", lambda self: None)
+
+
+@mutant
 def learners_are_counted(patch: Patch) -> None:
     """What learners have counts towards the quorum."""
 

@@ -114,6 +114,22 @@ def leader_of_two_removed() -> None:
             play(partial(script, power=power), 2, in_place=in_place)
 
 
+def removed_learner() -> None:
+    """A learner is removed while it hears nobody; nobody sends it anything any more, and it asks nobody for a vote."""
+
+    def script(stage: Stage) -> None:
+        stage.pass_time(CONNECTED_S)
+        learner = stage.add_learner()
+        connect = stage.isolate(learner)
+        stage.command(stage.leader(), "member_remove", ID=learner.server.member_id)
+        stage.pass_time(1.0)
+        assert learner.server.member_id in learner.state.members.members, "it has heard of it"
+        connect()
+        stage.until(lambda: learner.machine.removed)
+
+    play(script, 3)
+
+
 def equal_requests_on_two_members() -> None:
     """Clients of two members ask for the same deletion at the same time: one of them deletes, and only one."""
 

@@ -23,6 +23,7 @@ NOTICED = {
     "equal": "request_ids_repeat",
     "removals": "change_members_early",
     "farewell": "change_members_before_the_log_knows",
+    "gone": "removed_members_stay",
     "corrupt": "corruption_goes_unnoticed",
     "checkpoint": "checkpoints_are_lost",
     "renewal": "checkpoint_outlives_renewal",
