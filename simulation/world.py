@@ -195,6 +195,9 @@ class World:
             return
         except OSError as error:
             clock.dead = True
+            if not machine.disk.fail:
+                self.failed(Violation("recovery", f"m{machine.number} cannot start from a sound disk: {error}"))
+                return
             machine.disk.abandon()
             self.trace(f"m{machine.number} cannot start: {error}")
             self.clock.call_later(random.uniform(0.5, 2.0), self.boot, machine)
