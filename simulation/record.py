@@ -48,6 +48,18 @@ _TORN = (
 )
 
 _STARTS = ("members=3", "start_crashes=0.5", "faults=kill", "fault_interval_s=0.7", "duration_s=10")
+_STOOD_STILL = (
+    "members=3",
+    "faults=pause",
+    "fault_interval_s=1.0",
+    "watchers=0",
+    "clients=1",
+    "duration_s=30",
+    "lease_checkpoint_s=0.3",
+    "keepers=3",
+    "election_ticks=3",
+    "heartbeat_ms=50",
+)
 _USERS = ("members=3", "users=True", "faults=move_leader,kill", "duration_s=15", "think_s=0.03", "quota_bytes=0")
 _DISKS = (
     "sync_s=0.02",
@@ -215,7 +227,7 @@ RECORD: dict[str, Way] = {
     "lease_never_ends": Way(8),
     "revoke_keeps_keys": Way(8),
     "checkpoint_outlives_renewal": Way(scenario="renewal"),
-    "leader_trusts_itself_awoken": Way(scenario="awoken"),
+    "leader_trusts_itself_awoken": Way(24, _STOOD_STILL),
     "checkpoints_are_lost": Way(scenario="checkpoint"),
     "snapshot_keeps_rights": Way(scenario="14571"),
     "rights_of_an_older_revision": Way(8, _USERS),
