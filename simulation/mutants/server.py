@@ -402,11 +402,10 @@ def progress_too_early(patch: Patch) -> None:
 def renewal_ignored(patch: Patch) -> None:
     """Keeping a lease alive is acknowledged, but does not move its end."""
 
-    def renew(self: Any, lease_id: int, now: float) -> int:
-        self.tick(now)
-        return int(self._book.get(lease_id).ttl_s)
+    def renew(self: Any, lease: Any, now: float) -> int:
+        return int(lease.ttl_s) if self.remaining(lease.id, now) > 0 else 0
 
-    patch(LeaseTimer, "renew", renew)
+    patch(LeaseTimer, "renew_unexpired", renew)
 
 
 @mutant

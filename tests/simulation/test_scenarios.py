@@ -22,6 +22,7 @@ NOTICED = {
     "learner": "learners_are_counted",
     "equal": "request_ids_repeat",
     "removals": "change_members_early",
+    "torn": "torn_tail_refused",
     "farewell": "change_members_before_the_log_knows",
     "gone": "removed_members_stay",
     "corrupt": "corruption_goes_unnoticed",
