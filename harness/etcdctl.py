@@ -74,9 +74,12 @@ def etcdutl(*args: str, timeout_s: float = 30.0, cwd: str | None = None) -> Outp
 def start_etcdctl(
     endpoint: str | Sequence[str], *args: str, env: Mapping[str, str] | None = None, stdin: int = subprocess.DEVNULL
 ) -> "subprocess.Popen[Any]":
-    """Start etcdctl without waiting (watch, lock, elect); the caller signals and reaps it. Unbuffered pipes, bytes."""
+    """Start etcdctl without waiting (watch, lock, elect); the caller signals and reaps it. Unbuffered pipes, bytes.
+
+    It can be interrupted even where nothing else can: what a shell starts in the background ignores SIGINT.
+    """
     return subprocess.Popen(
-        etcdctl_command(endpoint, *args),
+        ["env", "--default-signal=INT", *etcdctl_command(endpoint, *args)],
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -85,11 +85,12 @@ class SimClock:
     def run_to(self, end: float) -> None:
         """Run everything due by `end`, in order of time, unless it is `halted` before: what a whole world runs on."""
         soon, timers = self.soon, self._timers
+        next_soon = soon.popleft
         while not self.halted:
             if soon:
-                _, _, callback, args = soon.popleft()
-            elif timers and timers[0][0] <= end:
-                when, _, callback, args = heappop(timers)
+                _, _, callback, args = next_soon()
+            elif timers and (when := timers[0][0]) <= end:
+                _, _, callback, args = heappop(timers)
                 if when > self.now:
                     self.now = when
             else:
@@ -185,8 +186,8 @@ class MemberClock:
         if self.paused:
             self._held.append((callback, args))
             return
-        self.callbacks += 1
-        if self.callbacks == self.crash_at:
+        self.callbacks = number = self.callbacks + 1
+        if number == self.crash_at:
             self._crashed()
             return
         try:

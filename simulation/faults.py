@@ -302,7 +302,7 @@ class Nemesis:
         machine = self.random.choice(self.world.machines)
         damaged = {other.number for other in self.world.machines if other.lost or other.removed} | self._flipped
         names = segment_names(machine.disk, DIR.wal)[:-1]
-        if damaged or len(self.world.living()) < 3 or not names:
+        if damaged or len(self._living_voters()) < 3 or not names:
             return False
         path = f"{DIR.wal}/{self.random.choice(names)}"
         self._flipped.add(machine.number)
@@ -311,6 +311,12 @@ class Nemesis:
         if self.random.random() < 0.7:
             self.world.crash(machine, power=False)  # so that it is read before it is purged
         return True
+
+    def _living_voters(self) -> list[SimMember]:
+        """Members that run and that elections count on, as the most advanced of them has it."""
+        members = self.world.living()
+        latest = max(members, key=lambda member: member.state.consistent_index, default=None)
+        return [] if latest is None else [each for each in members if each.raft.id in latest.raft.config.voters]
 
     # --- clients ---------------------------------------------------------------------------------------------------
 

@@ -154,26 +154,36 @@ class SimMember:
         self.pages = PeerPages(self.server)
         self.routes = build_routes(self.metrics.rpcs)
         self.server.on_ready = self._on_ready
-        self._place: tuple[object, ...] = ()
+        self._place: tuple[int, int, int, object, int, object, int, int] = (-1, -1, -1, None, -1, None, -1, -1)
 
     def moved(self) -> bool:
         """Whether it has come on since this was asked last: its term, its log, or what it has applied."""
         raft, state = self.raft, self.state
         log, store = raft.log, state.store
         entries = log.entries
-        place = (
+        last = entries[-1] if entries else None
+        index, committed, term, role, compacted, before, revision, store_compacted = self._place
+        if (
+            last is before
+            and committed == log.committed
+            and index == state.consistent_index
+            and term == raft.term
+            and role is raft.role
+            and revision == store.revision
+            and compacted == log.compacted
+            and store_compacted == store.compacted
+        ):
+            return False
+        self._place = (
             state.consistent_index,
             log.committed,
             raft.term,
             raft.role,
             log.compacted,
-            entries[-1] if entries else None,
+            last,
             store.revision,
             store.compacted,
         )
-        if place == self._place:
-            return False
-        self._place = place
         return True
 
     def start(self) -> None:

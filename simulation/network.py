@@ -39,7 +39,9 @@ class SimNetwork:
         self.faulty = True
         self._lossy = options.loss > 0
         self._doubling = options.duplicate > 0
+        self._least_s = options.delay_min_s
         self._spread_s = options.delay_max_s - options.delay_min_s
+        self._draw = random.random
         self.digest = 0
         self.sent = self.lost = 0
         self._blocked: dict[tuple[int, int], int] = {}
@@ -84,11 +86,15 @@ class SimNetwork:
 
     def delay(self, sender: int, receiver: int, size: int) -> float:
         """How long something takes; in order, unless the network reorders."""
-        options, draw = self.options, self.random.random
+        draw = self._draw
         link = (sender, receiver)
-        seconds = options.delay_min_s + draw() * self._spread_s
-        seconds += self._slow.get(link, 0.0) + size / BYTES_PER_S
+        seconds = self._least_s + draw() * self._spread_s
+        if self._slow:
+            seconds += self._slow.get(link, 0.0) + size / BYTES_PER_S
+        else:
+            seconds += size / BYTES_PER_S
         if self.faulty:
+            options = self.options
             if draw() < options.delay_tail:
                 seconds += draw() * options.delay_tail_s
             if options.reorder:
@@ -264,6 +270,20 @@ class SimTransport:
             self._since[remote_id] = now
         local_id = member.raft.id
         member.server.node.receive([message for data in datas if (message := decode_message(data)).to == local_id])
+
+    def dial(self) -> None:
+        """Have streams to all members that are known, as rafthttp has: one that has removed this one says so."""
+        network, local = self._network, self._machine
+        for number in self._peers.values():
+            other = network.machines[number].member
+            if (
+                other is not None
+                and local.member_id in other.state.members.removed
+                and not other.clock.paused
+                and not network.is_blocked(local.number, number)
+                and not network.is_blocked(number, local.number)
+            ):
+                network.clock.call_later(network.options.delay_max_s, local.told_removed)
 
     # --- members ---------------------------------------------------------------------------------------------------
 

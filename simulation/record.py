@@ -33,21 +33,19 @@ _DEPOSED = (
     "duration_s=12",
     "think_s=0.03",
 )
-_TORN = (
-    "members=3",
-    "faults=power_loss,blackout",
-    "fault_interval_s=0.5",
-    "snapshot_count=10000",
-    "segment_bytes=32768",
-    "clients=5",
-    "think_s=0.03",
-    "watchers=0",
-    "keepers=0",
-    "sync_s=0.02",
-    "in_place=0.0",
-)
-
 _STARTS = ("members=3", "start_crashes=0.5", "faults=kill", "fault_interval_s=0.7", "duration_s=10")
+_STOOD_STILL = (
+    "members=3",
+    "faults=pause",
+    "fault_interval_s=1.0",
+    "watchers=0",
+    "clients=1",
+    "duration_s=30",
+    "lease_checkpoint_s=0.3",
+    "keepers=3",
+    "election_ticks=3",
+    "heartbeat_ms=50",
+)
 _USERS = ("members=3", "users=True", "faults=move_leader,kill", "duration_s=15", "think_s=0.03", "quota_bytes=0")
 _DISKS = (
     "sync_s=0.02",
@@ -66,8 +64,8 @@ RECORD: dict[str, Way] = {
     "acknowledge_before_fsync": Way(8, ("members=1", "faults=power_loss", "fault_interval_s=0.7", *_DISKS)),
     "vote_not_persisted": Way(8, (*_ELECTIONS, "clients=1", "faults=contend,crash_in_election")),
     "term_not_persisted": Way(8),
-    "torn_tail_accepted": Way(8, (*_TORN, "duration_s=20")),
-    "torn_tail_refused": Way(8, (*_TORN, "duration_s=12")),
+    "torn_tail_accepted": Way(scenario="torn"),
+    "torn_tail_refused": Way(scenario="torn"),
     "log_made_in_place": Way(16, _STARTS),
     "end_of_log_written_again": Way(8, _STARTS),
     "damage_taken_for_torn": Way(
@@ -150,6 +148,8 @@ RECORD: dict[str, Way] = {
     "answer_before_append": Way(8),
     "heartbeat_commits_too_much": Way(8, _DEPOSED),
     "change_members_early": Way(scenario="removals"),
+    "change_members_before_the_log_knows": Way(scenario="farewell"),
+    "removed_members_stay": Way(scenario="gone"),
     "learners_are_counted": Way(scenario="learner"),
     "answer_before_commit": Way(8, ("members=3", "faults=kill", "fault_interval_s=0.7")),
     "propose_twice": Way(8),
@@ -192,7 +192,19 @@ RECORD: dict[str, Way] = {
             "clients=5",
         ),
     ),
-    "watch_drops_when_full": Way(8),
+    "watch_drops_when_full": Way(
+        8,
+        (
+            "faults=stall_clients,reset_clients",
+            "fault_interval_s=0.5",
+            "watch_queue_bytes=300",
+            "watchers=3",
+            "keepers=0",
+            "clients=5",
+            "think_s=0.03",
+            "duration_s=15",
+        ),
+    ),
     "watch_future_ignored": Way(8),
     "watch_back_in_time": Way(scenario="15271"),
     "watch_lost_on_snapshot": Way(
@@ -209,11 +221,11 @@ RECORD: dict[str, Way] = {
         ),
     ),
     "progress_too_early": Way(24),
-    "renewal_ignored": Way(8),
+    "renewal_ignored": Way(8, ("faults=", "keepers=3", "watchers=0", "clients=1", "duration_s=15")),
     "lease_never_ends": Way(8),
     "revoke_keeps_keys": Way(8),
     "checkpoint_outlives_renewal": Way(scenario="renewal"),
-    "leader_trusts_itself_awoken": Way(scenario="awoken"),
+    "leader_trusts_itself_awoken": Way(24, _STOOD_STILL),
     "checkpoints_are_lost": Way(scenario="checkpoint"),
     "snapshot_keeps_rights": Way(scenario="14571"),
     "rights_of_an_older_revision": Way(8, _USERS),

@@ -195,6 +195,9 @@ class World:
             return
         except OSError as error:
             clock.dead = True
+            if not machine.disk.fail:
+                self.failed(Violation("recovery", f"m{machine.number} cannot start from a sound disk: {error}"))
+                return
             machine.disk.abandon()
             self.trace(f"m{machine.number} cannot start: {error}")
             self.clock.call_later(random.uniform(0.5, 2.0), self.boot, machine)
@@ -273,8 +276,10 @@ class World:
     # --- membership ------------------------------------------------------------------------------------------------
 
     def _administer(self) -> None:
-        """Start members that were added, as an operator does."""
+        """Start members that were added, as an operator does; and have all members keep up their streams."""
         members = self.living()
+        for member in members:
+            member.transport.dial()
         if members:
             latest = max(members, key=lambda member: member.state.consistent_index)
             present = {machine.member_id for machine in self.machines}

@@ -65,6 +65,10 @@ def _request_seeds() -> list[bytes]:
             found.append(b"\x04" + txn.SerializeToString())
             del txn.failure[:]
             found.append(b"\x04" + txn.SerializeToString())
+    for size in (128, 140, 200):  # the end of the key reads as the value's tag, the tag as its length
+        txn = TxnRequest(compare=[Compare(key=b"k", target=Compare.MOD, mod_revision=1)])
+        txn.success.add(request_put=PutRequest(key=b"k" * (size - 1) + b"\x12", value=b"v" * 17))
+        found.append(b"\x04" + txn.SerializeToString())
     kinds = (PutRequest, RangeRequest, DeleteRangeRequest, Compare, TxnRequest)
     for number, kind in enumerate(kinds):
         found += [bytes((number,)) + filled(kind, random).SerializeToString() for _ in range(SEEDS_PER_KIND)]

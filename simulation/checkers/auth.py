@@ -9,6 +9,7 @@ from __future__ import annotations
 from base64 import b64decode
 from bisect import bisect_right
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import bcrypt
@@ -105,9 +106,14 @@ class AuthChecker:
         before = [each for each in known if each[0] <= first][-1:]
         password = request.password.encode()
         for _, hashed in before + [each for each in known if first < each[0] <= last]:
-            if hashed and bcrypt.checkpw(password, b64decode(hashed)):
+            if hashed and _fits(password, hashed):
                 return
         raise Violation(NAME, f"a wrong password was good: {operation}")
+
+
+@lru_cache(maxsize=1000)
+def _fits(password: bytes, hashed: Any) -> bool:
+    return bcrypt.checkpw(password, b64decode(hashed))
 
 
 def _place(operation: Operation) -> tuple[str, bytes]:

@@ -43,13 +43,14 @@ class RaftChecker:
         raft = member.raft
         log = raft.log
         number = member.machine.number
-        state = (log.committed, log.compacted + len(log.entries), log.last_term, raft.term, raft.role)
+        last_index = log.compacted + len(log.entries)
+        state = (log.committed, last_index, log.last_term, raft.term, raft.role)
         if self._seen.get(number) == state:
             return
         self._seen[number] = state
-        if log.last_index < self._last.get(number, 0):
+        if last_index < self._last.get(number, 0):
             self._seen_of("log: entries are replaced")
-        self._last[number] = log.last_index
+        self._last[number] = last_index
         self._match(member)
         if log.committed > self._checked[number]:
             self._commit(member)

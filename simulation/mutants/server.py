@@ -156,6 +156,18 @@ def change_members_early(patch: Patch) -> None:
 
 
 @mutant
+def change_members_before_the_log_knows(patch: Patch) -> None:
+    """A member acts on a change of members, and tells those it removes, while it may still forget that it committed."""
+    patch(node.Node, "_settle", lambda self: True)
+
+
+@mutant
+def removed_members_stay(patch: Patch) -> None:
+    """A member that hears of its removal from others lives on."""
+    patch(Server, "removed", lambda self: None)
+
+
+@mutant
 def learners_are_counted(patch: Patch) -> None:
     """What learners have counts towards the quorum."""
 
@@ -390,11 +402,10 @@ def progress_too_early(patch: Patch) -> None:
 def renewal_ignored(patch: Patch) -> None:
     """Keeping a lease alive is acknowledged, but does not move its end."""
 
-    def renew(self: Any, lease_id: int, now: float) -> int:
-        self.tick(now)
-        return int(self._book.get(lease_id).ttl_s)
+    def renew(self: Any, lease: Any, now: float) -> int:
+        return int(lease.ttl_s) if self.remaining(lease.id, now) > 0 else 0
 
-    patch(LeaseTimer, "renew", renew)
+    patch(LeaseTimer, "renew_unexpired", renew)
 
 
 @mutant

@@ -38,6 +38,9 @@ RARE = {
     "renewal a leader that reaches nobody keeps a lease alive": duties.renewal_by_an_isolated_leader,
     "awoken a leader that stood still keeps a lease alive": duties.renewal_by_a_leader_that_stood_still,
     "leaderless a stream wants a leader": duties.streams_without_a_leader,
+    "torn a long write to the log is cut short": restarts.torn_writes,
+    "farewell the leader of two is removed, the other one restarts": quorums.leader_of_two_removed,
+    "gone a learner is removed while it hears nobody": quorums.removed_learner,
     "removals a leader reaches nobody and removes them": quorums.removals_by_an_isolated_leader,
 }
 

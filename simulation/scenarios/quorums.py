@@ -1,5 +1,7 @@
 """Leaders without a quorum, and what they must not do: meetings of faults too rare for a few dozen seeds."""
 
+from functools import partial
+
 from ratifyd.proto import rpc_pb2 as pb
 from simulation.history import Operation
 from simulation.machine import SimMember
@@ -91,6 +93,39 @@ def removals_by_an_isolated_leader() -> None:
         stage.put(new, b"k", b"kept")
         connect()
         stage.until(stage.agreed)
+
+    play(script, 3)
+
+
+def leader_of_two_removed() -> None:
+    """A leader of two is removed, and goes; the other one stops the moment it has heard, and is alone from then on."""
+
+    def script(stage: Stage, *, power: bool) -> None:
+        stage.pass_time(CONNECTED_S)
+        old, other = stage.leader(), stage.follower()
+        stage.command(old, "member_remove", wait=False, ID=old.server.member_id)
+        stage.until(lambda: old.server.member_id not in other.state.members.members)
+        stage.crash(other.machine, power=power, down_s=3.0)
+        stage.until(lambda: old.machine.removed)
+        stage.put(stage.restarted(other.machine.number), b"k", b"alone")
+
+    for in_place in (0.0, 1.0):
+        for power in (False, True):
+            play(partial(script, power=power), 2, in_place=in_place)
+
+
+def removed_learner() -> None:
+    """A learner is removed while it hears nobody; nobody sends it anything any more, and it asks nobody for a vote."""
+
+    def script(stage: Stage) -> None:
+        stage.pass_time(CONNECTED_S)
+        learner = stage.add_learner()
+        connect = stage.isolate(learner)
+        stage.command(stage.leader(), "member_remove", ID=learner.server.member_id)
+        stage.pass_time(1.0)
+        assert learner.server.member_id in learner.state.members.members, "it has heard of it"
+        connect()
+        stage.until(lambda: learner.machine.removed)
 
     play(script, 3)
 

@@ -49,6 +49,24 @@ def crash_after_the_answer() -> None:
         play(script, in_place=in_place, sync_s=0.02)
 
 
+def torn_writes() -> None:
+    """The power goes between a long write to the log and its sync: any of its sectors may be there, or not."""
+
+    def script(stage: Stage) -> None:
+        for number in range(20):
+            member = stage.restarted(0)
+            disk = member.machine.disk
+            stage.put(member, b"before", b"%d" % number)
+            request = pb.PutRequest(key=b"k", value=b"%d." % number + b"x" * 1500)
+            stage.send(member, "put", request, lambda operation: None)
+            disk.crash_at = disk.steps + 1
+            stage.until(lambda: stage.machines[0].member is None)
+        stage.restarted(0)
+        assert stage.network.situations.counts["disk: a torn write is cut"], "nothing was torn"
+
+    play(script, commit_interval_s=10.0, segment_bytes=1 << 20, in_place=1.0)
+
+
 def crash_while_defragmenting() -> None:
     """A defragmentation under writes, and a crash at each step of the disk."""
 

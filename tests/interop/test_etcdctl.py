@@ -1,6 +1,7 @@
 """etcdctl 3.5.1 says the same about both servers: every line, in every output format, and every exit status."""
 
 import re
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -338,3 +339,17 @@ def test_snapshot(pair: tuple[EtcdServer, EtcdServer], tmp_path: Any) -> None:
         status = etcdctl(server.client_endpoint, "snapshot", "status", path, "-w", "json")
         assert status.status == 0, status.stderr
         assert re.match(r'\{"hash":\d+,"revision":\d+,"totalKey":\d+,"totalSize":\d+\}', status.stdout)
+
+
+def test_a_command_is_interrupted_where_interrupts_are_ignored(pair: tuple[EtcdServer, EtcdServer]) -> None:
+    """As under a shell's background job: a process inherits what its parent ignores."""
+    server = pair[0]
+    etcdctl(server.client_endpoint, "put", "interrupted", "1")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        watch = watching(server, "interrupted", "--rev=1")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    watch.lines(3)
+    watch.stop()
+    assert watch.process.returncode == -signal.SIGINT

@@ -53,6 +53,8 @@ class Node:
         "_leader",
         "_messages",
         "_saving",
+        "_settled",
+        "_settling",
         "_snapshot_store",
         "_timing",
         "_transport",
@@ -99,6 +101,9 @@ class Node:
         self._transport = parts.transport
         self._snapshot_store = parts.snapshot_store
         self._saving = False
+        self._settled = 0
+        """Entries up to here are committed, and the log says so durably."""
+        self._settling = False
         self._timing = timing
         self._fail = parts.fail
         self._has_room = has_room
@@ -297,15 +302,42 @@ class Node:
                         answer(body, error)
                     if raise_nospace or not its_row.quiet:
                         on_outcome(outcome)
-            else:
+            elif entry.index <= self._settled or self._settle():
                 self._apply_conf_change(entry)
                 self.applied = entry.index
+            else:
+                unapplied.appendleft(entry)
+                break
         if quick:
             timing.quick_entries(row, quick, before - since)
         self._usual = row
-        if unapplied:
+        if unapplied and not self._settling:
             self.wake()
         self.raft.applied_to(self.applied)
+
+    def _settle(self) -> bool:
+        """Have the log say durably what is committed, before members change; False: `wake` follows.
+
+        Those that a change removes go once they hear of it. To find out again that it is committed would take their
+        votes, so nobody may act on it, and tell them, who could forget it.
+        """
+        if self._settling:
+            return False
+        committed = self.raft.log.committed
+
+        def settled(error: BaseException | None) -> None:
+            self._settling = False
+            if error is not None:
+                self._fail(error)
+                return
+            self._settled = committed
+            self.wake()
+
+        if self._wal.append((), None, True, settled):
+            self._settled = committed
+        else:
+            self._settling = True
+        return not self._settling
 
     def _apply_conf_change(self, entry: Entry) -> None:
         conf_change, change = _read_change(entry)
