@@ -337,6 +337,11 @@ class Raft:
             self._syncing += must_sync
         return ready
 
+    def take_commit(self) -> HardState:
+        """Hand out the hard state with what is committed, for a caller who cannot wait for the next entries."""
+        self._saved = self._saved._replace(commit=self.log.committed)
+        return self._saved
+
     def appended(self, ready: Ready) -> None:
         """Note that everything a Ready gave to the WAL is durable; in the order the Readys were handed out."""
         oldest = self._in_flight.popleft()

@@ -333,7 +333,7 @@ class Node:
             self._settled = committed
             self.wake()
 
-        if self._wal.append((), None, True, settled):
+        if self._wal.append((), self.raft.take_commit(), True, settled):
             self._settled = committed
         else:
             self._settling = True
