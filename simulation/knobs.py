@@ -18,7 +18,7 @@ REVISION_PERIOD_S = 0.5
 def turned(options: Options) -> Iterator[None]:
     """Have the limits of a run in force meanwhile."""
     knobs: list[tuple[Any, str, Any]] = [
-        (node, "APPLY_BUDGET", options.apply_budget),
+        (node, "TURN_ENTRIES", options.turn_entries),
         (sending, "RELEASE_S", options.release_s),
         (WatchHub.catch_up, "__defaults__", (options.catch_up_watchers, options.catch_up_revisions)),
     ]

@@ -84,7 +84,7 @@ class Options:
     compaction_batch: int = 20
     quota_bytes: int = 0
     progress_interval_s: float = 3.0
-    apply_budget: int = 1000
+    turn_entries: int = 1000
     release_s: float = 30.0
     catch_up_watchers: int = 512
     catch_up_revisions: int = 1000
@@ -194,7 +194,7 @@ def draw(seed: int) -> Options:
         compaction_batch=random.choice((2, 10, 1000)),
         quota_bytes=maybe(0.08, random.randint(15_000, 60_000), 0),
         progress_interval_s=random.choice((0.5, 3.0)),
-        apply_budget=random.choice((1, 3, 1000)),
+        turn_entries=random.choice((1, 3, 1000)),
         release_s=random.choice((0.0, 0.5, 5.0)),
         catch_up_watchers=random.choice((1, 512)),
         catch_up_revisions=random.choice((1, 4, 1000)),

@@ -193,7 +193,7 @@ def _simpler(result: Result) -> Iterator[Options]:
         "watch_queue_bytes": 0,
         "snapshot_count": 10_000,
         "pre_vote": True,
-        "apply_budget": 1000,
+        "turn_entries": 1000,
     }
     for name, value in plain.items():
         if getattr(options, name) != value:
