@@ -13,7 +13,7 @@ from ratifyd.formats.snap import SnapCorrupt, decode_snap, encode_snap
 from ratifyd.ports import Disk, Done, Worker
 from ratifyd.raft.codec import DecodeError, decode_snapshot, encode_snapshot
 from ratifyd.raft.messages import Snapshot, SnapshotMeta
-from ratifyd.storage.wal import Wal
+from ratifyd.storage.wal import Wal, WalFailed
 
 _SUFFIX = ".snap"
 _log = logging.getLogger("ratifyd.storage")
@@ -139,10 +139,13 @@ class SnapshotStore:
         def saved(times: SaveTimes | None, error: BaseException | None) -> None:
             if times is not None:
                 self._saved(times)
-            if error is not None:
-                done(error)
-            elif self._wal.save_snapshot(snapshot.meta, done):
-                done(None)
+            if error is None:
+                try:
+                    if not self._wal.save_snapshot(snapshot.meta, done):
+                        return
+                except WalFailed as failed:  # the log may have ended while the file was under way
+                    error = failed
+            done(error)
 
         self._worker.submit(lambda: self._files.save(snapshot), saved)
 
