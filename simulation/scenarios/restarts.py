@@ -113,7 +113,7 @@ def two_snapshots() -> None:
         fill(stage, 30)
         connect()
         stage.until(lambda: bool(follower.received.count))
-        follower.machine.slowness = 20.0
+        follower.machine.slowness = 60.0
         stage.until(lambda: follower.server.node.installing)
         connect = stage.isolate(follower)
         fill(stage, 60)

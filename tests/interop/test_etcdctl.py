@@ -1,5 +1,6 @@
 """etcdctl 3.5.1 says the same about both servers: every line, in every output format, and every exit status."""
 
+import json
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -344,10 +345,11 @@ def test_snapshot(pair: tuple[EtcdServer, EtcdServer], tmp_path: Any) -> None:
 def test_a_command_is_interrupted_where_interrupts_are_ignored(pair: tuple[EtcdServer, EtcdServer]) -> None:
     """As under a shell's background job: a process inherits what its parent ignores."""
     server = pair[0]
-    etcdctl(server.client_endpoint, "put", "interrupted", "1")
+    put = etcdctl(server.client_endpoint, "put", "interrupted", "1", "-w", "json")
+    revision = json.loads(put.stdout)["header"]["revision"]
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        watch = watching(server, "interrupted", "--rev=1")
+        watch = watching(server, "interrupted", f"--rev={revision}")
     finally:
         signal.signal(signal.SIGINT, before)
     watch.lines(3)
