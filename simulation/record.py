@@ -34,18 +34,6 @@ _DEPOSED = (
     "think_s=0.03",
 )
 _STARTS = ("members=3", "start_crashes=0.5", "faults=kill", "fault_interval_s=0.7", "duration_s=10")
-_STOOD_STILL = (
-    "members=3",
-    "faults=pause",
-    "fault_interval_s=1.0",
-    "watchers=0",
-    "clients=1",
-    "duration_s=30",
-    "lease_checkpoint_s=0.3",
-    "keepers=3",
-    "election_ticks=3",
-    "heartbeat_ms=50",
-)
 _USERS = ("members=3", "users=True", "faults=move_leader,kill", "duration_s=15", "think_s=0.03", "quota_bytes=0")
 _DISKS = (
     "sync_s=0.02",
@@ -63,7 +51,7 @@ RECORD: dict[str, Way] = {
     "skip_fsync": Way(8),
     "acknowledge_before_fsync": Way(8, ("members=1", "faults=power_loss", "fault_interval_s=0.7", *_DISKS)),
     "vote_not_persisted": Way(8, (*_ELECTIONS, "clients=1", "faults=contend,crash_in_election")),
-    "term_not_persisted": Way(8),
+    "term_not_persisted": Way(8, (*_ELECTIONS, "clients=1", "faults=contend,crash_in_election")),
     "torn_tail_accepted": Way(scenario="torn"),
     "torn_tail_refused": Way(scenario="torn"),
     "log_made_in_place": Way(16, _STARTS),
@@ -225,7 +213,7 @@ RECORD: dict[str, Way] = {
     "lease_never_ends": Way(8),
     "revoke_keeps_keys": Way(8),
     "checkpoint_outlives_renewal": Way(scenario="renewal"),
-    "leader_trusts_itself_awoken": Way(24, _STOOD_STILL),
+    "leader_trusts_itself_awoken": Way(scenario="awoken"),
     "checkpoints_are_lost": Way(scenario="checkpoint"),
     "snapshot_keeps_rights": Way(scenario="14571"),
     "rights_of_an_older_revision": Way(8, _USERS),

@@ -15,7 +15,7 @@ from ratifyd.proto import rpc_pb2 as pb
 from ratifyd.proto.etcdserver_pb2 import Metadata
 from ratifyd.server.server import MemberRemoved
 from ratifyd.storage.recover import RecoveryRefused
-from ratifyd.storage.walread import WalCorrupt
+from ratifyd.storage.walread import WalCorrupt, WalSnapshotMissing
 from simulation.authmodel import ROOT
 from simulation.checkers import Violation
 from simulation.checkers.auth import AuthChecker
@@ -189,7 +189,7 @@ class World:
             self.network.situations.seen("crash: while starting")
             self.clock.call_later(random.uniform(0.05, 2.0), self.boot, machine)
             return
-        except (WalCorrupt, RecoveryRefused) as error:
+        except (WalCorrupt, WalSnapshotMissing, RecoveryRefused) as error:
             clock.dead = True
             self._refused(machine, error)
             return
