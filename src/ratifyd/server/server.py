@@ -462,7 +462,8 @@ class Server:
         self.promote_leases()
         if not raft.leader_id and raft.role is Role.FOLLOWER and raft.is_singleton:
             raft.campaign()  # nobody else could: no need to wait for an election timeout
-            self.node.wake()
+            if raft.role is not Role.FOLLOWER:  # else a change of members is to be applied first
+                self.node.wake()
         self.snapshots.maybe_take(self.node.applied)
         if self._awaiting_applied:
             self._tell_applied(self.clock.time())

@@ -1,6 +1,7 @@
 """Turns: what is answered when, with every disk job held back until the test lets it run."""
 
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
@@ -291,3 +292,29 @@ def test_a_member_cannot_be_the_last_to_go(member: Member) -> None:
     assert [type(error) for error in errors] == [MemberNotEnoughStarted]
     member.do(requests.PUT, put())
     member.check()
+
+
+def test_a_sole_voter_waits_quietly_while_the_log_learns_of_a_change() -> None:
+    """It cannot campaign before the change is applied, which waits for a sync: trying in each turn keeps a core busy."""
+    member = Member(backend_batch_interval_s=1000.0).start()
+    member.server.committer.sync(lambda: None)  # from here on the backend knows of its only voter
+    member.settle()
+    own = ClusterMember(member.raft.id, ("http://localhost:2390",))
+    waiter = Waiter()
+    change = ConfChange(ConfChangeKind.UPDATE_NODE, own.id, Change(ChangeKind.UPDATE_NODE, own).context())
+    member.server.node.proposals.add_change(change, waiter, timeout_s=5.0, wanted=lambda: True)
+    member.server.node.wake()
+    member.settle()
+    assert waiter.done
+    member.server.node.stop()
+    member.machine.crash(Random(0))
+    again = Member(member.machine, clock=member.clock, stepped=True)
+    again.server.start()
+    for _ in range(1000):
+        if not again.clock.run_one():
+            break
+    else:
+        raise AssertionError("turn follows turn to no effect")
+    assert again.raft.role is Role.FOLLOWER
+    again.settle()
+    assert again.raft.role is Role.LEADER
