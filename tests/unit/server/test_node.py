@@ -295,7 +295,7 @@ def test_a_member_cannot_be_the_last_to_go(member: Member) -> None:
 
 
 def test_a_sole_voter_waits_quietly_while_the_log_learns_of_a_change() -> None:
-    """It cannot campaign before the change is applied, which waits for a sync: trying in each turn keeps a core busy."""
+    """It cannot campaign before the change is applied, which waits for a sync: to try in each turn is to spin."""
     member = Member(backend_batch_interval_s=1000.0).start()
     member.server.committer.sync(lambda: None)  # from here on the backend knows of its only voter
     member.settle()
