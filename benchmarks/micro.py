@@ -233,7 +233,7 @@ class Append:
         index = self._index
         entries = [Entry(1, number, VALUE) for number in range(index, index + self._batch)]
         self._index += self._batch
-        self._wal.append(entries, HardState(1, 1, index), True, raise_if_failed)
+        self._wal.append(entries, HardState(1, 1, index), raise_if_failed)
 
 
 def raise_if_failed(error: BaseException | None) -> None:

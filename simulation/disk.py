@@ -11,6 +11,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from ratifyd.ports import Done, File, Worker
+
 SECTOR = 512
 
 
@@ -225,6 +227,17 @@ class SimDisk:
 
     def _changed(self, path: str) -> None:
         self._changes.append((path, dict(self._names)))
+
+
+class WorkerSyncs:
+    """`ports.Syncs` by a worker: it decides when a sync is done, and the file how it went."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def begin(self, file: File, done: Done) -> None:
+        """Sync the file in a job."""
+        self._worker.submit(file.datasync, lambda _, error: done(error))
 
 
 class StepWorker:

@@ -32,7 +32,7 @@ from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import LogReading, WalContents
 from simulation.backend import BackendFiles, SimBackend, SimReceived, SimWorker
 from simulation.clock import MemberClock
-from simulation.disk import SimDisk
+from simulation.disk import SimDisk, WorkerSyncs
 from simulation.network import SimCalls, SimNetwork, SimTransport
 
 if TYPE_CHECKING:
@@ -44,15 +44,19 @@ MAX_JOB_S = 3.0
 
 
 class SometimesInPlace(SyncPolicy):
-    """Some syncs on the loop, some on the thread."""
+    """Some syncs on the loop, some behind it, some on the thread."""
 
-    def __init__(self, share: float, random: Random) -> None:
+    def __init__(self, in_place: float, in_kernel: float, random: Random) -> None:
         super().__init__()
-        self._share = share
+        self._in_place = in_place
+        self._in_kernel = in_kernel
         self._random = random
 
     def in_place(self, size: int) -> bool:
-        return self._random.random() < self._share
+        return self._random.random() < self._in_place
+
+    def in_kernel(self, size: int) -> bool:
+        return self._random.random() < self._in_kernel
 
 
 class Machine:
@@ -105,6 +109,7 @@ class SimMember:
         self.config = config = _config(machine, options)
         disk = machine.disk
         self.wal_worker = self._worker(options.sync_s)
+        self.syncs = WorkerSyncs(self._worker(options.sync_s))
         self.backend_worker = self._worker(options.commit_s)
         image_worker = self._worker(options.sync_s)
         lock_data_dir(disk, DIR)
@@ -234,7 +239,7 @@ class SimMember:
         return SimWorker(self.clock, self.random, latency_s)
 
     def _policy(self) -> SyncPolicy:
-        return SometimesInPlace(self.options.in_place, self.random)
+        return SometimesInPlace(self.options.in_place, self.options.in_kernel, self.random)
 
     def _open_backend(self, path: str) -> SimBackend:
         return self.machine.backends.open(path, self.backend_worker)
@@ -248,6 +253,7 @@ class SimMember:
             snapshot_term=meta.term,
             reading=reading,
             worker=self.wal_worker,
+            syncs=self.syncs,
             segment_bytes=self.options.segment_bytes,
             policy=self._policy(),
             clock=self.clock.time,
@@ -272,6 +278,7 @@ class SimMember:
             DIR.wal,
             recovered.metadata,
             worker=self.wal_worker,
+            syncs=self.syncs,
             segment_bytes=self.options.segment_bytes,
             entries=recovered.entries,
             hard_state=recovered.hard_state if recovered.entries else None,

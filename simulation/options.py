@@ -70,6 +70,8 @@ class Options:
     commit_s: float = 0.005
     in_place: float = 0.5
     """Share of the log's syncs that run on the loop."""
+    in_kernel: float = 0.5
+    """Share of the others that run behind it; the rest runs on the thread."""
     clock_drift: float = 0.0
     heartbeat_ms: int = 100
     election_ticks: int = 10
@@ -213,4 +215,5 @@ def draw(seed: int) -> Options:
         election_ticks=max(options.election_ticks, options.least_election_ticks),
         auto_compaction_revisions=later.choice((1, 10, 50)) if by_revisions else 0,
         start_crashes=later.choice((0.2, 0.5)) if kinds and later.random() < 0.3 else 0.0,
+        in_kernel=later.choice((0.0, 0.5, 1.0, 1.0)),
     )

@@ -187,6 +187,7 @@ def _simpler(result: Result) -> Iterator[Options]:
         "delay_tail": 0.0,
         "clock_drift": 0.0,
         "in_place": 0.0,
+        "in_kernel": 0.0,
         "watchers": 0,
         "keepers": 0,
         "quota_bytes": 0,

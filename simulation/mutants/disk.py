@@ -37,8 +37,8 @@ def skip_fsync(patch: Patch) -> None:
 def acknowledge_before_fsync(patch: Patch) -> None:
     """An append counts as durable at once."""
 
-    def append(self: Any, entries: Any, hard_state: Any, sync: bool, done: Any) -> bool:
-        original(self, entries, hard_state, sync, lambda error: None)
+    def append(self: Any, entries: Any, hard_state: Any, done: Any) -> bool:
+        original(self, entries, hard_state, lambda error: None)
         return True
 
     original = Wal.append
@@ -49,9 +49,9 @@ def acknowledge_before_fsync(patch: Patch) -> None:
 def vote_not_persisted(patch: Patch) -> None:
     """The log keeps the term, but not for whom a member voted."""
 
-    def append(self: Any, entries: Any, hard_state: Any, sync: bool, done: Any) -> bool:
+    def append(self: Any, entries: Any, hard_state: Any, done: Any) -> bool:
         forgetful = hard_state and HardState(hard_state.term, 0, hard_state.commit)
-        return original(self, entries, forgetful, sync, done)
+        return original(self, entries, forgetful, done)
 
     original = Wal.append
     patch(Wal, "append", append)
@@ -61,8 +61,8 @@ def vote_not_persisted(patch: Patch) -> None:
 def term_not_persisted(patch: Patch) -> None:
     """Hard states are logged only together with entries."""
 
-    def append(self: Any, entries: Any, hard_state: Any, sync: bool, done: Any) -> bool:
-        return original(self, entries, hard_state if entries else None, sync, done)
+    def append(self: Any, entries: Any, hard_state: Any, done: Any) -> bool:
+        return original(self, entries, hard_state if entries else None, done)
 
     original = Wal.append
     patch(Wal, "append", append)

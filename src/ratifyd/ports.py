@@ -79,6 +79,14 @@ class File(Protocol):
     def close(self) -> None: ...
 
 
+class Syncs(Protocol):
+    """A way to sync a file while the loop goes on, without a thread: one at a time."""
+
+    def begin(self, file: File, done: Done) -> None:
+        """Make what was written to `file` durable, then call `done` on the loop. Raises OSError, and forgets `done`."""
+        ...
+
+
 class Disk(Protocol):
     """Files and directories of one member, by path."""
 

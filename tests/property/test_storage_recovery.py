@@ -95,7 +95,7 @@ class Machine:
         while True:
             batch = [Entry(1, index, b"%d:" % index * random.randint(1, 40)) for index in range(last + 1, last + 4)]
             last += len(batch)
-            if wal.append(batch, HardState(1, 1, self.acknowledged), True, lambda _, last=last: self.ack(last)):  # type: ignore[misc]
+            if wal.append(batch, HardState(1, 1, self.acknowledged), lambda _, last=last: self.ack(last)):  # type: ignore[misc]
                 self.ack(last)
             if random.random() < 0.3:
                 self.worker.run()
@@ -125,7 +125,7 @@ class Machine:
         index = schema.decode_u64(stored)
         meta = SnapshotMeta(index, 1, CONF)
         files.save(Snapshot(meta, b"v2"))
-        wal.append([], HardState(1, 1, index), False, lambda _: None)
+        wal.append([], HardState(1, 1, index), lambda _: None)
 
         def recorded(_: BaseException | None) -> None:
             files.purge(2)

@@ -8,7 +8,7 @@ from ratifyd.raft.messages import ConfState, Entry, HardState, SnapshotMeta
 from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal, wal_exists
 from ratifyd.storage.walread import WalContents, read_log
-from simulation.disk import Crashed, SimDisk, StepWorker
+from simulation.disk import Crashed, SimDisk, StepWorker, WorkerSyncs
 
 METADATA = b"\x08\x01\x10\x02"
 SEGMENT = 2048
@@ -20,6 +20,9 @@ class Mixed(SyncPolicy):
         self._random = random
 
     def in_place(self, size: int) -> bool:
+        return self._random.random() < 0.3
+
+    def in_kernel(self, size: int) -> bool:
         return self._random.random() < 0.5
 
 
@@ -41,11 +44,11 @@ class Run:
             last = first + random.randint(0, 3)
             batch = [Entry(1, index, b"%d" % index * random.randint(1, 60)) for index in range(first, last + 1)]
             self.appended = last
-            if wal.append(batch, HardState(1, 1, self.acknowledged), True, lambda _, last=last: self.ack(last)):  # type: ignore[misc]
+            if wal.append(batch, HardState(1, 1, self.acknowledged), lambda _, last=last: self.ack(last)):  # type: ignore[misc]
                 self.ack(last)
             if random.random() < 0.1 and self.acknowledged > self.snapshot:
                 meta = SnapshotMeta(self.acknowledged, 1, ConfState(voters=(1,)))
-                wal.append([], HardState(1, 1, self.acknowledged), False, lambda _: None)
+                wal.append([], HardState(1, 1, self.acknowledged), lambda _: None)
                 if wal.save_snapshot(meta, lambda _, index=meta.index: self.saved(wal, index)):  # type: ignore[misc]
                     self.saved(wal, meta.index)
             while random.random() < 0.5 and self.worker.run_one():
@@ -82,7 +85,15 @@ def run_and_crash(seed: int, crash_at: int) -> bool:
     run = Run(disk, random)
     crashed = False
     try:
-        wal = Wal.create(disk, "d/wal", METADATA, worker=run.worker, segment_bytes=SEGMENT, policy=Mixed(random))
+        wal = Wal.create(
+            disk,
+            "d/wal",
+            METADATA,
+            worker=run.worker,
+            syncs=WorkerSyncs(run.worker),
+            segment_bytes=SEGMENT,
+            policy=Mixed(random),
+        )
         run.live(wal)
     except Crashed:
         crashed = True
@@ -100,7 +111,7 @@ def run_and_crash(seed: int, crash_at: int) -> bool:
     assert run.acknowledged <= last <= run.appended
     for entry in contents.entries:
         assert entry.data.startswith(b"%d" % entry.index)
-    assert wal.append([Entry(2, last + 1, b"next life")], HardState(2, 1, last), True, lambda _: None) in (True, False)
+    assert wal.append([Entry(2, last + 1, b"next life")], HardState(2, 1, last), lambda _: None) in (True, False)
     return crashed
 
 

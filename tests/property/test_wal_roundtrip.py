@@ -65,7 +65,7 @@ def test_what_was_appended_comes_back(
             log[first - 1 :] = batch
         if with_state:
             state = HardState(term, 1, len(log))
-        if wal.append(batch, state if with_state else None, True, lambda _, number=number: answered.append(number)):  # type: ignore[misc]
+        if wal.append(batch, state if with_state else None, lambda _, number=number: answered.append(number)):  # type: ignore[misc]
             answered.append(number)
         if random.random() < 0.5:
             worker.run()
@@ -86,10 +86,10 @@ def written(last_bytes: int) -> tuple[SimDisk, int, int, bytes]:
     disk, worker = SimDisk(), StepWorker()
     wal = Wal.create(disk, "wal", METADATA, worker=worker, segment_bytes=8192, policy=InPlace())
     for index in range(1, 6):
-        wal.append([Entry(1, index, b"\x55" * 20)], HardState(1, 9, index - 1), True, lambda _: None)
+        wal.append([Entry(1, index, b"\x55" * 20)], HardState(1, 9, index - 1), lambda _: None)
     wal.save_snapshot(SnapshotMeta(3, 1, ConfState(voters=(9,))), lambda _: None)
     start = wal._offset
-    wal.append([Entry(1, 6, b"\x77" * last_bytes)], None, True, lambda _: None)
+    wal.append([Entry(1, 6, b"\x77" * last_bytes)], None, lambda _: None)
     end = wal._offset
     close(wal, worker)
     return disk, start, end, disk.open(NAME).pread(8192, 0)
@@ -110,7 +110,7 @@ def test_every_truncation_of_the_last_record_loses_only_that() -> None:
             wal, contents = reopen(disk, worker, 8192)
             assert [entry.index for entry in contents.entries] == [1, 2, 3, 4, 5], size
             assert contents.hard_state == HardState(1, 9, 4)
-            assert wal.append([Entry(1, 6, b"again")], None, True, lambda _: None)
+            assert wal.append([Entry(1, 6, b"again")], None, lambda _: None)
             assert disk.open(NAME).size() == 8192
             close(wal, worker)
             wal, contents = reopen(disk, worker, 8192)

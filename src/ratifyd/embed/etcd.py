@@ -53,6 +53,7 @@ from ratifyd.server.parts import Parts
 from ratifyd.server.server import MemberRemoved, Server
 from ratifyd.storage.disk import OsDisk
 from ratifyd.storage.failures import explain
+from ratifyd.storage.kernelsync import KernelSyncs, kernel_syncs
 from ratifyd.storage.lmdb import BackendBroken, BackendInUse, LmdbBackend
 from ratifyd.storage.lmdbcheck import BackendDamaged, check_backend
 from ratifyd.storage.recover import DataDir, DataDirInUse, Recovered, RecoveryRefused, lock_data_dir, recover
@@ -111,6 +112,7 @@ class Etcd:
         self._acceptors: list[Acceptor] = []
         self._peer_acceptor: Acceptor | None = None
         self._workers: list[ThreadWorker] = []
+        self._syncs: KernelSyncs | None = None
         self._recovered: Recovered | None = None
         self._transport: PeerTransport | None = None
         self._calls: ClientCalls | None = None
@@ -288,6 +290,7 @@ class Etcd:
         fsync = not config.unsafe_no_fsync
         backend_worker = self._worker(loop, "backend")
         wal_worker = self._worker(loop, "wal")
+        self._syncs = kernel_syncs(loop) if fsync else None
 
         def open_backend(path: str) -> LmdbBackend:
             began = loop.time()
@@ -308,6 +311,7 @@ class Etcd:
                 snapshot_term=meta.term,
                 reading=reading,
                 worker=wal_worker,
+                syncs=self._syncs,
                 fsync=fsync,
                 metrics=self.metrics,
             )
@@ -326,6 +330,7 @@ class Etcd:
                 data_dir.wal,
                 recovered.metadata,
                 worker=wal_worker,
+                syncs=self._syncs,
                 fsync=fsync,
                 entries=recovered.entries,
                 hard_state=recovered.hard_state if recovered.entries else None,
@@ -364,7 +369,7 @@ class Etcd:
         )
         kept = [entry for entry in recovered.entries if entry.index <= recovered.hard_state.commit]
         log.warning("forcing a new cluster of this member alone", extra={"fields": {"removed-entries": len(added)}})
-        self._wal.append(added, hard_state, True, _ignore_done)
+        self._wal.append(added, hard_state, _ignore_done)
         recovered.entries = kept + added
         recovered.hard_state = hard_state
 
@@ -476,6 +481,8 @@ class Etcd:
             closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._wal.close(partial(_settle_future, closed))
             await closed
+        if self._syncs is not None:
+            self._syncs.close()
         for worker in self._workers:
             worker.close()  # after this nothing uses the backend any more: a copy of it may have been under way
         if self._recovered is not None:

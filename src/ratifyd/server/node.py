@@ -224,9 +224,7 @@ class Node:
                 self._transport.send(ready.messages)  # may leave before our own sync
             if ready.snapshot is not None:
                 self._save_snapshot(ready, ready.snapshot)
-            elif ready.must_append and self._wal.append(
-                ready.entries, ready.hard_state, ready.must_sync, self._append_done(ready)
-            ):
+            elif ready.must_append and self._wal.append(ready.entries, ready.hard_state, self._append_done(ready)):
                 self._durable(ready)
             if ready.snapshots_wanted:
                 for member in ready.snapshots_wanted:
@@ -254,7 +252,7 @@ class Node:
                 self._fail(error)
                 return
             self._saving = False
-            if self._wal.append(ready.entries, ready.hard_state, True, self._append_done(ready)):
+            if self._wal.append(ready.entries, ready.hard_state, self._append_done(ready)):
                 self._appended.append(ready)
             self.wake()
 
@@ -333,7 +331,7 @@ class Node:
             self._settled = committed
             self.wake()
 
-        if self._wal.append((), self.raft.take_commit(), True, settled):
+        if self._wal.append((), self.raft.take_commit(), settled):
             self._settled = committed
         else:
             self._settling = True

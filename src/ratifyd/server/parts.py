@@ -14,7 +14,7 @@ from ratifyd.raft.messages import Entry, HardState, Snapshot
 class Log(Protocol):
     """What the node needs of the write-ahead log."""
 
-    def append(self, entries: Sequence[Entry], hard_state: HardState | None, sync: bool, done: Done) -> bool:
+    def append(self, entries: Sequence[Entry], hard_state: HardState | None, done: Done) -> bool:
         """Make a batch durable; True when it already is, else `done` is called, in order."""
         ...
 

@@ -42,7 +42,7 @@ class OsFile:
                 got += len(data)
             return b"".join(parts)
         except OSError as error:
-            raise self._named(error) from error
+            raise self.named(error) from error
 
     def pwrite(self, data: bytes, offset: int) -> None:
         try:
@@ -50,7 +50,7 @@ class OsFile:
             while written < len(data):
                 written += os.pwrite(self._fd, memoryview(data)[written:], offset + written)
         except OSError as error:
-            raise self._named(error) from error
+            raise self.named(error) from error
 
     def pwrite_datasync(self, chunks: Sequence[bytes], offset: int) -> None:
         """Write all of the chunks, one behind the other, and make them durable, in one call to the kernel if it can."""
@@ -66,13 +66,13 @@ class OsFile:
                 while written < size:
                     written += os.pwritev(self._fd, (rest[written:],), offset + written, _DSYNC)
         except OSError as error:
-            raise self._named(error) from error
+            raise self.named(error) from error
 
     def truncate(self, size: int) -> None:
         try:
             os.ftruncate(self._fd, size)
         except OSError as error:
-            raise self._named(error) from error
+            raise self.named(error) from error
 
     def allocate(self, size: int) -> None:
         """Reserve blocks up to `size`; where the file system cannot, write zeros."""
@@ -80,7 +80,7 @@ class OsFile:
             os.posix_fallocate(self._fd, 0, size)
         except OSError as error:
             if error.errno not in _NO_FALLOCATE:
-                raise self._named(error) from error
+                raise self.named(error) from error
             for offset in range(self.size(), size, len(_ZEROS)):
                 self.pwrite(_ZEROS[: size - offset], offset)
 
@@ -91,7 +91,11 @@ class OsFile:
         try:
             os.fdatasync(self._fd)
         except OSError as error:
-            raise self._named(error) from error
+            raise self.named(error) from error
+
+    def fileno(self) -> int:
+        """The descriptor, for as long as the file is open."""
+        return self._fd
 
     def lock(self) -> bool:
         try:
@@ -106,7 +110,7 @@ class OsFile:
             os.close(self._fd)
             self._fd = -1
 
-    def _named(self, error: OSError) -> OSError:
+    def named(self, error: OSError) -> OSError:
         """The error with the file it is about, by the name it has now: the kernel tells neither of open files."""
         try:
             path = str(Path(f"/proc/self/fd/{self._fd}").readlink())

@@ -1,22 +1,23 @@
 """The write-ahead log, byte for byte etcd's: files named by sequence and index, framed records, one rolling crc.
 
 `append` encodes at once and makes durable in groups: one write and one sync in flight, and whatever arrives meanwhile
-is the next group. Answers come in the order of the calls, always from the loop and never from inside a call. Bytes
-that need no sync wait in memory for the next group that does. A failed write or sync is final: every waiting call is
-told, later calls raise WalFailed, nothing is retried. Does not know what entries mean, nor when they commit.
+is the next group. Answers come in the order of the calls, always from the loop and never from inside a call. A failed
+write or sync is final: every waiting call is told, later calls raise WalFailed, nothing is retried. Does not know what
+entries mean, nor when they commit.
 """
 
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Protocol
 
 from ratifyd.config.values import show_duration
-from ratifyd.ports import Disk, Done, File, Worker
+from ratifyd.ports import Disk, Done, File, Syncs, Worker
 from ratifyd.raft.codec import encode_entries, encode_hard_state
 from ratifyd.raft.messages import Entry, HardState, SnapshotMeta
-from ratifyd.storage.syncpolicy import SyncPolicy
+from ratifyd.storage.syncpolicy import ON_LOOP_BYTES, SMALL_BYTES, SyncPolicy
 from ratifyd.storage.walread import (
     LogReading,
     SegmentName,
@@ -35,8 +36,6 @@ from ratifyd.storage.walrecord import (
 from ratifyd.storage.walsegments import SegmentLocked, SegmentWriter
 
 SEGMENT_BYTES = 64_000_000
-DEFERRED_BYTES = 1 << 20
-"""Bytes that need no sync are written at the latest when so many wait."""
 WARN_SYNC_S = 1.0
 """A sync that takes longer is logged (etcd warnSyncDuration)."""
 
@@ -66,12 +65,11 @@ class WalMetrics(Protocol):
 class _Flight:
     """Bytes written and synced together, and who waits for them; with `cut`, the last ones of their file."""
 
-    __slots__ = ("chunks", "cut", "dones", "size", "sync")
+    __slots__ = ("chunks", "cut", "dones", "size")
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
         self.size = 0
-        self.sync = False
         self.dones: list[Done] = []
         self.cut: tuple[SegmentName, bytes] | None = None
 
@@ -82,6 +80,7 @@ class Wal:
     __slots__ = (
         "_clock",
         "_closed",
+        "_closing",
         "_crc",
         "_delivering",
         "_failed",
@@ -95,6 +94,8 @@ class Wal:
         "_policy",
         "_segment_bytes",
         "_state",
+        "_syncing",
+        "_syncs",
         "_waiting",
         "_worker",
         "_writer",
@@ -111,6 +112,7 @@ class Wal:
         last_index: int,
         state: HardState | None,
         worker: Worker,
+        syncs: Syncs | None,
         segment_bytes: int,
         metrics: WalMetrics | None,
         policy: SyncPolicy | None,
@@ -127,14 +129,19 @@ class Wal:
         self._worker = worker
         self._segment_bytes = segment_bytes
         self._metrics = metrics
-        self._policy = policy or SyncPolicy()
+        self._syncs = syncs if writer.fsync else None
+        """None: all that is not synced in place goes to the worker."""
+        self._policy = policy or SyncPolicy(in_place_bytes=ON_LOOP_BYTES if self._syncs is None else SMALL_BYTES)
         self._clock = clock
         self._gathering = _Flight()
         self._waiting: deque[_Flight] = deque()
         self._flying: _Flight | None = None
         self._delivering = False
         self._failed: BaseException | None = None
+        self._syncing = False
+        """Whether the flight is the kernel's."""
         self._closed = False
+        self._closing: Done | None = None
         self._prepare_spare()
 
     @classmethod
@@ -145,6 +152,7 @@ class Wal:
         metadata: bytes,
         *,
         worker: Worker,
+        syncs: Syncs | None = None,
         fsync: bool = True,
         segment_bytes: int = SEGMENT_BYTES,
         entries: Sequence[Entry] = (),
@@ -174,6 +182,7 @@ class Wal:
             last_index=entries[-1].index if entries else 0,
             state=hard_state,
             worker=worker,
+            syncs=syncs,
             segment_bytes=segment_bytes,
             metrics=metrics,
             policy=policy,
@@ -190,6 +199,7 @@ class Wal:
         snapshot_term: int,
         reading: LogReading | None = None,
         worker: Worker,
+        syncs: Syncs | None = None,
         fsync: bool = True,
         segment_bytes: int = SEGMENT_BYTES,
         metrics: WalMetrics | None = None,
@@ -232,6 +242,7 @@ class Wal:
             last_index=max(snapshot_index, contents.entries[-1].index if contents.entries else 0),
             state=contents.hard_state if contents.hard_state.term else None,
             worker=worker,
+            syncs=syncs,
             segment_bytes=segment_bytes,
             metrics=metrics,
             policy=policy,
@@ -239,12 +250,12 @@ class Wal:
         )
         return wal, contents
 
-    def append(self, entries: Sequence[Entry], hard_state: HardState | None, sync: bool, done: Done) -> bool:
-        """Log entries, then the hard state.
+    def append(self, entries: Sequence[Entry], hard_state: HardState | None, done: Done) -> bool:
+        """Log entries, then the hard state; with neither, just wait for what was appended before.
 
-        True: as durable as asked, and so is everything before; go on at once, `done` is *not* called. False:
-        `done(None)` or `done(error)` follows from the loop, in the order of the appends. Without `sync` nothing is
-        waited for but what was appended before. Raises WalFailed after any failure, this call's own included.
+        True: all is durable, and so is everything before; go on at once, `done` is *not* called. False: `done(None)` or
+        `done(error)` follows from the loop, in the order of the appends. Raises WalFailed after any failure, this
+        call's own included.
         """
         out: list[bytes] = []
         crc = _encode(entries, hard_state, self._crc, out)
@@ -252,10 +263,10 @@ class Wal:
             self._last_index = entries[-1].index
         if hard_state is not None:
             self._state = hard_state
-        return self._add(b"".join(out), crc, sync, done)
+        return self._add(out, crc, done)
 
     def save_snapshot(self, meta: SnapshotMeta, done: Done) -> bool:
-        """Log that the snapshot of `meta` is on disk. Synced; answers as `append` does.
+        """Log that the snapshot of `meta` is on disk; answers as `append` does.
 
         A snapshot counts only if the state behind it has committed as much (see `valid_snapshots`), but raft lets a
         commit index wait for the next entries. So it goes along, and behind: without the snapshot it may be too high.
@@ -266,7 +277,7 @@ class Wal:
             self._state = self._state._replace(commit=meta.index)
             crc = _encode((), self._state, crc, out)
         self._last_index = max(self._last_index, meta.index)
-        return self._add(b"".join(out), crc, True, done)
+        return self._add(out, crc, done)
 
     def release_to(self, index: int) -> None:
         """Unlock the files that reading from a snapshot at `index` no longer needs; `purge` may then delete them."""
@@ -281,25 +292,24 @@ class Wal:
         if self._closed:
             return
         self._closed = True
-        flights = [*self._waiting, self._gathering]
-        self._waiting.clear()
-        self._gathering = _Flight()
-        self._worker.submit(lambda: self._finish(flights), lambda _, error: self._finished(flights, done, error))
+        self._closing = done
+        if not self._syncing:
+            self._wind_up()
 
-    def _add(self, data: bytes, crc: int, sync: bool, done: Done) -> bool:
+    def _add(self, chunks: list[bytes], crc: int, done: Done) -> bool:
         if self._failed is not None or self._closed:
             raise WalFailed("the log is closed" if self._failed is None else f"the disk failed: {self._failed!r}")
         self._crc = crc
-        self._offset += len(data)
         flight = self._gathering
-        flight.chunks.append(data)
-        flight.size += len(data)
-        if self._offset >= self._segment_bytes:
-            self._begin_cut(flight)
-        elif sync or flight.size > DEFERRED_BYTES:
-            flight.sync = True
+        if chunks:
+            data = b"".join(chunks)
+            self._offset += len(data)
+            flight.chunks.append(data)
+            flight.size += len(data)
+            if self._offset >= self._segment_bytes:
+                self._begin_cut(flight)
         if self._flying is None and not self._delivering:
-            if not flight.sync:
+            if not chunks:
                 return True
             if flight.cut is None and self._policy.in_place(flight.size):
                 self._write_in_place(flight)
@@ -320,7 +330,6 @@ class Wal:
         self._name = SegmentName(self._name.sequence + 1, self._last_index + 1)
         self._crc = crc
         self._offset = len(image)
-        flight.sync = True
         flight.cut = (self._name, image)
         self._waiting.append(flight)
         self._gathering = _Flight()
@@ -336,17 +345,40 @@ class Wal:
         self._note(flight, seconds, in_place=True)
         flight.chunks.clear()
         flight.size = 0
-        flight.sync = False
 
     def _fly(self) -> None:
-        """Hand the next flight to the worker."""
+        """Send the next flight off."""
         if self._waiting:
             flight = self._waiting.popleft()
         else:
             flight = self._gathering
             self._gathering = _Flight()
         self._flying = flight
-        self._worker.submit(lambda: self._write(flight), self._landed)
+        if self._syncs is not None and flight.cut is None and self._policy.in_kernel(flight.size):
+            self._write_ahead(flight, self._syncs)
+        else:
+            self._worker.submit(lambda: self._write(flight), self._landed)
+
+    def _write_ahead(self, flight: _Flight, syncs: Syncs) -> None:
+        """Write on the loop, and have the kernel sync it."""
+        started = self._clock()
+
+        def synced(error: BaseException | None) -> None:
+            self._syncing = False
+            if error is None:
+                self._writer.settled()
+            self._landed(self._clock() - started, error)
+            if self._closed:
+                self._wind_up()
+
+        try:
+            file = self._writer.begin(flight.chunks, flight.size)
+            self._policy.note_write(self._clock() - started)
+            syncs.begin(file, synced)
+        except OSError as error:
+            self._worker.submit(partial(_raise, error), self._landed)  # nobody is told from inside a call
+        else:
+            self._syncing = True
 
     def _write(self, flight: _Flight) -> float:
         """Write, sync, and cut when due; returns the seconds of write and sync. Runs on the worker, or in place."""
@@ -372,7 +404,7 @@ class Wal:
 
     def _go_on(self) -> None:
         """Keep the disk busy while the loop deals with what landed."""
-        if self._flying is None and not self._closed and (self._waiting or self._gathering.sync):
+        if self._flying is None and not self._closed and (self._waiting or self._gathering.size):
             self._fly()
 
     def _deliver(self, dones: list[Done]) -> None:
@@ -384,7 +416,7 @@ class Wal:
                 dones = []
                 self._go_on()
                 if self._flying is None and not self._closed:
-                    # What needed no sync waited for those before it only.
+                    # What has nothing to log waited for those before it only.
                     dones, self._gathering.dones = self._gathering.dones, dones
         finally:
             self._delivering = False
@@ -408,6 +440,13 @@ class Wal:
                 done(error)
             failed.dones = []
         self._waiting.clear()
+
+    def _wind_up(self) -> None:
+        """Write what waits, and close, on the worker."""
+        flights, done = [*self._waiting, self._gathering], self._closing
+        self._waiting.clear()
+        self._gathering = _Flight()
+        self._worker.submit(lambda: self._finish(flights), lambda _, error: self._finished(flights, done, error))
 
     def _finish(self, flights: list[_Flight]) -> None:
         try:
@@ -441,6 +480,10 @@ def _encode(entries: Sequence[Entry], hard_state: HardState | None, crc: int, ou
     if hard_state is not None:
         crc = encode_records(RecordKind.STATE, (encode_hard_state(hard_state),), crc, out)
     return crc
+
+
+def _raise(error: BaseException) -> float:
+    raise error
 
 
 def _warn_of(what: str) -> Callable[[None, BaseException | None], None]:

@@ -97,6 +97,18 @@ class SegmentWriter:
         self._offset += size
         self.intact = True
 
+    def begin(self, chunks: Sequence[bytes], size: int) -> File:
+        """Write chunks as `write` does, but for the sync: sync the file returned, then call `settled`."""
+        self.intact = False
+        file = self._segments[-1][1]
+        file.pwrite(b"".join(chunks), self._offset)
+        self._offset += size
+        return file
+
+    def settled(self) -> None:
+        """What was begun is durable."""
+        self.intact = True
+
     def cut(self, name: SegmentName, head: bytes) -> None:
         """Close the file at its end and go on in a new one that starts with `head`."""
         self.intact = False

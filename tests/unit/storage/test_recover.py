@@ -91,7 +91,7 @@ class Member:
         backend = self.open_backend(self.dir.backend)
         wal = self.create_wal()
         entries = [Entry(1, index, b"e%d" % index) for index in range(2, last + 1)]
-        wal.append(entries, HardState(1, 1, last), True, lambda _: None)
+        wal.append(entries, HardState(1, 1, last), lambda _: None)
         self.commit(backend, applied, conf)
         if snapshot:
             self.snapshot(wal, snapshot, conf)
@@ -144,7 +144,7 @@ def test_the_log_is_ahead_of_the_backend(member: Member) -> None:
 def test_what_is_applied_is_committed(member: Member) -> None:
     """The commit index is logged without a sync, so a crash may take it back behind the backend."""
     backend, wal = member.open_backend(member.dir.backend), member.create_wal()
-    wal.append([Entry(1, index, b"e") for index in range(2, 8)], HardState(1, 1, 1), True, lambda _: None)
+    wal.append([Entry(1, index, b"e") for index in range(2, 8)], HardState(1, 1, 1), lambda _: None)
     member.commit(backend, 6)
     member.stop(wal, backend)
     found = member.recover()

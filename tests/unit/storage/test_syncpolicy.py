@@ -1,6 +1,6 @@
 """When syncs run on the loop, and when they must not."""
 
-from ratifyd.storage.syncpolicy import SLOW_WINDOW, WINDOW, SyncPolicy
+from ratifyd.storage.syncpolicy import ON_LOOP_BYTES, SLOW_WINDOW, WINDOW, SyncPolicy
 
 QUICK, MIDDLING, STALL = 150e-6, 2e-3, 0.1
 
@@ -55,3 +55,16 @@ def test_one_stall_bans_the_loop_for_long() -> None:
         assert not policy.in_place(1)
         policy.note(QUICK, in_place=False)
     assert policy.in_place(1)
+
+
+def test_the_kernel_syncs_what_is_written_quickly() -> None:
+    policy = SyncPolicy()
+    assert policy.in_kernel(ON_LOOP_BYTES) and not policy.in_kernel(ON_LOOP_BYTES + 1)
+    policy.note_write(QUICK)
+    policy.note(STALL, in_place=False)
+    assert policy.in_kernel(1), "a slow sync holds nobody up there"
+    policy.note_write(STALL)
+    for _ in range(SLOW_WINDOW):
+        assert not policy.in_kernel(1)
+        policy.note(QUICK, in_place=False)
+    assert policy.in_kernel(1)

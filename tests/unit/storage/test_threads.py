@@ -32,7 +32,7 @@ def test_the_log_answers_in_order(tmp_path: Path) -> None:
         order: list[int] = []
         for index in range(1, 301):
             entry = Entry(1, index, b"%d" % index * 30)
-            if wal.append([entry], HardState(1, 1, index - 1), True, lambda _, index=index: order.append(index)):  # type: ignore[misc]
+            if wal.append([entry], HardState(1, 1, index - 1), lambda _, index=index: order.append(index)):  # type: ignore[misc]
                 order.append(index)
             if index % 7 == 0:
                 await asyncio.sleep(0)

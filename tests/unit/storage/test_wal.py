@@ -1,7 +1,9 @@
 """The write-ahead log: bytes, order of answers, files, locks and damage."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -14,7 +16,7 @@ from ratifyd.storage.wal import Wal, WalFailed
 from ratifyd.storage.walread import WalContents, WalCorrupt, WalSnapshotMissing, read_log
 from ratifyd.storage.walrecord import RecordKind, encode_records
 from ratifyd.storage.walsegments import SegmentLocked
-from simulation.disk import SimDisk, StepWorker
+from simulation.disk import SimDisk, StepWorker, WorkerSyncs
 from tests.support_wal import entries_of, read_records
 
 METADATA = b"\x08\x01\x10\x02"
@@ -32,18 +34,38 @@ class Always(SyncPolicy):
         return self.wanted
 
 
+class Losing(Random):
+    """Of a crash: what was not synced is lost."""
+
+    def random(self) -> float:
+        return 1.0
+
+    def randint(self, a: int, b: int) -> int:
+        return b
+
+
+WAYS = ("in place", "kernel", "thread")
+
+
 def entries(first: int, last: int, term: int = 1, size: int = 20) -> list[Entry]:
     return [Entry(term, index, b"%d" % index * size) for index in range(first, last + 1)]
 
 
 def create(
-    disk: object, directory: str, worker: StepWorker, *, in_place: bool = False, segment_bytes: int = SEGMENT
+    disk: object,
+    directory: str,
+    worker: StepWorker,
+    *,
+    in_place: bool = False,
+    syncs: StepWorker | None = None,
+    segment_bytes: int = SEGMENT,
 ) -> Wal:
     return Wal.create(
         disk,  # type: ignore[arg-type]
         directory,
         METADATA,
         worker=worker,
+        syncs=None if syncs is None else WorkerSyncs(syncs),
         segment_bytes=segment_bytes,
         policy=Always(in_place=in_place),
     )
@@ -101,7 +123,7 @@ def test_entries_precede_the_state_and_an_independent_reader_agrees(directory: s
     worker = StepWorker()
     wal = create(OsDisk(), directory, worker, in_place=True)
     written = [*entries(1, 9), Entry(1, 10, b"", EntryKind.NORMAL), Entry(2, 11, b"c", EntryKind.CONF_CHANGE)]
-    assert wal.append(written, HardState(2, 7, 3), True, refuse)
+    assert wal.append(written, HardState(2, 7, 3), refuse)
     records = read_records(images(directory))
     assert entries_of(records) == [(entry.kind, entry.term, entry.index, entry.data) for entry in written]
     assert records[-1] == (3, bytes.fromhex("080210071803"))
@@ -125,7 +147,7 @@ def test_a_log_can_be_born_with_its_first_entries(directory: str) -> None:
     assert contents.entries == first
     assert contents.hard_state == HardState(1, 0, 1)
     assert contents.metadata == METADATA
-    assert wal.append(entries(2, 2), None, True, refuse)
+    assert wal.append(entries(2, 2), None, refuse)
     close(wal, worker)
     with pytest.raises(FileExistsError):
         create(OsDisk(), directory, worker)
@@ -134,37 +156,39 @@ def test_a_log_can_be_born_with_its_first_entries(directory: str) -> None:
 def test_later_entries_replace_from_their_index_on(directory: str) -> None:
     worker = StepWorker()
     wal = create(OsDisk(), directory, worker, in_place=True)
-    wal.append(entries(1, 5), HardState(1, 1, 0), True, refuse)
-    wal.append(entries(3, 4, term=2), HardState(2, 1, 2), True, refuse)
+    wal.append(entries(1, 5), HardState(1, 1, 0), refuse)
+    wal.append(entries(3, 4, term=2), HardState(2, 1, 2), refuse)
     close(wal, worker)
     _, contents = reopen(OsDisk(), directory, worker)
     assert contents.entries == entries(1, 2) + entries(3, 4, term=2)
     assert contents.hard_state == HardState(2, 1, 2)
 
 
-def test_groups_form_while_a_sync_is_in_flight(directory: str) -> None:
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_groups_form_while_a_sync_is_in_flight(directory: str, way: str) -> None:
     """One flight at a time; what arrives meanwhile is the next; answers keep the order."""
-    worker = StepWorker()
-    wal = create(OsDisk(), directory, worker)
+    worker, syncs = StepWorker(), StepWorker()
+    wal = create(OsDisk(), directory, worker, syncs=syncs if way == "kernel" else None)
     worker.run()
     order: list[int] = []
 
     def answer(number: int) -> Callable[[BaseException | None], None]:
         return lambda error: order.append(number if error is None else -number)
 
+    runs = syncs if way == "kernel" else worker
     for number in range(1, 5):
-        assert wal.append(entries(number, number), None, True, answer(number)) is False
-    assert len(worker.jobs) == 1
-    worker.run_one()
+        assert wal.append(entries(number, number), None, answer(number)) is False
+    assert len(runs.jobs) == 1
+    runs.run_one()
     assert order == [1]
-    assert len(worker.jobs) == 1
-    assert wal.append([], HardState(1, 1, 4), False, answer(5)) is False
-    worker.run_one()
+    assert len(runs.jobs) == 1
+    assert wal.append([], None, answer(5)) is False
+    runs.run_one()
     assert order == [1, 2, 3, 4, 5]
-    assert worker.jobs == []
+    assert worker.jobs == syncs.jobs == []
+    assert wal.append([], None, refuse), "with nothing in flight there is nothing to wait for"
     close(wal, worker)
     _, contents = reopen(OsDisk(), directory, worker)
-    assert contents.hard_state.commit == 4
     assert len(contents.entries) == 4
 
 
@@ -177,35 +201,64 @@ def test_an_append_from_within_an_answer_keeps_its_turn(directory: str) -> None:
     def first(_: BaseException | None) -> None:
         order.append("first")
         wal._policy.wanted = True  # type: ignore[attr-defined]
-        assert wal.append(entries(3, 3), None, True, lambda _: order.append("third")) is False
-        assert wal.append([], HardState(1, 1, 1), False, lambda _: order.append("fourth")) is False
+        assert wal.append(entries(3, 3), None, lambda _: order.append("third")) is False
+        assert wal.append([], None, lambda _: order.append("fourth")) is False
 
-    wal.append([], HardState(1, 1, 0), True, lambda _: order.append("in flight"))
-    wal.append(entries(1, 1), None, True, first)
-    wal.append(entries(2, 2), None, True, lambda _: order.append("second"))
+    wal.append([], HardState(1, 1, 0), lambda _: order.append("in flight"))
+    wal.append(entries(1, 1), None, first)
+    wal.append(entries(2, 2), None, lambda _: order.append("second"))
     worker.run()
     assert order == ["in flight", "first", "second", "third", "fourth"]
     close(wal, worker)
 
 
-def test_what_needs_no_sync_waits_for_nothing_and_is_written_with_the_next(directory: str) -> None:
-    worker = StepWorker()
-    wal = create(OsDisk(), directory, worker, in_place=True)
-    before = images(directory)
-    assert wal.append([], HardState(1, 1, 0), False, refuse)
-    assert images(directory) == before
-    assert wal.append(entries(1, 1), None, True, refuse)
-    assert [kind for kind, _ in read_records(images(directory))] == [4, 1, 5, 3, 2]
-    close(wal, worker)
+def test_what_the_kernel_syncs_is_written_at_once_and_durable_when_it_says_so() -> None:
+    disk, worker, syncs = SimDisk(), StepWorker(), StepWorker()
+    wal = create(disk, "wal", worker, syncs=syncs)
+    worker.run()
+    answers: list[BaseException | None] = []
+    assert wal.append(entries(1, 9), HardState(1, 1, 0), answers.append) is False
+    assert not answers
+    lost = copy.deepcopy(disk)
+    lost.crash(Losing())
+    assert read_log(lost, "wal").contents.entries == []
+    syncs.run()
+    assert answers == [None]
+    disk.crash(Losing())
+    assert [entry.index for entry in read_log(disk, "wal").contents.entries] == list(range(1, 10))
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-def test_files_are_cut_and_read_through(directory: str, in_place: bool) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_closing_waits_for_the_kernel(fails: bool) -> None:
+    disk, worker, syncs = SimDisk(), StepWorker(), StepWorker()
+    wal = create(disk, "wal", worker, syncs=syncs)
+    worker.run()
+    order: list[tuple[int, bool]] = []
+    for number in (1, 2):
+        wal.append(entries(number, number), None, lambda error, number=number: order.append((number, error is None)))  # type: ignore[misc]
+    wal.close(lambda error: order.append((3, error is None)))
+    worker.run()
+    assert order == []
+    if fails:
+        disk.fail["datasync"] = OSError(5, "input/output error")
+    syncs.run()
+    disk.fail.clear()
+    assert order == ([(1, False), (2, False)] if fails else [(1, True)])
+    worker.run()
+    assert order == [(1, not fails), (2, not fails), (3, not fails)]
+    disk.crash(Losing())
+    if not fails:
+        assert [entry.index for entry in read_log(disk, "wal").contents.entries] == [1, 2]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_files_are_cut_and_read_through(directory: str, way: str) -> None:
     worker = StepWorker()
-    wal = create(OsDisk(), directory, worker, in_place=in_place, segment_bytes=4096)
+    syncs = worker if way == "kernel" else None
+    wal = create(OsDisk(), directory, worker, in_place=way == "in place", syncs=syncs, segment_bytes=4096)
     worker.run()
     for start in range(1, 100, 3):
-        wal.append(entries(start, start + 2, size=40), HardState(1, 1, start), True, lambda _: None)
+        wal.append(entries(start, start + 2, size=40), HardState(1, 1, start), lambda _: None)
         worker.run()
     names = sorted(path.name for path in Path(directory).glob("*.wal"))
     assert len(names) > 2
@@ -221,7 +274,7 @@ def test_files_are_cut_and_read_through(directory: str, in_place: bool) -> None:
     close(wal, worker)
     wal, contents = reopen(OsDisk(), directory, worker, segment_bytes=4096)
     assert [entry.index for entry in contents.entries] == list(range(1, 100))
-    assert wal.append(entries(100, 100), None, True, refuse)
+    assert wal.append(entries(100, 100), None, refuse)
     close(wal, worker)
     assert len(entries_of(read_records(images(directory)))) == 100
 
@@ -231,7 +284,7 @@ def test_released_files_are_purged_and_reading_starts_at_the_snapshot(directory:
     conf = ConfState(voters=(1, 2), learners=(3,))
     wal = create(OsDisk(), directory, worker, in_place=True, segment_bytes=4096)
     for index in range(1, 100):
-        wal.append(entries(index, index, size=40), HardState(1, 1, index), True, lambda _: None)
+        wal.append(entries(index, index, size=40), HardState(1, 1, index), lambda _: None)
         worker.run()
         if index == 80:
             wal.save_snapshot(SnapshotMeta(80, 1, conf), lambda _: None)
@@ -265,15 +318,15 @@ def test_a_received_snapshot_jumps_ahead(directory: str) -> None:
     worker = StepWorker()
     conf = ConfState(voters=(1, 2))
     wal = create(OsDisk(), directory, worker, in_place=True, segment_bytes=512)
-    wal.append(entries(1, 3), HardState(1, 1, 3), True, refuse)
-    wal.append([], HardState(4, 2, 1000), False, refuse)
+    wal.append(entries(1, 3), HardState(1, 1, 3), refuse)
+    wal.append([], HardState(4, 2, 1000), refuse)
     wal.save_snapshot(SnapshotMeta(1000, 4, conf), lambda _: None)
     filling = 0
     while wal._offset > 200:
         filling += 1
-        wal.append([], HardState(4, 2, 1000), True, lambda _: None)
+        wal.append([], HardState(4, 2, 1000), lambda _: None)
         worker.run()
-    wal.append(entries(1001, 1002, term=4), None, True, lambda _: None)
+    wal.append(entries(1001, 1002, term=4), None, lambda _: None)
     close(wal, worker)
     names = sorted(path.name for path in Path(directory).glob("*.wal"))
     assert names[1:] == [f"{1:016x}-{1001:016x}.wal"]
@@ -286,7 +339,7 @@ def test_a_snapshot_counts_though_raft_has_not_logged_its_commit(directory: str)
     """Else it would count only with the next entries, while what older snapshots need is deleted already."""
     worker = StepWorker()
     wal = create(OsDisk(), directory, worker, in_place=True)
-    wal.append(entries(1, 9), HardState(1, 1, 5), True, refuse)
+    wal.append(entries(1, 9), HardState(1, 1, 5), refuse)
     wal.save_snapshot(SnapshotMeta(5, 1, ConfState(voters=(1,))), refuse)
     wal.save_snapshot(SnapshotMeta(6, 1, ConfState(voters=(1,))), refuse)
     close(wal, worker)
@@ -301,7 +354,7 @@ def test_a_snapshot_without_its_commit_does_not_count(directory: str) -> None:
     """The state behind it was torn off, so nobody was told that it is saved."""
     worker = StepWorker()
     wal = create(OsDisk(), directory, worker, in_place=True)
-    wal.append(entries(1, 9), HardState(1, 1, 5), True, refuse)
+    wal.append(entries(1, 9), HardState(1, 1, 5), refuse)
     wal.save_snapshot(SnapshotMeta(6, 1, ConfState(voters=(1,))), refuse)
     end = wal._offset
     close(wal, worker)
@@ -329,7 +382,7 @@ def test_a_missing_file_in_between_is_refused(directory: str) -> None:
     worker = StepWorker()
     wal = create(OsDisk(), directory, worker, in_place=True, segment_bytes=2048)
     for index in range(1, 60):
-        wal.append(entries(index, index, size=40), HardState(1, 1, index), True, lambda _: None)
+        wal.append(entries(index, index, size=40), HardState(1, 1, index), lambda _: None)
         worker.run()
     close(wal, worker)
     sorted(Path(directory).glob("*.wal"))[1].unlink()
@@ -337,26 +390,27 @@ def test_a_missing_file_in_between_is_refused(directory: str) -> None:
         reopen(OsDisk(), directory, worker)
 
 
-@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("operation", ["datasync", "pwrite"])
-def test_a_failing_disk_is_final(operation: str, in_place: bool) -> None:
+def test_a_failing_disk_is_final(operation: str, way: str) -> None:
     disk, worker = SimDisk(), StepWorker()
-    wal = create(disk, "wal", worker, in_place=in_place)
+    in_place = way == "in place"
+    wal = create(disk, "wal", worker, in_place=in_place, syncs=worker if way == "kernel" else None)
     worker.run()
     disk.fail[operation] = OSError(5, "input/output error")
     answers: list[BaseException | None] = []
     if in_place:
         with pytest.raises(WalFailed, match="input/output error"):
-            wal.append(entries(1, 1), None, True, answers.append)
+            wal.append(entries(1, 1), None, answers.append)
     else:
-        wal.append(entries(1, 1), None, True, answers.append)
-        wal.append(entries(2, 2), None, True, answers.append)
+        wal.append(entries(1, 1), None, answers.append)
+        wal.append(entries(2, 2), None, answers.append)
         worker.run()
         assert len(answers) == 2
         assert all(isinstance(answer, OSError) for answer in answers)
     disk.fail.clear()
     with pytest.raises(WalFailed):
-        wal.append(entries(3, 3), None, True, answers.append)
+        wal.append(entries(3, 3), None, answers.append)
     before = disk.steps
     wal.close()
     worker.run()
@@ -368,12 +422,12 @@ def test_closing_writes_what_waits(directory: str) -> None:
     wal = create(OsDisk(), directory, worker)
     order: list[int] = []
     for number in range(1, 4):
-        wal.append(entries(number, number), None, True, lambda _, number=number: order.append(number))  # type: ignore[misc]
-    wal.append([], HardState(1, 1, 3), False, lambda _: order.append(4))
+        wal.append(entries(number, number), None, lambda _, number=number: order.append(number))  # type: ignore[misc]
+    wal.append([], HardState(1, 1, 3), lambda _: order.append(4))
     close(wal, worker)
     assert order == [1, 2, 3, 4]
     with pytest.raises(WalFailed, match="closed"):
-        wal.append(entries(4, 4), None, True, refuse)
+        wal.append(entries(4, 4), None, refuse)
     _, contents = reopen(OsDisk(), directory, worker)
     assert len(contents.entries) == 3
     assert contents.hard_state.commit == 3
@@ -382,9 +436,9 @@ def test_closing_writes_what_waits(directory: str) -> None:
 def test_a_torn_tail_is_cut_and_kept_aside(directory: str) -> None:
     worker = StepWorker()
     wal = create(OsDisk(), directory, worker, in_place=True)
-    wal.append(entries(1, 3), HardState(1, 1, 0), True, refuse)
+    wal.append(entries(1, 3), HardState(1, 1, 0), refuse)
     good = wal._offset
-    wal.append(entries(4, 4, size=3000), None, True, refuse)
+    wal.append(entries(4, 4, size=3000), None, refuse)
     close(wal, worker)
     path = next(Path(directory).glob("*.wal"))
     image = bytearray(path.read_bytes())
@@ -395,7 +449,7 @@ def test_a_torn_tail_is_cut_and_kept_aside(directory: str) -> None:
     assert Path(str(path) + ".broken").read_bytes() == image
     assert not path.read_bytes()[good:].strip(b"\0")
     assert path.stat().st_size == SEGMENT
-    wal.append(entries(4, 4), None, True, refuse)
+    wal.append(entries(4, 4), None, refuse)
     close(wal, worker)
     assert len(entries_of(read_records(images(directory)))) == 4
 
@@ -403,7 +457,7 @@ def test_a_torn_tail_is_cut_and_kept_aside(directory: str) -> None:
 def test_damage_is_refused_with_place_and_advice(directory: str) -> None:
     worker = StepWorker()
     wal = create(OsDisk(), directory, worker, in_place=True)
-    wal.append(entries(1, 30), HardState(1, 1, 0), True, refuse)
+    wal.append(entries(1, 30), HardState(1, 1, 0), refuse)
     close(wal, worker)
     path = next(Path(directory).glob("*.wal"))
     image = bytearray(path.read_bytes())
@@ -422,9 +476,9 @@ def test_a_damaged_length_word_is_no_torn_write(directory: str, bit: int) -> Non
     """etcd would cut everything from there on; the record itself proves that it was once whole."""
     worker = StepWorker()
     wal = create(OsDisk(), directory, worker, in_place=True)
-    wal.append(entries(1, 3), None, True, refuse)
+    wal.append(entries(1, 3), None, refuse)
     word = wal._offset
-    wal.append(entries(4, 6), None, True, refuse)
+    wal.append(entries(4, 6), None, refuse)
     close(wal, worker)
     path = next(Path(directory).glob("*.wal"))
     image = bytearray(path.read_bytes())
@@ -451,7 +505,7 @@ def test_syncs_are_timed_and_slow_ones_logged(
         policy=Always(in_place=True),
         clock=lambda: next(looks) * took,
     )
-    assert wal.append(entries(1, 1), None, True, lambda error: None)
+    assert wal.append(entries(1, 1), None, lambda error: None)
     synced, written = metrics.wal_fsync_seconds, metrics.wal_write_seconds
     assert (synced.sum, written.sum) == ((took, 0) if fsync else (0, took))
     assert metrics.wal_write_bytes > 0

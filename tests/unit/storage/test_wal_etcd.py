@@ -121,7 +121,7 @@ def test_both_ways(etcd: Etcd) -> None:
         Entry(term, last + 1, put_request(1, b"ours", b"1")),
         Entry(term, last + 2, put_request(2, b"more", b"2" * 3000)),
     ]
-    wal.append(ours, HardState(term, contents.hard_state.vote, last + 2), True, lambda _: None)
+    wal.append(ours, HardState(term, contents.hard_state.vote, last + 2), lambda _: None)
     worker.run()
     close(wal, worker)
 
