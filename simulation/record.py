@@ -24,6 +24,7 @@ _ELECTIONS = (
     "keepers=0",
     "duration_s=20",
 )
+_SLOW_SYNCS = ("in_place=0.0", "sync_s=0.02", "clients=1", "faults=contend,crash_in_election")
 _DEPOSED = (
     "members=3",
     "faults=depose",
@@ -51,7 +52,7 @@ RECORD: dict[str, Way] = {
     "skip_fsync": Way(8),
     "acknowledge_before_fsync": Way(8, ("members=1", "faults=power_loss", "fault_interval_s=0.7", *_DISKS)),
     "vote_not_persisted": Way(8, (*_ELECTIONS, "clients=1", "faults=contend,crash_in_election")),
-    "term_not_persisted": Way(8, (*_ELECTIONS, "clients=1", "faults=contend,crash_in_election")),
+    "term_not_persisted": Way(8, (*_ELECTIONS, *_SLOW_SYNCS)),
     "torn_tail_accepted": Way(scenario="torn"),
     "torn_tail_refused": Way(scenario="torn"),
     "log_made_in_place": Way(16, _STARTS),
@@ -132,8 +133,8 @@ RECORD: dict[str, Way] = {
         ),
     ),
     "append_without_a_check": Way(24, _DEPOSED),
-    "keep_conflicting_entries": Way(8),
-    "answer_before_append": Way(8),
+    "keep_conflicting_entries": Way(8, _DEPOSED),
+    "answer_before_append": Way(8, (*_ELECTIONS, *_SLOW_SYNCS)),
     "heartbeat_commits_too_much": Way(8, _DEPOSED),
     "change_members_early": Way(scenario="removals"),
     "change_members_before_the_log_knows": Way(scenario="farewell"),
