@@ -15,8 +15,8 @@ from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequ
 
 def put(state: State, request: Put | PutRequest, wanted: bool) -> bytes:
     """Execute a Put of its own. Raises LeaseNotFound, KeyNotFound."""
-    if isinstance(request, Put):
-        put_plain(state, request.key, request.value)
+    if type(request) is Put:
+        put_plain(state, *request)
         return b""
     lease = request.lease
     if lease and lease not in state.leases.leases:

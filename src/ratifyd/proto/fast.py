@@ -94,8 +94,16 @@ def _repeated(field: int, items: Sequence[bytes]) -> list[bytes]:
 
 def key_value(key: bytes, create_revision: int, mod_revision: int, version: int, value: bytes, lease: int = 0) -> bytes:
     """mvccpb.KeyValue of a live key: `key` is not empty; both revisions and the version are at least 1."""
-    created = varint(create_revision)
-    modified = created if mod_revision == create_revision else varint(mod_revision)
+    if _LOW_MASK < create_revision < _TWO_TABLES:  # `varint` of the usual ones, without the calls
+        created = _CONTINUED[create_revision & _LOW_MASK] + _WHOLE[create_revision >> _LOW_BITS]
+    else:
+        created = varint(create_revision)
+    if mod_revision == create_revision:
+        modified = created
+    elif _LOW_MASK < mod_revision < _TWO_TABLES:
+        modified = _CONTINUED[mod_revision & _LOW_MASK] + _WHOLE[mod_revision >> _LOW_BITS]
+    else:
+        modified = varint(mod_revision)
     number = _WHOLE[version] if version <= _LOW_MASK else varint(version)
     if value:
         head = _HEADS_5[len(value)]

@@ -7,21 +7,23 @@ without those that are zero; for all else it answers with the message itself. Ra
 
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 from ratifyd.proto.rpc_pb2 import Compare, DeleteRangeRequest, PutRequest, RangeRequest
 
 
-class Put:
+class _KeyAndValue(NamedTuple):
+    key: bytes
+    value: bytes
+
+
+@final
+class Put(_KeyAndValue):
     """A PutRequest of a key, which is not empty, and a value."""
 
-    __slots__ = ("key", "value")
+    __slots__ = ()
     lease = 0
     prev_kv = ignore_value = ignore_lease = False
-
-    def __init__(self, key: bytes, value: bytes) -> None:
-        self.key = key
-        self.value = value
 
 
 class Get:
@@ -117,7 +119,7 @@ def read_put(data: bytes, at: int, end: int) -> Put | PutRequest:
                 first += 1
                 size = size + (high << 7) - 0x80 if high < 0x80 else -1
             if data[middle] == 0x12 and first + size == end and size > 0:
-                return Put(data[start:middle], data[first:end])
+                return _tuple(Put, (data[start:middle], data[first:end]))
     except IndexError:
         pass
     return PutRequest.FromString(data[at:end])

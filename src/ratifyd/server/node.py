@@ -136,11 +136,6 @@ class Node:
         self._messages.extend(messages)
         self.wake()
 
-    @property
-    def gap(self) -> int:
-        """Entries committed but not yet applied."""
-        return self.raft.log.committed - self.applied
-
     def _guarded_turn(self) -> None:
         self._awake = False
         self._turning = True
@@ -186,6 +181,7 @@ class Node:
             self._advance()
         if not self.installing:
             self._apply_some()
+        self.proposals.gap = raft.log.committed - self.applied
         if self.reads.local or (self.reads.confirmed and not self.installing):
             began = self._timing.begin_reads()
             if self.reads.run(-1 if self.installing else self.applied):

@@ -57,6 +57,7 @@ class Proposals:
         "_timeout_s",
         "changes",
         "failed_total",
+        "gap",
         "now",
         "queued",
         "stopped",
@@ -68,6 +69,8 @@ class Proposals:
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self.now = now
+        self.gap = 0
+        """Entries committed but not applied, as the last turn has left them."""
         self.queued: list[bytes] = []
         self.changes: list[ConfChange] = []
         """Membership changes waiting to be proposed."""
@@ -82,21 +85,12 @@ class Proposals:
         """A fresh request id, also the source of lease ids."""
         return self._ids.next()
 
-    def add(
-        self,
-        row: Row,
-        body: bytes,
-        answer: Answer,
-        *,
-        gap: int,
-        request: Any = None,
-        identity: Identity = ANONYMOUS,
-    ) -> None:
+    def add(self, row: Row, body: bytes, answer: Answer, request: Any = None, identity: Identity = ANONYMOUS) -> None:
         """Queue a request for the next turn; `request` is `body` decoded, as `row.apply` takes it, if at hand.
 
         `identity` is whose it is. Raises RequestTooLarge, RequestTooManyRequests, Stopped at once.
         """
-        if gap > MAX_GAP:
+        if self.gap > MAX_GAP:
             raise RequestTooManyRequests
         if self.stopped:
             raise Stopped

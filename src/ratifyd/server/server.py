@@ -225,7 +225,7 @@ class Server:
         `request` is `body` decoded, as the row applies it, when the caller has it at hand. `identity` is whose it is.
         """
         try:
-            self.proposals.add(row, body, answer, gap=self.node.gap, request=request, identity=identity)
+            self.proposals.add(row, body, answer, request, identity)
         except EtcdError as error:
             answer(b"", error)
             return

@@ -5,6 +5,11 @@ no state object: a `Head` (header block read in this very read), `WHOLE` (handed
 `Stream` (everything else). Whatever is not a plain HEADERS or DATA frame of a plain request goes through `_frame`.
 """
 
+from collections.abc import Callable
+from functools import cache
+from struct import Struct
+from typing import Any
+
 from ratifyd.errors import Code
 from ratifyd.wire import frames
 from ratifyd.wire.answers import AnsweringConnection
@@ -42,6 +47,21 @@ _message_header = frames.MESSAGE_FRAME_HEADER.unpack_from
 _message_prefix = frames.MESSAGE_PREFIX.unpack_from
 _tuple = tuple.__new__
 """Makes a Call or a Message of a tuple, in a third of the time."""
+
+_Shape = tuple[bytes, Callable[[bytes, int], tuple[Any, ...]], int]
+
+
+@cache
+def _whole_shape(block_bytes: int) -> _Shape:
+    """Of whole requests with so long a header block: how they begin, what reads all before the message, its length."""
+    fields = Struct(f">5sI{block_bytes}sIBIBI")
+    begin = frames.frame(frames.HEADERS, frames.END_HEADERS, 0, bytes(block_bytes))[:5]
+    return begin, fields.unpack_from, fields.size
+
+
+_NO_SHAPE = (*_whole_shape(0)[:2], 1 << 62)
+"""Fits no request."""
+_SHORT_BLOCK_BYTES = 128
 
 
 class GrpcConnection(AnsweringConnection):
@@ -112,8 +132,34 @@ class GrpcConnection(AnsweringConnection):
         events, streams = self._events, self._streams
         cached = self._blocks.get
         max_word, max_message = self.limits.max_frame_bytes << 8 | 0xFF, self.limits.max_message_bytes
+        max_whole = min(self.limits.max_frame_bytes - 5, max_message)
         received, messages, end = 0, 0, len(data)
+        begin, read_heads, heads = _NO_SHAPE
         while pos + 9 <= end:
+            start = pos + heads
+            if start <= end:  # the next one is likely to be as the last one: then all is read at once
+                begins, stream_id, block, word, flags, other_id, compressed, size = read_heads(data, pos)
+                stop = start + size
+                if (
+                    begins == begin
+                    and flags == 1
+                    and stream_id == other_id == self._last_id + 2
+                    and stop <= end
+                    and word == size + 5 << 8
+                    and not compressed
+                    and size <= max_whole
+                    and len(streams) < self._max_streams
+                    and (head := cached(block)) is not None
+                    and (head.content_length < 0 or head.content_length == size + 5)
+                ):
+                    pos = stop
+                    self._last_id = stream_id
+                    received += size + 5
+                    messages += 1
+                    streams[stream_id] = WHOLE
+                    events.append(_tuple(Call, (stream_id, head, data[start:stop])))
+                    continue
+                heads = _NO_SHAPE[2]
             word, flags, stream_id = _frame_header(data, pos)
             start = pos + 9
             stop = start + (word >> 8)
@@ -143,6 +189,8 @@ class GrpcConnection(AnsweringConnection):
                             messages += 1
                             streams[stream_id] = WHOLE
                             events.append(_tuple(Call, (stream_id, head, data[stop + 14 : pos])))
+                            if stop - start <= _SHORT_BLOCK_BYTES:
+                                begin, read_heads, heads = _whole_shape(stop - start)
                             continue
                         pos = stop
                     streams[stream_id] = head
@@ -172,6 +220,7 @@ class GrpcConnection(AnsweringConnection):
                         events.append(_tuple(Message, (stream_id, data[start + 5 : stop])))
                         continue
             self._frame(kind, flags, stream_id & frames.MAX_STREAM_ID, data[start:stop])
+            heads = _NO_SHAPE[2]
             if self.closed:
                 break
         self._received += received

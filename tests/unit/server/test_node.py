@@ -163,10 +163,10 @@ def test_apply_waits_for_a_backend_that_is_behind() -> None:
     assert member.backend_worker.jobs
     done = sum(waiter.done for waiter in waiters)
     assert done < len(waiters)
-    assert member.server.node.gap > 0
+    assert member.server.proposals.gap > 0
     member.settle()
     assert all(waiter.done for waiter in waiters)
-    assert member.server.node.gap == 0
+    assert member.server.proposals.gap == 0
     member.check()
 
 

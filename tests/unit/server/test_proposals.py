@@ -33,7 +33,8 @@ def proposals(clock: SimClock) -> Proposals:
 
 def add(proposals: Proposals, body: bytes = BODY, gap: int = 0) -> Waiter:
     waiter = Waiter()
-    proposals.add(requests.PUT, body, waiter, gap=gap)
+    proposals.gap = gap
+    proposals.add(requests.PUT, body, waiter)
     return waiter
 
 
@@ -134,7 +135,7 @@ def test_what_nobody_waits_for_is_not_proposed_any_more(proposals: Proposals, cl
 
 def test_decoded_requests_go_with_their_proposal(proposals: Proposals, clock: SimClock) -> None:
     request = requests.PUT.read(BODY)
-    proposals.add(requests.PUT, BODY, Waiter(), gap=0, request=request)
+    proposals.add(requests.PUT, BODY, Waiter(), request)
     ((_, _, request_id, row, carried, identity),) = proposals.waiters.values()
     assert carried is request
     again = decode(proposals.queued[0])
