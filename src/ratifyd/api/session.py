@@ -58,8 +58,9 @@ class Link(Protocol):
 
     def write_buffer_size(self) -> int: ...
 
-    peer: str
-    """Address of the client."""
+    @property
+    def peer(self) -> str:
+        """Address of the client."""
 
 
 class _Waiting:

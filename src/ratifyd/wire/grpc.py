@@ -5,6 +5,8 @@ no state object: a `Head` (header block read in this very read), `WHOLE` (handed
 `Stream` (everything else). Whatever is not a plain HEADERS or DATA frame of a plain request goes through `_frame`.
 """
 
+from collections import deque
+
 from ratifyd.errors import Code
 from ratifyd.wire import frames
 from ratifyd.wire.answers import AnsweringConnection
@@ -30,6 +32,7 @@ from ratifyd.wire.stream import WHOLE, Stream
 __all__ = ["GrpcConnection"]
 
 _CACHED_BLOCKS = 128
+_REMEMBERED_GAPS = 256
 _FIELD_OVERHEAD_BYTES = 32  # RFC 9113 §6.5.2
 _CACHED_BLOCK_BYTES = 2_048
 _CACHED_SHAPES = 128
@@ -372,11 +375,13 @@ class GrpcConnection(AnsweringConnection):
             if stream is not None:
                 self._on_trailers(stream_id, stream, fields[0], end_stream=end_stream)
             elif not self._was_reset_here(stream_id):
-                skipped = any(first <= stream_id <= last for first, last in self._gaps)
+                skipped = any(first <= stream_id <= last for first, last in self._gaps or ())
                 code = ErrorCode.PROTOCOL_ERROR if skipped else ErrorCode.STREAM_CLOSED  # §5.1.1, §5.1
                 self._connection_error(code, "HEADERS on a closed stream")
             return
         if stream_id > self._last_id + 2:
+            if self._gaps is None:
+                self._gaps = deque(maxlen=_REMEMBERED_GAPS)
             self._gaps.append((self._last_id + 2, stream_id - 2))
             self._skipped += (stream_id - self._last_id) // 2 - 1
         self._last_id = stream_id
