@@ -47,12 +47,24 @@ SHARED: list[tuple[Any, str, str, str, str]] = [
     (FirstBlocks, "take", "not decoder.is_fresh", "False", "any block of a connection is taken for its first"),
     (FirstBlocks, "take", "first is None or first.size > max_size", "first is None", "a list that is too long"),
     (FirstBlocks, "keep", "or head.timeout_s is not None", "", "a timeout is forgotten"),
-    (Decoder, "lend", "len(self._table) - _FIRST_DYNAMIC != self.generation", "False", "a table that has forgotten some"),
+    (
+        Decoder,
+        "lend",
+        "len(self._table) - _FIRST_DYNAMIC != self.generation",
+        "False",
+        "a table that has forgotten some",
+    ),
     (Decoder, "lend", "self._borrowed = True", "pass", "the lender changes what others have"),
     (Decoder, "adopt", "trace.table", "_ALIGNED_STATIC", "an empty header table"),
     (Decoder, "adopt", "trace.table", "_ALIGNED_STATIC + trace.table[:_FIRST_DYNAMIC - 1:-1]", "another order"),
     (Decoder, "adopt", "self._size = trace.size", "self._size = 0", "the table's size is not known"),
-    (Decoder, "adopt", "self._borrowed = True", "self._borrowed = trace is _NO_TRACE", "a borrower changes what others have"),
+    (
+        Decoder,
+        "adopt",
+        "self._borrowed = True",
+        "self._borrowed = trace is _NO_TRACE",
+        "a borrower changes what others have",
+    ),
 ]
 
 

@@ -67,7 +67,7 @@ class LimitedAccepting:
             self._go_on(self._arrive(connection))
 
     def _go_on(self, arrival: Coroutine[Any, None, None], _: object = None) -> None:
-        """Run until it has to wait again. It waits once, for the next round of the loop: a Task costs more than that."""
+        """Run until it has to wait. It waits but once, for the next round of the loop: a Task would cost more."""
         try:
             waited_for = arrival.send(None)
         except StopIteration:

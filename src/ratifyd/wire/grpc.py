@@ -13,7 +13,7 @@ from ratifyd.wire.answers import AnsweringConnection
 from ratifyd.wire.events import Call, Event, HalfClosed, HttpRequest, Message, Opened, Reset
 from ratifyd.wire.firstblocks import FirstBlocks
 from ratifyd.wire.frames import ErrorCode
-from ratifyd.wire.h2 import FRAME_HANDLERS
+from ratifyd.wire.h2 import FRAME_HANDLERS, Counts, Traffic
 from ratifyd.wire.headers import (
     Head,
     HttpHead,
@@ -63,8 +63,8 @@ class GrpcConnection(AnsweringConnection):
         "_shapes",
     )
 
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(limits)
+    def __init__(self, limits: Limits, traffic: Traffic | None = None) -> None:
+        super().__init__(limits, traffic or Counts())
         self._pending = b""
         self._preface_seen = False
         self._careful = True
@@ -96,7 +96,8 @@ class GrpcConnection(AnsweringConnection):
         self._pending = b"" if self.closed else data[pos:]
         if self._fresh:
             self._announce_fresh()
-        self._acknowledge_received()
+        if self._received * 2 >= self._connection_receive_window and not self.closed:
+            self._acknowledge_received()
         return events
 
     def _skip_preface(self, data: bytes) -> int:
@@ -178,7 +179,8 @@ class GrpcConnection(AnsweringConnection):
             if self.closed:
                 break
         self._received += received
-        self.received_bytes += received - 5 * messages
+        if messages:
+            self.traffic.client_received_bytes_total += received - 5 * messages
         return pos
 
     def _uncached_head(self, stream_id: int, block: bytes) -> Head | None:
@@ -513,7 +515,7 @@ class GrpcConnection(AnsweringConnection):
             buffer += content[pos:]
 
     def _take_message(self, stream: Stream, message: bytes) -> None:
-        self.received_bytes += len(message)
+        self.traffic.client_received_bytes_total += len(message)
         if stream.fresh:
             if stream.held is None:
                 stream.held = message

@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import lru_cache
 from struct import Struct
+from typing import Protocol
 
 from ratifyd.wire import frames
 from ratifyd.wire.events import Event, Ponged, Reset, Writable
@@ -27,6 +28,23 @@ _LARGEST_QUICK_REPLY = 65_536
 _NEVER = float("-inf")
 _NONE_WAITING: "OrderedDict[int, Stream]" = OrderedDict()
 """Until there are any, all connections share it."""
+
+
+class Traffic(Protocol):
+    """Bytes of gRPC messages, without prefixes, of any number of connections."""
+
+    client_received_bytes_total: int
+    client_sent_bytes_total: int
+
+
+class Counts:
+    """The traffic of a connection on its own."""
+
+    __slots__ = ("client_received_bytes_total", "client_sent_bytes_total")
+
+    def __init__(self) -> None:
+        self.client_received_bytes_total = 0
+        self.client_sent_bytes_total = 0
 
 
 class Http2Connection:
@@ -68,20 +86,17 @@ class Http2Connection:
         "draining",
         "limits",
         "queued",
-        "received_bytes",
-        "sent_bytes",
         "stalled",
+        "traffic",
     )
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, traffic: Traffic) -> None:
         self.limits = limits
         self.closed = False
         """Nothing more will be read; close the transport once the output is written."""
         self.draining = False
         """The final GOAWAY is out: no new streams, `closed` when the open ones end."""
-        self.received_bytes = 0
-        """Bytes of gRPC messages, without prefixes; who counts resets them."""
-        self.sent_bytes = 0
+        self.traffic = traffic
         self.stalled = False
         """The connection below takes no more for now: what was handed to it counts as unread."""
         self.queued = 0
@@ -431,13 +446,10 @@ class Http2Connection:
         return promoted
 
     def _acknowledge_received(self) -> None:
-        """Check the connection's receive window after a read and reopen it; both once per read."""
-        window = self._connection_receive_window
-        if self.closed:
-            return
-        if self._received > window:
+        """After a read that has filled half of the connection's receive window or more: check it and reopen it."""
+        if self._received > self._connection_receive_window:
             self._connection_error(ErrorCode.FLOW_CONTROL_ERROR, "connection window exceeded")
-        elif self._received * 2 >= window:
+        else:
             self._out.append(frames.window_update_frame(0, self._received))
             self._received = 0
 
