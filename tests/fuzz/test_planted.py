@@ -52,7 +52,7 @@ SHARED: list[tuple[Any, str, str, str, str]] = [
         "lend",
         "len(self._table) - _FIRST_DYNAMIC != self.generation",
         "False",
-        "a table that has forgotten some",
+        "a table made smaller",
     ),
     (Decoder, "lend", "self._borrowed = True", "pass", "the lender changes what others have"),
     (Decoder, "adopt", "trace.table", "_ALIGNED_STATIC", "an empty header table"),
@@ -63,7 +63,7 @@ SHARED: list[tuple[Any, str, str, str, str]] = [
         "adopt",
         "self._borrowed = True",
         "self._borrowed = trace is _NO_TRACE",
-        "a borrower changes what others have",
+        "the borrower changes it",
     ),
 ]
 
