@@ -179,8 +179,7 @@ class GrpcConnection(AnsweringConnection):
             if self.closed:
                 break
         self._received += received
-        if messages:
-            self.traffic.client_received_bytes_total += received - 5 * messages
+        self.traffic.client_received_bytes_total += received - 5 * messages
         return pos
 
     def _uncached_head(self, stream_id: int, block: bytes) -> Head | None:
