@@ -118,7 +118,7 @@ def _share(data: bytes) -> None:
     shared = FirstBlocks()
     expected = _converse(blocks, _Unshared(), limits)
     for block in blocks:
-        _converse([block], shared, _LIMITS)
+        _converse([block, *blocks], shared, _LIMITS)  # and goes on with what it has given others
     for _ in range(2):
         assert _converse(blocks, shared, limits) == expected, "whoever takes a block goes on otherwise"
 

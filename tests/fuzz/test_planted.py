@@ -47,10 +47,24 @@ SHARED: list[tuple[Any, str, str, str, str]] = [
     (FirstBlocks, "take", "not decoder.is_fresh", "False", "any block of a connection is taken for its first"),
     (FirstBlocks, "take", "first is None or first.size > max_size", "first is None", "a list that is too long"),
     (FirstBlocks, "keep", "or head.timeout_s is not None", "", "a timeout is forgotten"),
-    (FirstBlocks, "keep", "or inserted is None", "", "a header table that has forgotten some"),
-    (Decoder, "adopt", "self._table[_FIRST_DYNAMIC:] = inserted", "pass", "an empty header table"),
-    (Decoder, "adopt", "[_FIRST_DYNAMIC:] = inserted", "[_FIRST_DYNAMIC:] = inserted[::-1]", "another order"),
-    (Decoder, "adopt", "self._size = sum(entry.size for entry in inserted)", "pass", "the table's size is not known"),
+    (
+        Decoder,
+        "lend",
+        "len(self._table) - _FIRST_DYNAMIC != self.generation",
+        "False",
+        "a table made smaller",
+    ),
+    (Decoder, "lend", "self._borrowed = True", "pass", "the lender changes what others have"),
+    (Decoder, "adopt", "trace.table", "_ALIGNED_STATIC", "an empty header table"),
+    (Decoder, "adopt", "trace.table", "_ALIGNED_STATIC + trace.table[:_FIRST_DYNAMIC - 1:-1]", "another order"),
+    (Decoder, "adopt", "self._size = trace.size", "self._size = 0", "the table's size is not known"),
+    (
+        Decoder,
+        "adopt",
+        "self._borrowed = True",
+        "self._borrowed = trace is _NO_TRACE",
+        "the borrower changes it",
+    ),
 ]
 
 

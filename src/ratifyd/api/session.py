@@ -58,8 +58,9 @@ class Link(Protocol):
 
     def write_buffer_size(self) -> int: ...
 
-    peer: str
-    """Address of the client."""
+    @property
+    def peer(self) -> str:
+        """Address of the client."""
 
 
 class _Waiting:
@@ -106,7 +107,7 @@ class Session:
         self.server = server
         self.timing = server.timing
         self.link = link
-        self.connection = GrpcConnection(limits)
+        self.connection = GrpcConnection(limits, server.metrics)
         self.dirty = False
         self._routes = routes
         self._streams: dict[int, Stream] = {}
@@ -172,7 +173,6 @@ class Session:
     def closed(self) -> None:
         """The connection is gone: end everything that runs on it."""
         self._gone = True
-        self._count_bytes()
         self._keepalive.cancel()
         if self._leaving is not None:
             self._leaving.cancel()
@@ -225,17 +225,10 @@ class Session:
         if self._gone:
             return
         connection = self.connection
-        self._count_bytes()
         if data := connection.data_to_send():
             self.link.write(data)
         if connection.closed:
             self.link.close()
-
-    def _count_bytes(self) -> None:
-        connection, metrics = self.connection, self.server.metrics
-        metrics.client_received_bytes_total += connection.received_bytes
-        metrics.client_sent_bytes_total += connection.sent_bytes
-        connection.received_bytes = connection.sent_bytes = 0
 
     def late(self, call: ClientCall, response: bytes, error: EtcdError | None) -> None:
         """Log a call that took long to answer, and count its time when all are to be counted."""

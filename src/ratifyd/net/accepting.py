@@ -6,7 +6,10 @@ Every connection takes a file descriptor, and a member that cannot open its own 
 import asyncio
 import logging
 import socket
+from collections.abc import Coroutine
+from functools import partial
 from ssl import SSLContext
+from typing import Any
 
 from ratifyd.net.connection import Acceptor
 
@@ -29,7 +32,6 @@ class LimitedAccepting:
         self._acceptor = acceptor
         self._ssl = ssl
         self._retry: asyncio.TimerHandle | None = None
-        self._arriving: set[asyncio.Task[None]] = set()
         self._stopped = False
 
     def start(self) -> None:
@@ -62,9 +64,15 @@ class LimitedAccepting:
                 return
             connection.setblocking(False)
             acceptor.arriving += 1
-            task = self._loop.create_task(self._arrive(connection))
-            self._arriving.add(task)
-            task.add_done_callback(self._arriving.discard)
+            self._go_on(self._arrive(connection))
+
+    def _go_on(self, arrival: Coroutine[Any, None, None], _: object = None) -> None:
+        """Run until it has to wait. It waits but once, for the next round of the loop: a Task would cost more."""
+        try:
+            waited_for = arrival.send(None)
+        except StopIteration:
+            return
+        waited_for.add_done_callback(partial(self._go_on, arrival))
 
     async def _arrive(self, connection: socket.socket) -> None:
         try:

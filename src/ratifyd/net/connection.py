@@ -50,7 +50,6 @@ class Link:
         "_writing_paused",
         "abort",
         "close",
-        "peer",
         "write",
         "write_buffer_size",
     )
@@ -70,7 +69,11 @@ class Link:
         self.close = transport.close
         self.abort = transport.abort
         self.write_buffer_size = transport.get_write_buffer_size
-        self.peer = peer_name(transport)
+
+    @property
+    def peer(self) -> str:
+        """Address of the client."""
+        return peer_name(self._transport)
 
     def pause_reading(self) -> None:
         """Read no more from the peer until `resume_reading`."""
@@ -125,6 +128,8 @@ class Acceptor:
         self.connections: set[_Connection] = set()
         self.arriving = 0
         """Connections accepted, but not among `connections` yet."""
+        self._silent: dict[_Unknown, float] = {}  # until when they may be, the next to go first
+        self._silence: asyncio.TimerHandle | None = None
         self._want_room: list[Callable[[], None]] = []
         self._leaving = False
         self._drained: asyncio.Event | None = None
@@ -145,6 +150,30 @@ class Acceptor:
         self._tell_of_room()
         if self._drained is not None and not self.connections:
             self._drained.set()
+
+    def await_first_bytes(self, connection: "_Unknown") -> None:
+        """Cut a connection if it says nothing for long: one timer for all, as they come and go by the thousand."""
+        loop = asyncio.get_running_loop()
+        self._silent[connection] = loop.time() + self.first_bytes_timeout_s
+        if self._silence is None:
+            self._silence = loop.call_later(self.first_bytes_timeout_s, self._cut_silent)
+
+    def heard_from(self, connection: "_Unknown") -> None:
+        """It has begun to speak, or is gone."""
+        del self._silent[connection]
+
+    def _cut_silent(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._silence = None
+        due = []
+        for connection, until in self._silent.items():
+            if until > now:
+                self._silence = loop.call_at(until, self._cut_silent)
+                break
+            due.append(connection)
+        for connection in due:
+            connection.abort()
 
     @property
     def is_full(self) -> bool:
@@ -199,17 +228,17 @@ class _Connection(Protocol):
 class _Unknown(asyncio.Protocol):
     """A connection that has not yet shown what it speaks."""
 
+    __slots__ = ("_acceptor", "_received", "_transport")
+
     def __init__(self, acceptor: Acceptor) -> None:
         self._acceptor = acceptor
         self._transport: asyncio.Transport
         self._received = b""
-        self._timer: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._acceptor.first_bytes_timeout_s, self._transport.abort)
+        self._acceptor.await_first_bytes(self)
         self._acceptor.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -222,7 +251,7 @@ class _Unknown(asyncio.Protocol):
             self._become_http1(received)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._timer.cancel()
+        self._acceptor.heard_from(self)
         self._acceptor.remove(self)
 
     def go_away(self) -> None:
@@ -254,7 +283,7 @@ class _Unknown(asyncio.Protocol):
         http1.data_received(received)
 
     def _hand_over(self, connection: _Connection, protocol: asyncio.BaseProtocol) -> None:
-        self._timer.cancel()
+        self._acceptor.heard_from(self)
         self._transport.set_protocol(protocol)
         self._acceptor.add(connection)
         self._acceptor.remove(self)

@@ -34,7 +34,7 @@ class AnsweringConnection(Http2Connection):
             del self._streams[stream_id]
             self._send_window -= size
             self._forgive_pings = True
-            self.sent_bytes += length
+            self.traffic.client_sent_bytes_total += length
             self._out += (
                 _reply_start(_HEADERS_START, stream_id, RESPONSE_BLOCK, size << 8, 0, stream_id, 0, length),
                 message,
@@ -62,7 +62,7 @@ class AnsweringConnection(Http2Connection):
         if not stream.headers_sent:
             self._send_headers(stream)
         size = len(message) + 5
-        self.sent_bytes += size - 5
+        self.traffic.client_sent_bytes_total += size - 5
         if size <= stream.window and size <= self._send_window and size <= self._peer_frame_bytes and not stream.queue:
             stream.window -= size
             self._send_window -= size
@@ -80,7 +80,7 @@ class AnsweringConnection(Http2Connection):
         if not stream.headers_sent:
             self._send_headers(stream)
         length = len(head) + len(middles[0]) + len(tail)
-        self.sent_bytes += length * len(middles)
+        self.traffic.client_sent_bytes_total += length * len(middles)
         head = frames.MESSAGE_PREFIX.pack(0, length) + head
         payload = head + (tail + head).join(middles) + tail
         size = len(payload)

@@ -7,7 +7,7 @@ that may be a secret: no block with metadata but that of `_PUBLIC`, none with a 
 from typing import NamedTuple
 
 from ratifyd.wire.headers import Head
-from ratifyd.wire.hpack import Decoder, Entry
+from ratifyd.wire.hpack import Decoder, Entry, Trace
 
 _MAX_BLOCKS = 128
 _MAX_BLOCK_BYTES = 512
@@ -21,8 +21,8 @@ class FirstBlock(NamedTuple):
     head: Head
     """Of the request, without a route: routes are a session's own."""
     fields: tuple[Entry, ...]
-    inserted: tuple[Entry, ...]
-    """What the block leaves in the header table, the last one first."""
+    trace: Trace
+    """What the block leaves behind in the decoder."""
     size: int
     """Of the header list, as SETTINGS_MAX_HEADER_LIST_SIZE counts."""
 
@@ -46,25 +46,26 @@ class FirstBlocks:
         first = self._known.get(block)
         if first is None or first.size > max_size:
             return None
-        decoder.adopt(first.fields, first.inserted)
+        decoder.adopt(first.trace)
         return first
 
     def keep(self, block: bytes, decoder: Decoder, fields: list[Entry], head: Head) -> None:
         """Take note of a block which the decoder, fresh before, has decoded."""
-        inserted = decoder.inserted
         if (
             len(block) > _MAX_BLOCK_BYTES
             or len(fields) > _MAX_FIELDS
             or head.timeout_s is not None
             or decoder.never_indexed
-            or inserted is None
             or not _PUBLIC.issuperset(head.metadata)
         ):
+            return
+        trace = decoder.lend()
+        if trace is None:
             return
         if len(self._known) >= _MAX_BLOCKS:
             self._known.clear()
         size = sum(field.size for field in fields)
-        self._known[block] = FirstBlock(_copy(head), tuple(fields), inserted, size)
+        self._known[block] = FirstBlock(_copy(head), tuple(fields), trace, size)
 
 
 def _copy(head: Head) -> Head:

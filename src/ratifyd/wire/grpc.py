@@ -5,6 +5,7 @@ no state object: a `Head` (header block read in this very read), `WHOLE` (handed
 `Stream` (everything else). Whatever is not a plain HEADERS or DATA frame of a plain request goes through `_frame`.
 """
 
+from collections import deque
 from collections.abc import Callable
 from functools import cache
 from struct import Struct
@@ -16,7 +17,7 @@ from ratifyd.wire.answers import AnsweringConnection
 from ratifyd.wire.events import Call, Event, HalfClosed, HttpRequest, Message, Opened, Reset
 from ratifyd.wire.firstblocks import FirstBlocks
 from ratifyd.wire.frames import ErrorCode
-from ratifyd.wire.h2 import FRAME_HANDLERS
+from ratifyd.wire.h2 import FRAME_HANDLERS, Counts, Traffic
 from ratifyd.wire.headers import (
     Head,
     HttpHead,
@@ -35,6 +36,7 @@ from ratifyd.wire.stream import WHOLE, Stream
 __all__ = ["GrpcConnection"]
 
 _CACHED_BLOCKS = 128
+_REMEMBERED_GAPS = 256
 _FIELD_OVERHEAD_BYTES = 32  # RFC 9113 §6.5.2
 _CACHED_BLOCK_BYTES = 2_048
 _CACHED_SHAPES = 128
@@ -78,10 +80,11 @@ class GrpcConnection(AnsweringConnection):
         "_pending",
         "_preface_seen",
         "_shapes",
+        "_usual",
     )
 
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(limits)
+    def __init__(self, limits: Limits, traffic: Traffic | None = None) -> None:
+        super().__init__(limits, traffic or Counts())
         self._pending = b""
         self._preface_seen = False
         self._careful = True
@@ -93,6 +96,8 @@ class GrpcConnection(AnsweringConnection):
         self._fresh: list[int] = []
         self._blocks: dict[bytes, Head] = {}
         self._shapes: dict[tuple[Entry, ...], Head] = {}
+        self._usual = _NO_SHAPE
+        """What the last request was like, if it came whole."""
 
     # -- receiving ------------------------------------------------------------------------------------------------
 
@@ -109,11 +114,12 @@ class GrpcConnection(AnsweringConnection):
         if not self._preface_seen:
             pos = self._skip_preface(data)
         if self._preface_seen:
-            pos = self._read_frames(data, pos)
+            pos = self._read_frames(data, self._read_alike(data, pos))
         self._pending = b"" if self.closed else data[pos:]
         if self._fresh:
             self._announce_fresh()
-        self._acknowledge_received()
+        if self._received * 2 >= self._connection_receive_window and not self.closed:
+            self._acknowledge_received()
         return events
 
     def _skip_preface(self, data: bytes) -> int:
@@ -129,37 +135,10 @@ class GrpcConnection(AnsweringConnection):
 
     def _read_frames(self, data: bytes, pos: int) -> int:
         """Read the complete frames of `data` from `pos`; returns where the rest begins."""
-        events, streams = self._events, self._streams
-        cached = self._blocks.get
+        events, streams, cached = self._events, self._streams, self._blocks.get
         max_word, max_message = self.limits.max_frame_bytes << 8 | 0xFF, self.limits.max_message_bytes
-        max_whole = min(self.limits.max_frame_bytes - 5, max_message)
         received, messages, end = 0, 0, len(data)
-        begin, read_heads, heads = _NO_SHAPE
         while pos + 9 <= end:
-            start = pos + heads
-            if start <= end:  # the next one is likely to be as the last one: then all is read at once
-                begins, stream_id, block, word, flags, other_id, compressed, size = read_heads(data, pos)
-                stop = start + size
-                if (
-                    begins == begin
-                    and flags == 1
-                    and stream_id == other_id == self._last_id + 2
-                    and stop <= end
-                    and word == size + 5 << 8
-                    and not compressed
-                    and size <= max_whole
-                    and len(streams) < self._max_streams
-                    and (head := cached(block)) is not None
-                    and (head.content_length < 0 or head.content_length == size + 5)
-                ):
-                    pos = stop
-                    self._last_id = stream_id
-                    received += size + 5
-                    messages += 1
-                    streams[stream_id] = WHOLE
-                    events.append(_tuple(Call, (stream_id, head, data[start:stop])))
-                    continue
-                heads = _NO_SHAPE[2]
             word, flags, stream_id = _frame_header(data, pos)
             start = pos + 9
             stop = start + (word >> 8)
@@ -189,8 +168,7 @@ class GrpcConnection(AnsweringConnection):
                             messages += 1
                             streams[stream_id] = WHOLE
                             events.append(_tuple(Call, (stream_id, head, data[stop + 14 : pos])))
-                            if stop - start <= _SHORT_BLOCK_BYTES:
-                                begin, read_heads, heads = _whole_shape(stop - start)
+                            pos = self._read_alike(data, pos, len(block))
                             continue
                         pos = stop
                     streams[stream_id] = head
@@ -220,11 +198,56 @@ class GrpcConnection(AnsweringConnection):
                         events.append(_tuple(Message, (stream_id, data[start + 5 : stop])))
                         continue
             self._frame(kind, flags, stream_id & frames.MAX_STREAM_ID, data[start:stop])
-            heads = _NO_SHAPE[2]
             if self.closed:
                 break
         self._received += received
-        self.received_bytes += received - 5 * messages
+        self.traffic.client_received_bytes_total += received - 5 * messages
+        return pos
+
+    def _read_alike(self, data: bytes, pos: int, block_bytes: int = 0) -> int:
+        """Read requests from `pos` that are whole and begin as the last one did; returns where anything else begins.
+
+        That one, if it was not read here, had a header block of `block_bytes`. Others are left to `_read_frames`,
+        whatever is wrong with them.
+        """
+        if block_bytes:
+            self._usual = _whole_shape(block_bytes) if block_bytes <= _SHORT_BLOCK_BYTES else _NO_SHAPE
+        begin, read_heads, heads = self._usual
+        first = pos
+        start, end = pos + heads, len(data)
+        if start > end:
+            return pos
+        events, streams, max_streams = self._events, self._streams, self._max_streams
+        cached = self._blocks.get
+        max_size = min(self.limits.max_frame_bytes - 5, self.limits.max_message_bytes)
+        last_id, count, received = self._last_id, 0, 0
+        while start <= end:
+            begins, stream_id, block, word, flags, other_id, compressed, size = read_heads(data, pos)
+            stop = start + size
+            if (
+                begins != begin
+                or flags != 1
+                or not stream_id == other_id == last_id + 2
+                or word != size + 5 << 8
+                or compressed
+                or size > max_size
+                or stop > end
+                or len(streams) >= max_streams
+                or (head := cached(block)) is None
+                or head.content_length not in (-1, size + 5)
+            ):
+                break
+            last_id = stream_id
+            count += 1
+            received += size
+            streams[stream_id] = WHOLE
+            events.append(_tuple(Call, (stream_id, head, data[start:stop])))
+            pos = stop
+            start = pos + heads
+        if pos != first:
+            self._last_id = last_id
+            self._received += received + 5 * count
+            self.traffic.client_received_bytes_total += received
         return pos
 
     def _uncached_head(self, stream_id: int, block: bytes) -> Head | None:
@@ -344,6 +367,7 @@ class GrpcConnection(AnsweringConnection):
 
     def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         """Any frame, in any state."""
+        self._usual = _NO_SHAPE
         if self._block is not None:
             if kind != frames.CONTINUATION or stream_id != self._block_id:
                 self._connection_error(ErrorCode.PROTOCOL_ERROR, "header block interrupted")
@@ -421,11 +445,13 @@ class GrpcConnection(AnsweringConnection):
             if stream is not None:
                 self._on_trailers(stream_id, stream, fields[0], end_stream=end_stream)
             elif not self._was_reset_here(stream_id):
-                skipped = any(first <= stream_id <= last for first, last in self._gaps)
+                skipped = any(first <= stream_id <= last for first, last in self._gaps or ())
                 code = ErrorCode.PROTOCOL_ERROR if skipped else ErrorCode.STREAM_CLOSED  # §5.1.1, §5.1
                 self._connection_error(code, "HEADERS on a closed stream")
             return
         if stream_id > self._last_id + 2:
+            if self._gaps is None:
+                self._gaps = deque(maxlen=_REMEMBERED_GAPS)
             self._gaps.append((self._last_id + 2, stream_id - 2))
             self._skipped += (stream_id - self._last_id) // 2 - 1
         self._last_id = stream_id
@@ -557,7 +583,7 @@ class GrpcConnection(AnsweringConnection):
             buffer += content[pos:]
 
     def _take_message(self, stream: Stream, message: bytes) -> None:
-        self.received_bytes += len(message)
+        self.traffic.client_received_bytes_total += len(message)
         if stream.fresh:
             if stream.held is None:
                 stream.held = message

@@ -6,7 +6,9 @@ a connection error queues GOAWAY and sets `closed`; a stream error queues RST_ST
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import lru_cache
 from struct import Struct
+from typing import Protocol
 
 from ratifyd.wire import frames
 from ratifyd.wire.events import Event, Ponged, Reset, Writable
@@ -20,11 +22,29 @@ _GO_AWAY_PING = b"\1\6\1\x08\0\3\3\x09"
 _KEEPALIVE_PING = b"ratifyd\0"
 _SMALL_FRAME = Struct(">IBI")
 _REMEMBERED_RESETS = 4_096
-_REMEMBERED_GAPS = 256
 _STREAMS_AN_IDLE_FRAME = 20
 """Streams whose window a SETTINGS frame may change for the price of one idle frame."""
 _LARGEST_QUICK_REPLY = 65_536
 _NEVER = float("-inf")
+_NONE_WAITING: "OrderedDict[int, Stream]" = OrderedDict()
+"""Until there are any, all connections share it."""
+
+
+class Traffic(Protocol):
+    """Bytes of gRPC messages, without prefixes, of any number of connections."""
+
+    client_received_bytes_total: int
+    client_sent_bytes_total: int
+
+
+class Counts:
+    """The traffic of a connection on its own."""
+
+    __slots__ = ("client_received_bytes_total", "client_sent_bytes_total")
+
+    def __init__(self) -> None:
+        self.client_received_bytes_total = 0
+        self.client_sent_bytes_total = 0
 
 
 class Http2Connection:
@@ -66,33 +86,29 @@ class Http2Connection:
         "draining",
         "limits",
         "queued",
-        "received_bytes",
-        "sent_bytes",
         "stalled",
+        "traffic",
     )
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, traffic: Traffic) -> None:
         self.limits = limits
         self.closed = False
         """Nothing more will be read; close the transport once the output is written."""
         self.draining = False
         """The final GOAWAY is out: no new streams, `closed` when the open ones end."""
-        self.received_bytes = 0
-        """Bytes of gRPC messages, without prefixes; who counts resets them."""
-        self.sent_bytes = 0
+        self.traffic = traffic
         self.stalled = False
         """The connection below takes no more for now: what was handed to it counts as unread."""
         self.queued = 0
         """Bytes that wait for a window."""
         self._unread = 0  # large answers handed out since everything was taken
         self._now = 0.0
-        self._out: list[bytes | memoryview] = []
         self._events: list[Event] = []
         self._control_frames = 0
         self._streams: dict[int, Stream | Head] = {}
         self._max_streams = limits.max_concurrent_streams
         self._last_id = -1
-        self._gaps: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED_GAPS)
+        self._gaps: deque[tuple[int, int]] | None = None
         self._reset_here: dict[int, None] = {}
         self._forgotten_id = 0
         self._settings_seen = False
@@ -101,8 +117,8 @@ class Http2Connection:
         self._spoiled = 0
         self._credited = 0
         self._decoder = Decoder(limits.header_table_bytes)
-        self._resets = TokenBucket(limits.reset_burst, limits.reset_refill_per_s)
-        self._idle_frames = TokenBucket(limits.idle_frame_burst, limits.idle_frame_refill_per_s)
+        self._resets: TokenBucket | None = None  # both are full until they are needed
+        self._idle_frames: TokenBucket | None = None
 
         self._last_ping = _NEVER
         self._ping_strikes = 0
@@ -117,23 +133,17 @@ class Http2Connection:
         self._peer_frame_bytes = frames.DEFAULT_FRAME_BYTES
         self._reply_room = frames.DEFAULT_FRAME_BYTES
         self._send_window = frames.DEFAULT_WINDOW
-        self._waiting: OrderedDict[int, Stream] = OrderedDict()  # by id: streams that wait for _send_window
-        self._out.append(self._preface())
-
-    def _preface(self) -> bytes:
-        limits = self.limits
-        settings = {
-            Setting.MAX_FRAME_SIZE: limits.max_frame_bytes,
-            Setting.INITIAL_WINDOW_SIZE: self._stream_receive_window,
-            Setting.MAX_HEADER_LIST_SIZE: limits.max_header_list_bytes,
-        }
-        if limits.max_concurrent_streams < UNLIMITED_STREAMS:
-            settings[Setting.MAX_CONCURRENT_STREAMS] = limits.max_concurrent_streams
-        if limits.header_table_bytes != 4_096:
-            settings[Setting.HEADER_TABLE_SIZE] = limits.header_table_bytes
-        out = frames.settings_frame({int(key): value for key, value in settings.items()})
-        extra = self._connection_receive_window - frames.DEFAULT_WINDOW
-        return out + frames.window_update_frame(0, extra) if extra else out
+        self._waiting = _NONE_WAITING  # by id: streams that wait for _send_window
+        self._out: list[bytes | memoryview] = [
+            _preface(
+                limits.max_frame_bytes,
+                self._stream_receive_window,
+                limits.max_header_list_bytes,
+                limits.max_concurrent_streams,
+                limits.header_table_bytes,
+                self._connection_receive_window,
+            )
+        ]
 
     @property
     def has_output(self) -> bool:
@@ -229,14 +239,20 @@ class Http2Connection:
         """Count a spoiled stream; every stream that ended otherwise has earned one (RFC 9113 §10.5, rapid reset)."""
         self._spoiled += 1
         answered = (self._last_id + 1) // 2 - self._skipped - self._spoiled - len(self._streams)
+        limits, resets = self.limits, self._resets
+        if resets is None:
+            resets = self._resets = TokenBucket(limits.reset_burst, limits.reset_refill_per_s)
         if answered > self._credited:
-            self._resets.give(answered - self._credited)
+            resets.give(answered - self._credited)
             self._credited = answered
-        if not self._resets.take(self._now):
+        if not resets.take(self._now):
             self._connection_error(ErrorCode.ENHANCE_YOUR_CALM, "too many streams reset")
 
     def _charge_idle_frame(self, count: float = 1.0) -> None:
-        if not self._idle_frames.take(self._now, count):
+        limits, idle_frames = self.limits, self._idle_frames
+        if idle_frames is None:
+            idle_frames = self._idle_frames = TokenBucket(limits.idle_frame_burst, limits.idle_frame_refill_per_s)
+        if not idle_frames.take(self._now, count):
             self._connection_error(ErrorCode.ENHANCE_YOUR_CALM, "too many frames without content")
 
     def _queue_control(self, data: bytes) -> None:
@@ -269,8 +285,9 @@ class Http2Connection:
         elif len(payload) % 6 or (flags & frames.ACK and payload):
             self._connection_error(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS size")
         elif not flags & frames.ACK:
+            if self._settings_seen:  # the first are due
+                self._charge_idle_frame()
             self._settings_seen = True
-            self._charge_idle_frame()
             for key, value in frames.parse_settings(payload):
                 self._apply_setting(key, value)
             self._reply_room = min(self._peer_window, self._peer_frame_bytes, _LARGEST_QUICK_REPLY)
@@ -294,6 +311,8 @@ class Http2Connection:
     def _change_stream_windows(self, delta: int) -> None:
         """RFC 9113 §6.9.2. Streams without a `Stream` have sent nothing: their window is the peer's setting."""
         if not delta:
+            return
+        if not self._streams:
             return
         self._charge_idle_frame(len(self._streams) / _STREAMS_AN_IDLE_FRAME)
         for stream in list(self._streams.values()):
@@ -427,13 +446,10 @@ class Http2Connection:
         return promoted
 
     def _acknowledge_received(self) -> None:
-        """Check the connection's receive window after a read and reopen it; both once per read."""
-        window = self._connection_receive_window
-        if self.closed:
-            return
-        if self._received > window:
+        """After a read that has filled half of the connection's receive window or more: check it and reopen it."""
+        if self._received > self._connection_receive_window:
             self._connection_error(ErrorCode.FLOW_CONTROL_ERROR, "connection window exceeded")
-        elif self._received * 2 >= window:
+        else:
             self._out.append(frames.window_update_frame(0, self._received))
             self._received = 0
 
@@ -498,6 +514,8 @@ class Http2Connection:
         room = min(stream.window, self._send_window, self._peer_frame_bytes)
         if room <= 0:
             if stream.window > 0:
+                if self._waiting is _NONE_WAITING:
+                    self._waiting = OrderedDict()
                 self._waiting[stream.id] = stream
             return False
         chunks = _take(stream, room)
@@ -519,6 +537,25 @@ class Http2Connection:
     def _drained(self, stream: Stream) -> None:
         if stream.last_frame:
             self._end_stream(stream)
+
+
+@lru_cache(maxsize=8)  # connections of one listener have the same limits
+def _preface(
+    frame_bytes: int, stream_window: int, header_list_bytes: int, streams: int, table_bytes: int, window: int
+) -> bytes:
+    """What a connection says first: its settings, and how wide its window is."""
+    settings = {
+        Setting.MAX_FRAME_SIZE: frame_bytes,
+        Setting.INITIAL_WINDOW_SIZE: stream_window,
+        Setting.MAX_HEADER_LIST_SIZE: header_list_bytes,
+    }
+    if streams < UNLIMITED_STREAMS:
+        settings[Setting.MAX_CONCURRENT_STREAMS] = streams
+    if table_bytes != 4_096:
+        settings[Setting.HEADER_TABLE_SIZE] = table_bytes
+    out = frames.settings_frame({int(key): value for key, value in settings.items()})
+    extra = window - frames.DEFAULT_WINDOW
+    return out + frames.window_update_frame(0, extra) if extra else out
 
 
 def _take(stream: Stream, room: int) -> list[bytes | memoryview]:

@@ -6,6 +6,7 @@ is replaced by the entry `TIMEOUT` and returned apart.
 """
 
 import re
+from typing import NamedTuple
 
 from ratifyd.wire.huffman import HuffmanError
 from ratifyd.wire.huffman import decode as huffman_decode
@@ -60,24 +61,32 @@ _STATIC = _static_table()
 _ALIGNED_STATIC = [_STATIC[0]] * 0x80 + _STATIC
 _FIRST_DYNAMIC = len(_ALIGNED_STATIC)
 _leading_indexes = re.compile(rb"[\x81-\xfe]*").match
-_STATIC_ENTRIES = frozenset(_STATIC)
 _STATIC_INDEX = {(entry.name, entry.value): index for index, entry in enumerate(_STATIC) if index}
 _STATIC_NAMES = {entry.name: index for index, entry in reversed(list(enumerate(_STATIC))) if index}
+
+
+class Trace(NamedTuple):
+    """What decoding has left behind in a decoder that was fresh before; shared, so not to be changed."""
+
+    table: list[Entry]
+    size: int
+    remembered: dict[tuple[bytes, bytes], Entry]
+    generation: int
+
+
+_NO_TRACE = Trace(_ALIGNED_STATIC, 0, {}, 0)
 
 
 class Decoder:
     """The receiving end of one connection. `generation` grows whenever the dynamic table changes."""
 
-    __slots__ = ("_capacity", "_limit", "_remembered", "_size", "_table", "generation", "never_indexed")
+    __slots__ = ("_borrowed", "_capacity", "_limit", "_remembered", "_size", "_table", "generation", "never_indexed")
 
     def __init__(self, limit: int = _DEFAULT_TABLE_BYTES) -> None:
         """`limit` is the SETTINGS_HEADER_TABLE_SIZE we announce; until the peer says otherwise it uses 4,096."""
         self._limit = limit
         self._capacity = _DEFAULT_TABLE_BYTES
-        self._table = list(_ALIGNED_STATIC)
-        self._size = 0
-        self._remembered: dict[tuple[bytes, bytes], Entry] = {}
-        self.generation = 0
+        self.adopt(_NO_TRACE)
         self.never_indexed = False
         """Whether there ever was a field that its sender wants to be nowhere remembered (§7.1.3)."""
 
@@ -86,18 +95,25 @@ class Decoder:
         """Whether nothing that was decoded has left a trace."""
         return not self.generation and not self._remembered
 
-    @property
-    def inserted(self) -> tuple[Entry, ...] | None:
-        """The dynamic table, the last entry first; None if anything else has happened to it than insertions."""
-        entries = tuple(self._table[_FIRST_DYNAMIC:])
-        return entries if len(entries) == self.generation else None
+    def lend(self) -> Trace | None:
+        """For others to adopt; None if anything else has happened to the table than insertions."""
+        if len(self._table) - _FIRST_DYNAMIC != self.generation:
+            return None
+        self._borrowed = True
+        return Trace(self._table, self._size, self._remembered, self.generation)
 
-    def adopt(self, fields: tuple[Entry, ...], inserted: tuple[Entry, ...]) -> None:
-        """Be as another fresh decoder was after a block of these fields, which left these `inserted`."""
-        self._table[_FIRST_DYNAMIC:] = inserted
-        self._size = sum(entry.size for entry in inserted)
-        self._remembered = {(entry.name, entry.value): entry for entry in fields if entry not in _STATIC_ENTRIES}
-        self.generation = len(inserted)
+    def adopt(self, trace: Trace) -> None:
+        """Be as another decoder was. Most connections never change what they begin with: it is copied only then."""
+        self._table = trace.table
+        self._size = trace.size
+        self._remembered = trace.remembered
+        self.generation = trace.generation
+        self._borrowed = True
+
+    def _own(self) -> None:
+        self._table = list(self._table)
+        self._remembered = dict(self._remembered)
+        self._borrowed = False
 
     def decode(self, block: bytes) -> tuple[list[Entry], bytes | None]:
         """Fields of a block in order, and the value of a literal grpc-timeout. Raises HpackError."""
@@ -128,6 +144,7 @@ class Decoder:
                         self.never_indexed = True
                 else:
                     pos = self._resize(block, pos, byte & 0x1F, first=not fields)
+                    table = self._table
                     continue
                 index = byte & mask
                 if index == mask:
@@ -156,6 +173,7 @@ class Decoder:
                     fields.append(entry)
                     if mask == 0x3F:
                         self._insert(entry)
+                table = self._table  # it may be another one now
         except IndexError:
             raise HpackError("index out of range, or a block cut short") from None
         except HuffmanError as error:
@@ -168,6 +186,8 @@ class Decoder:
         if entry is None:
             entry = Entry(name, value)
             if entry.size <= _REMEMBERED_ENTRY_BYTES:
+                if self._borrowed:
+                    self._own()
                 if len(self._remembered) >= _REMEMBERED_ENTRIES:
                     self._remembered.clear()
                 self._remembered[key] = entry
@@ -175,6 +195,8 @@ class Decoder:
 
     def _insert(self, entry: Entry) -> None:
         self.generation += 1
+        if self._borrowed:
+            self._own()
         table = self._table
         table.insert(_FIRST_DYNAMIC, entry)
         size = self._size + entry.size
@@ -189,6 +211,8 @@ class Decoder:
         if not first or capacity > self._limit:
             raise HpackError("table size update")
         self.generation += 1
+        if self._borrowed:
+            self._own()
         self._capacity = capacity
         while self._size > capacity:
             self._size -= self._table.pop().size

@@ -4,6 +4,7 @@ import asyncio
 import resource
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,33 @@ def test_silent_connections_are_closed(run: Run) -> None:
                 assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
                 raise ConnectionResetError
             writer.close()
+
+    run(main())
+
+
+def test_each_silent_connection_is_closed_in_its_time_and_no_other(run: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with Server(timeout_s=0.1) as server:
+            began, lasted = [], []
+            _, speaking = await server.connect()
+            speaking.write(PREFACE)
+            session = await server.session()
+            clients = []
+            for _ in range(20):  # which takes a few milliseconds
+                began.append(loop.time())
+                clients.append(await server.connect())
+            for start, (reader, writer) in zip(began, clients):
+                with suppress(ConnectionResetError):
+                    assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
+                lasted.append(loop.time() - start)
+                writer.close()
+            assert min(lasted) > 0.09
+            session.link.write(b"still here")
+            speaking.write(b"so am I")
+            await session.wait_for("data")
+            speaking.close()
+            await session.wait_for("closed")
 
     run(main())
 

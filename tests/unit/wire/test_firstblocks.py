@@ -12,7 +12,7 @@ from ratifyd.wire.firstblocks import FirstBlocks
 from ratifyd.wire.frames import PREFACE
 from ratifyd.wire.grpc import GrpcConnection
 from ratifyd.wire.headers import Head
-from ratifyd.wire.hpack import Decoder
+from ratifyd.wire.hpack import Decoder, HpackError
 from ratifyd.wire.limits import Limits
 
 PATH = "/etcdserverpb.KV/Range"
@@ -85,6 +85,23 @@ def test_the_second_connection_decodes_nothing_and_reads_on_as_the_first(decoded
     assert answers[0][0][Head.__slots__.index("path")] == PATH.encode()
     assert decoded.count(blocks[0]) == 1
     assert decoded.count(blocks[1]) == 3  # it came second, so its meaning hangs on what came before
+
+
+def test_what_connections_share_is_not_changed_by_any_of_them() -> None:
+    block = Encoder().encode(FIELDS)
+    connections = [opened() for _ in range(3)]
+    for connection in connections:
+        assert len(request(connection, 1, block)) == 1
+    for number, connection in enumerate(connections):  # the first has lent what the others have borrowed
+        more = [(f"name-{number}", f"value {at}") for at in range(2)]
+        encoder = Encoder()
+        encoder.encode(FIELDS)
+        for stream_id in (3, 5):
+            ((_, head, _),) = request(connection, stream_id, encoder.encode([*FIELDS, *more]))
+            assert head.metadata == {f"name-{number}".encode(): [b"value 0", b"value 1"]}
+    assert len(request(opened(), 1, block)) == 1
+    with pytest.raises(HpackError):
+        Decoder().decode(b"\xbe")  # the first entry of the dynamic table
 
 
 def test_a_request_is_one_connections_own() -> None:

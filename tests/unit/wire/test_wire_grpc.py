@@ -329,7 +329,7 @@ def test_messages_of_a_stream_however_they_are_cut(make_peer: Callable[..., Peer
         for start, end in pairwise([0, *ends]):
             got += peer.send(frame(DATA, 0, 1, whole[start:end]))
         assert [event.data for event in got if isinstance(event, Message)] == texts
-        assert peer.connection.received_bytes == 5 + sum(map(len, texts))
+        assert peer.connection.traffic.client_received_bytes_total == 5 + sum(map(len, texts))
         assert types(peer.send(frame(DATA, 1, 1))) == [HalfClosed]
         assert types(peer.send(frame(DATA, 0, 1, message(b"late")))) == [Reset]
         assert (RST_STREAM, 0, 1) in [each[:3] for each in peer.frames()]
