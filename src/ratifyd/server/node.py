@@ -253,6 +253,8 @@ class Node:
             if error is not None:
                 self._fail(error)
                 return
+            if self.stopped:
+                return  # the log takes no more
             self._saving = False
             if self._wal.append(ready.entries, ready.hard_state, True, self._append_done(ready)):
                 self._appended.append(ready)
