@@ -11,6 +11,7 @@ from ratifyd.apply.requests import UnknownRequest
 from ratifyd.errors import EtcdError, LeaderChanged, MemberNotEnoughStarted, Stopped
 from ratifyd.membership import Change, ChangeKind
 from ratifyd.membership import Member as ClusterMember
+from ratifyd.ports import Backend, Done
 from ratifyd.proto.rpc_pb2 import PutRequest
 from ratifyd.raft.codec import encode_conf_change
 from ratifyd.raft.messages import (
@@ -26,6 +27,7 @@ from ratifyd.raft.messages import (
 )
 from ratifyd.raft.roles import Role
 from ratifyd.server.node import TURN_ENTRIES
+from ratifyd.storage.memory import MemoryBackend
 from tests.support_member import Member, Waiter
 
 
@@ -345,3 +347,22 @@ def test_a_stop_while_a_snapshot_of_the_leader_is_recorded_ends(member: Member) 
     member.settle()
     assert ended == [None]
     assert not member.failures
+
+
+def test_a_stop_while_a_snapshot_is_installed_leaves_it_to_the_next_start(member: Member) -> None:
+    """The workers that would rename its file are about to end."""
+    adopted: list[int] = []
+
+    class Received:
+        def open(self, index: int) -> Backend:
+            return MemoryBackend(member.backend_worker)
+
+        def adopt(self, index: int, opened: Backend, done: Done) -> None:
+            adopted.append(index)
+
+    member.server.installer._received = Received()  # type: ignore[assignment]
+    member.server.installer.install(Snapshot(SnapshotMeta(9, 2), b""))
+    member.server.stop()
+    member.settle()
+    assert not adopted
+    member.check()
