@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.clusters import Cluster
+from harness.clusters import KILLABLE, Cluster
 from harness.servers import EtcdServer
 
 StartServer = Callable[..., EtcdServer]
@@ -56,7 +56,8 @@ def start_cluster() -> Iterator[StartCluster]:
             own_flags: tuple[str, ...] = (),
             data_dirs: tuple[Path, ...] = (),
         ) -> Cluster:
-            cluster = Cluster(kinds or ("ratifyd",) * 3, flags, own_flags=own_flags, start=False)
+            kinds = kinds or ("ratifyd",) * 3
+            cluster = Cluster(kinds, flags, own_flags=own_flags, etcd_flags=KILLABLE, start=False)
             for member, data_dir in zip(cluster.members, data_dirs, strict=False):
                 member.data_dir = data_dir
             stack.callback(cluster.stop)

@@ -14,7 +14,7 @@ import pytest
 
 from harness import network
 from harness.binaries import other_etcd_binary
-from harness.clusters import Cluster
+from harness.clusters import KILLABLE, Cluster
 from tests.cluster import faults
 from tests.cluster.load import Load
 
@@ -86,7 +86,9 @@ def _matrix(chosen: tuple[faults.Fault, ...]) -> list[object]:
 @contextmanager
 def cluster_of(make_up: MakeUp, lan: network.Network | None) -> Iterator[Cluster]:
     """A started cluster, led as the make-up says."""
-    cluster = Cluster(make_up.kinds, FEW_ENTRIES, own_flags=OWN_FEW_ENTRIES, network=lan, start=False)
+    cluster = Cluster(
+        make_up.kinds, FEW_ENTRIES, own_flags=OWN_FEW_ENTRIES, etcd_flags=KILLABLE, network=lan, start=False
+    )
     with cluster:
         cluster.start()
         cluster.lead(make_up.leader)

@@ -1,13 +1,16 @@
 """The checks of the cluster load must be able to fail: what was written down is changed, each change is seen."""
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
+import grpc
 import pytest
 
 from harness import stubs
 from harness.clusters import Cluster
 from ratifyd.proto import rpc_pb2
-from tests.cluster.load import Grant, Load
+from tests.cluster.load import SHORT_TTL_S, Grant, LeaseHolder, Load
 from tests.cluster.workload import Client
 
 Damage = Callable[[Load, pytest.MonkeyPatch], None]
@@ -128,3 +131,32 @@ def test_changes_of_the_data_are_seen(load: Load, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(load, "cluster", other)
         with pytest.raises(AssertionError, match="the revision went back"):
             load.check()
+
+
+class Refused(grpc.RpcError):
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.NOT_FOUND
+
+
+class LeaseLost(Client):
+    """Grants, and knows nothing of the lease when it is to be written with, some time later."""
+
+    def __init__(self, put_takes_s: float) -> None:
+        self.now, self._put_takes_s = 100.0, put_takes_s
+
+    def grant(self, ttl_s: int) -> int:
+        return 7
+
+    def put(self, key: bytes, value: bytes, lease: int = 0) -> int:
+        self.now += self._put_takes_s
+        raise Refused
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_lease_may_only_be_gone_when_its_time_is_up(late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the put waits for a leader, and the lease does not."""
+    client, holder = LeaseLost(SHORT_TTL_S if late else SHORT_TTL_S / 2), LeaseHolder(0)
+    monkeypatch.setattr(time, "monotonic", lambda: client.now)
+    with nullcontext() if late else pytest.raises(Refused):
+        holder.step(client)
+    assert [grant.written for grant in holder.grants] == [False]

@@ -30,6 +30,7 @@ class SnapshotInstaller:
         "_snapshot",
         "_state",
         "_steps",
+        "_stopped",
     )
 
     def __init__(self, parts: Parts, committer: Committer, done: Callable[[Snapshot], None]) -> None:
@@ -45,6 +46,7 @@ class SnapshotInstaller:
         self._backend: Backend | None = None
         self._steps: Iterator[int] = iter(())
         self._next: Snapshot | None = None
+        self._stopped = False
 
     def install(self, snapshot: Snapshot) -> None:
         """Begin with a snapshot whose record is durable, or go on with it after the one under way."""
@@ -52,6 +54,10 @@ class SnapshotInstaller:
             self._next = snapshot
         else:
             self._begin(snapshot)
+
+    def stop(self) -> None:
+        """Leave what is not rebuilt yet to the next start: recovery finishes it."""
+        self._stopped = True
 
     def _begin(self, snapshot: Snapshot) -> None:
         old = self._state
@@ -63,6 +69,8 @@ class SnapshotInstaller:
         self._clock.call_soon(self._step)
 
     def _step(self) -> None:
+        if self._stopped:
+            return
         try:
             next(self._steps)
         except StopIteration:

@@ -247,6 +247,8 @@ class Node:
             if error is not None:
                 self._fail(error)
                 return
+            if self.stopped:
+                return  # the log takes no more
             self._saving = False
             if self._wal.append(ready.entries, ready.hard_state, self._append_done(ready)):
                 self._appended.append(ready)

@@ -349,6 +349,7 @@ class Server:
     def stop(self) -> None:
         """Answer what still waits and take no further turns."""
         self.compaction.stop()
+        self.installer.stop()
         self.authentication.stop()
         self.slices.stop()
         self.proposals.stop()

@@ -134,16 +134,18 @@ class SnapshotStore:
         self._saved = saved
 
     def save(self, snapshot: Snapshot, done: Done) -> None:
-        """Make a snapshot durable."""
+        """Make a snapshot durable. When the log was closed meanwhile nobody is told: without its record it is none."""
 
         def saved(times: SaveTimes | None, error: BaseException | None) -> None:
             if times is not None:
                 self._saved(times)
             if error is None:
+                if self._wal.closed:
+                    return
                 try:
                     if not self._wal.save_snapshot(snapshot.meta, done):
                         return
-                except WalFailed as failed:  # the log may have ended while the file was under way
+                except WalFailed as failed:  # the disk may have failed while the file was under way
                     error = failed
             done(error)
 

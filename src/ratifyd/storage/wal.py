@@ -287,6 +287,11 @@ class Wal:
         """Delete the oldest released files, as long as more than `keep` files are left."""
         self._tidy(lambda: self._writer.purge(keep), "purging WAL files")
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called: the member stops."""
+        return self._closed
+
     def close(self, done: Done | None = None) -> None:
         """Write and sync what waits, then close the files, all on the worker; then the waiting and `done` are told."""
         if self._closed:

@@ -1,6 +1,7 @@
 """`Etcd`: starting, stopping and failing, with real files, threads and sockets."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
@@ -10,7 +11,11 @@ import pytest
 
 from ratifyd.config import Config
 from ratifyd.embed.etcd import Etcd, StartError
+from ratifyd.ports import Done
+from ratifyd.raft.messages import Snapshot
 from ratifyd.storage.lmdb import _LmdbFile
+from ratifyd.storage.snapshots import SaveTimes, SnapshotFiles
+from ratifyd.storage.wal import Wal
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -140,6 +145,41 @@ def test_a_stop_waits_for_a_defragmentation(tmp_path: Path, monkeypatch: pytest.
         assert errors == [None]
         again = Etcd(config(tmp_path))
         await again.start()
+        await again.stop()
+
+    run(work())
+
+
+def test_a_stop_while_a_snapshot_is_saved_is_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file lands when the log has ended: no failure, and the next start does without it."""
+    begun, go_on = threading.Event(), threading.Event()
+    save, close = SnapshotFiles.save, Wal.close
+
+    def slowly(files: SnapshotFiles, snapshot: Snapshot) -> SaveTimes:
+        begun.set()
+        assert go_on.wait(10)
+        return save(files, snapshot)
+
+    def close_first(wal: Wal, done: Done | None = None) -> None:
+        close(wal, done)
+        go_on.set()
+
+    monkeypatch.setattr(SnapshotFiles, "save", slowly)
+    monkeypatch.setattr(Wal, "close", close_first)
+
+    async def work() -> None:
+        etcd = Etcd(config(tmp_path, snapshot_count=1))
+        await etcd.start()
+        assert await asyncio.to_thread(begun.wait, 10)
+        await etcd.stop()
+        assert await etcd.wait() is None
+        assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
+        assert len(list((tmp_path / "data/member/snap").glob("*.snap"))) == 1
+        again = Etcd(config(tmp_path))
+        await again.start()
+        assert again.server.is_leader
         await again.stop()
 
     run(work())

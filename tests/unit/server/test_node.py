@@ -11,11 +11,23 @@ from ratifyd.apply.requests import UnknownRequest
 from ratifyd.errors import EtcdError, LeaderChanged, MemberNotEnoughStarted, Stopped
 from ratifyd.membership import Change, ChangeKind
 from ratifyd.membership import Member as ClusterMember
+from ratifyd.ports import Backend, Done
 from ratifyd.proto.rpc_pb2 import PutRequest
 from ratifyd.raft.codec import encode_conf_change
-from ratifyd.raft.messages import ConfChange, ConfChangeKind, Entry, EntryKind, Message, MessageKind
+from ratifyd.raft.messages import (
+    ConfChange,
+    ConfChangeKind,
+    ConfState,
+    Entry,
+    EntryKind,
+    Message,
+    MessageKind,
+    Snapshot,
+    SnapshotMeta,
+)
 from ratifyd.raft.roles import Role
 from ratifyd.server.node import TURN_ENTRIES
+from ratifyd.storage.memory import MemoryBackend
 from tests.support_member import Member, Waiter
 
 
@@ -318,3 +330,39 @@ def test_a_sole_voter_waits_quietly_while_the_log_learns_of_a_change() -> None:
     assert again.raft.role is Role.FOLLOWER
     again.settle()
     assert again.raft.role is Role.LEADER
+
+
+def test_a_stop_while_a_snapshot_of_the_leader_is_recorded_ends(member: Member) -> None:
+    """The log that closes writes what it was given, tells so, and takes no more."""
+    raft = member.raft
+    meta = SnapshotMeta(raft.log.last_index + 9, raft.term + 1, ConfState(voters=(raft.id, 9)))
+    message = Message(MessageKind.SNAP, to=raft.id, sender=9, term=meta.term, snapshot=Snapshot(meta, b""))
+    member.server.node.receive((message,))
+    member.clock.run()
+    assert member.snapshot_worker.run_one()
+    assert len(member.wal_worker.jobs) == 1
+    member.server.stop()
+    ended: list[BaseException | None] = []
+    member.wal.close(ended.append)
+    member.settle()
+    assert ended == [None]
+    assert not member.failures
+
+
+def test_a_stop_while_a_snapshot_is_installed_leaves_it_to_the_next_start(member: Member) -> None:
+    """The workers that would rename its file are about to end."""
+    adopted: list[int] = []
+
+    class Received:
+        def open(self, index: int) -> Backend:
+            return MemoryBackend(member.backend_worker)
+
+        def adopt(self, index: int, opened: Backend, done: Done) -> None:
+            adopted.append(index)
+
+    member.server.installer._received = Received()  # type: ignore[assignment]
+    member.server.installer.install(Snapshot(SnapshotMeta(9, 2), b""))
+    member.server.stop()
+    member.settle()
+    assert not adopted
+    member.check()
