@@ -30,7 +30,7 @@ def test_a_snapshot_that_lands_after_the_disk_has_failed_tells() -> None:
     stored.store.save(SNAPSHOT, stored.told.append)
     stored.disk.fail[DATASYNC] = OSError(5, "bad")
     with pytest.raises(WalFailed):
-        stored.wal.append((Entry(1, 1, b""),), None, True, stored.told.append)
+        stored.wal.append((Entry(1, 1, b""),), None, stored.told.append)
     del stored.disk.fail[DATASYNC]
     stored.worker.run()
     assert [type(error) for error in stored.told] == [WalFailed]
