@@ -7,7 +7,7 @@ without those that are zero; for all else it answers with the message itself. Ra
 
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 from ratifyd.proto.rpc_pb2 import Compare, DeleteRangeRequest, PutRequest, RangeRequest
 
@@ -61,6 +61,7 @@ class Condition(NamedTuple):
     wanted: int | bytes
 
 
+@final
 class Swap(NamedTuple):
     """A TxnRequest that writes a key if one condition holds, and else reads one or does nothing.
 
