@@ -402,8 +402,8 @@ def progress_too_early(patch: Patch) -> None:
 def renewal_ignored(patch: Patch) -> None:
     """Keeping a lease alive is acknowledged, but does not move its end."""
 
-    def renew(self: Any, lease: Any, now: float) -> int:
-        return int(lease.ttl_s) if self.remaining(lease.id, now) > 0 else 0
+    def renew(self: Any, leases: Any, now: float) -> bool:
+        return all(self.remaining(lease.id, now) > 0 for lease in leases)
 
     patch(LeaseTimer, "renew_unexpired", renew)
 

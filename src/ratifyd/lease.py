@@ -6,7 +6,7 @@ may end a lease a tick late, never early. Times are seconds of one monotonic clo
 the key space: revoking a lease tells which keys to delete.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from math import ceil
 
@@ -204,26 +204,29 @@ class LeaseTimer:
         An expired lease is not renewed (LeaseNotFound): the caller waits for its revoke first (`is_expired`). A
         checkpointed rest counts as the whole time: the caller clears it through the log before renewing.
         """
-        ttl = self.renew_unexpired(self._book.get(lease_id), now)
-        if not ttl:
+        lease = self._book.get(lease_id)
+        if not self.renew_unexpired((lease,), now):
             raise errors.LeaseNotFound
-        return ttl
+        return lease.ttl_s
 
-    def renew_unexpired(self, lease: Lease, now: float) -> int:
-        """As `renew` with a lease of the book; 0 when it has expired.
+    def renew_unexpired(self, leases: Sequence[Lease], now: float) -> bool:
+        """As `renew` with leases of the book, one at least; False, and none is renewed, when one has expired.
 
-        It stays in the queue where it was, and `expired` puts it back: most are renewed many times before that.
+        They stay in the queue where they were, and `expired` puts them back: most are renewed many times before that.
         """
         if self._changed:
             self.tick(now)
-        lease_id, ttl_s, expiry = lease.id, lease.ttl_s, self._expiry
-        if expiry[lease_id] <= now:
-            return 0
-        whole_s = ttl_s if ttl_s > self._min_ttl_s else self._min_ttl_s
-        expiry[lease_id] = when = now + (lease.remaining_s or whole_s)
-        if when < self._scheduled[lease_id]:  # a new leader gave it more
-            self._schedule(lease_id, when)
-        return ttl_s
+        expiry, scheduled, min_ttl_s = self._expiry, self._scheduled, self._min_ttl_s
+        for lease in leases:
+            if expiry[lease.id] <= now:
+                return False
+        for lease in leases:
+            lease_id, ttl_s = lease.id, lease.ttl_s
+            whole_s = ttl_s if ttl_s > min_ttl_s else min_ttl_s
+            expiry[lease_id] = when = now + (lease.remaining_s or whole_s)
+            if when < scheduled[lease_id]:  # a new leader gave it more
+                self._schedule(lease_id, when)
+        return True
 
     def is_expired(self, lease_id: int, now: float) -> bool:
         """Whether a lease exists and its time is over, its revoke being under way."""

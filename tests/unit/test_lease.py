@@ -117,6 +117,15 @@ def test_renewal_restarts_the_clock():
     assert not timer.is_expired(2, 19.0)
 
 
+def test_leases_are_renewed_together_or_not_at_all():
+    book = book_with(10, 2, 20)
+    timer = LeaseTimer(book, 0.0)
+    assert not timer.renew_unexpired(list(book.leases.values()), 2.0)
+    assert [timer.remaining(lease, 2.0) for lease in (1, 2, 3)] == [8.0, 0.0, 18.0]
+    assert timer.renew_unexpired([book.get(1), book.get(3)], 2.0)
+    assert [timer.remaining(lease, 2.0) for lease in (1, 2, 3)] == [10.0, 0.0, 20.0]
+
+
 def test_many_renewals_keep_the_queue_small():
     book = book_with(*[10] * 10)
     timer = LeaseTimer(book, 0.0)

@@ -6,7 +6,7 @@ A call comes from a client (`ClientCall`) or from another handler (`InnerCall`);
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from google.protobuf.message import Message as ProtoMessage
 
@@ -347,6 +347,9 @@ class Stream:
 
     takes_one = False
     """Whether the request is one message only (server streaming): whatever follows it is ignored, as grpc-go does."""
+    answer_together: Callable[[Sequence[tuple[Any, bytes]]], tuple[bytes, list[bytes]] | None] | None = None
+    """Where messages of one read may be answered together: takes streams and their messages; one answer for each of
+    them, as what all begin with and how they go on. None, and nothing has happened, if `receive` has to take them."""
     failure_label = ""
     """Value of label API when a broken request is counted; empty when it is not."""
 

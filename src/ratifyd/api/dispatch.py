@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from google.protobuf.message import DecodeError
 
-from ratifyd.api.calls import FEW_UNREAD_BYTES, ClientCall, Stream, StreamEdge
+from ratifyd.api.calls import FEW_UNREAD_BYTES, ClientCall, Stream, StreamAnswers, StreamEdge
 from ratifyd.api.identity import HELD_OVERHEAD_BYTES, TokenAhead, hold
 from ratifyd.api.routes import Route
 from ratifyd.errors import (
@@ -138,6 +138,11 @@ def open_stream(session: StreamEdge, stream_id: int, head: Head, route: Route) -
     return stream
 
 
+def is_read(connection: StreamAnswers) -> bool:
+    """Whether answers are read about as quickly as they are given."""
+    return not connection.stalled and connection.queued <= FEW_UNREAD_BYTES
+
+
 def deliver(stream: Stream, message: bytes) -> bool:
     """Hand a stream a request message; False when that has ended it."""
     if stream.asked and stream.takes_one:
@@ -147,8 +152,7 @@ def deliver(stream: Stream, message: bytes) -> bool:
         return _hold_more(stream, message)
     stream.route.rpc.received += 1
     try:
-        connection = stream.session.connection
-        if connection.stalled or connection.queued > FEW_UNREAD_BYTES or stream.unread:
+        if stream.unread or not is_read(stream.session.connection):
             stream.check_read()
         stream.receive(message)
     except EtcdError as error:

@@ -1,6 +1,6 @@
 """Lease: LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTimeToLive, LeaseLeases (semantics §8)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ratifyd.api.calls import Call, Stream, StreamEdge
@@ -128,12 +128,33 @@ class KeepAliveStream(Stream):
         now = server.clock.time()
         if server.auth.enabled:
             require_user(server, self.head)
-        elif server.leads_surely(now) and (ttl := server.leasing.renew_at_once(lease_id, now)):
+        elif server.leads_surely(now) and (renewed := server.leasing.renew_at_once((lease_id,), now)):
+            ttl = renewed[0].ttl_s
             if known is None or known[1] != ttl:
                 known = self._remember(message, lease_id, ttl)
             self.send(header + known[2])
             return
         self._ask(lease_id, header)
+
+    @staticmethod
+    def answer_together(asked: Sequence[tuple["KeepAliveStream", bytes]]) -> tuple[bytes, list[bytes]] | None:
+        """Renew the leases of messages that have come before, if all can be renewed at once: header, and the bodies."""
+        known = []
+        for stream, message in asked:
+            before = stream._known.get(message)
+            if before is None or stream.unread or stream.closed or stream.held is not None:
+                return None
+            known.append(before)
+        server = asked[0][0].server
+        header = server.header()
+        now = server.clock.time()
+        if server.auth.enabled or not server.leads_surely(now):
+            return None
+        bodies = []
+        for before, lease in zip(known, server.leasing.renew_at_once([before[0] for before in known], now)):
+            lease_id, ttl, body = before
+            bodies.append(body if lease.ttl_s == ttl else fast.keep_alive_body(lease_id, lease.ttl_s))
+        return (header, bodies) if bodies else None
 
     def _ask(self, lease_id: int, header: bytes) -> None:
         """Renew a lease where it takes longer."""

@@ -4,7 +4,7 @@ Also keeps the connection honest: pings a silent client and hangs up on a dead o
 takes its leave in two steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
@@ -17,6 +17,7 @@ from ratifyd.api.dispatch import (
     half_close,
     hold_call,
     is_plain,
+    is_read,
     no_message,
     open_stream,
     refusal,
@@ -128,7 +129,9 @@ class Session:
         """Take bytes from the client and start what they ask for."""
         connection = self.connection
         self._read_at = now = self.timing.now()
-        for event in connection.receive(data, now):
+        together: list[tuple[Stream, bytes]] = []
+        events = connection.receive(data, now)
+        for event in events:
             if type(event) is WholeCall:
                 stream_id, head, message = event
                 known = head.route
@@ -146,11 +149,33 @@ class Session:
                 except TokenAhead as ahead:
                     hold_call(call, ahead)
             elif type(event) is Message and (stream := self._streams.get(event[0])) is not None:
-                deliver(stream, event[1])
+                if stream.answer_together is None or len(events) == 1:
+                    deliver(stream, event[1])
+                else:
+                    together.append((stream, event[1]))
             else:
+                if together:
+                    self._deliver_together(together)
+                    together = []
                 self._event(event)
+        if together:
+            self._deliver_together(together)
         if connection.has_output or connection.draining:
             self.mark_dirty()
+
+    def _deliver_together(self, messages: Sequence[tuple[Stream, bytes]]) -> None:
+        """Hand streams of one kind messages that may be answered together."""
+        first, connection = messages[0][0], self.connection
+        together = first.answer_together if is_read(connection) else None
+        if together is not None and (answers := together(messages)) is not None:
+            rpc = first.route.rpc
+            rpc.received += len(messages)
+            rpc.sent += len(messages)
+            connection.send_each([stream.stream_id for stream, _ in messages], *answers)
+            return
+        for stream, message in messages:
+            if not stream.closed:
+                deliver(stream, message)
 
     def pause_writing(self) -> None:
         """The client reads slowly: stop reading from it."""

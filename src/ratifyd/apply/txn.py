@@ -224,7 +224,7 @@ class Path:
 
 def txn(state: State, request: Txn | Swap, wanted: bool) -> bytes:
     """Execute a writing Txn; the answer's body. Raises KeyNotFound, LeaseNotFound, Compacted, FutureRev."""
-    if isinstance(request, Swap):
+    if type(request) is Swap:
         return _swap(state, request, wanted)
     if request.is_plain:
         return _plain_txn(state, request, wanted)

@@ -63,6 +63,7 @@ class Condition(NamedTuple):
     wanted: int | bytes
 
 
+@final
 class Swap(NamedTuple):
     """A TxnRequest that writes a key if one condition holds, and else reads one or does nothing.
 

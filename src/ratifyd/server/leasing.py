@@ -1,6 +1,6 @@
 """The leader's lease duty: clocks of leases, renewals, and revoking what has expired, through raft."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ratifyd.apply.entries import Answer
 from ratifyd.errors import EtcdError
@@ -114,15 +114,25 @@ class Leasing:
                 for answer in self._waiting.pop(lease_id):
                     answer(0)
 
-    def renew_at_once(self, lease_id: int, now: float) -> int:
-        """Start the time of a lease afresh if nothing stands in the way; its TTL in seconds, 0 if something does."""
-        timer, lease = self._timer, self._book.leases.get(lease_id)
-        if lease is None or timer is None or lease.remaining_s or lease_id in self._checkpointed:
-            return 0
-        ttl = timer.renew_unexpired(lease, now)
-        if ttl:
-            self.renewed_total += 1
-        return ttl
+    def renew_at_once(self, lease_ids: Sequence[int], now: float) -> list[Lease]:
+        """Start the time of leases afresh, one at least, if nothing stands in the way; none of them if something does.
+
+        Those renewed, in the same order.
+        """
+        timer = self._timer
+        if timer is None:
+            return []
+        current, under_way = self._book.leases, self._checkpointed
+        leases: list[Lease] = []
+        for lease_id in lease_ids:
+            lease = current.get(lease_id)
+            if lease is None or lease.remaining_s or lease_id in under_way:
+                return []
+            leases.append(lease)
+        if not timer.renew_unexpired(leases, now):
+            return []
+        self.renewed_total += len(leases)
+        return leases
 
     def renew(self, lease_id: int, now: float, answer: Renewed) -> None:
         """Start a lease's time afresh; `answer` is told how that ended.
@@ -137,8 +147,8 @@ class Leasing:
             answer(0)
         elif timer.is_expired(lease_id, now):
             self._waiting.setdefault(lease_id, []).append(answer)
-        elif ttl := self.renew_at_once(lease_id, now):
-            answer(ttl)
+        elif renewed := self.renew_at_once((lease_id,), now):
+            answer(renewed[0].ttl_s)
         else:
             self._clear_and_renew(lease_id, answer)
 

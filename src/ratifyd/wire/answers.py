@@ -72,6 +72,39 @@ class AnsweringConnection(Http2Connection):
         else:
             self._send_payload(stream, frames.MESSAGE_PREFIX.pack(0, size - 5), message)
 
+    def send_each(self, stream_ids: Sequence[int], head: bytes, rests: Sequence[bytes]) -> None:
+        """As `send_message` on each of some streams, one at least, of `head` and what follows it there."""
+        start = len(head) + 5
+        lengths = list(map(len, rests))
+        total = start * len(rests) + sum(lengths)
+        crowded = total > self._send_window or self.queued + self._unread + total > self.limits.max_unread_bytes
+        if crowded or start + max(lengths) > self._peer_frame_bytes:
+            for stream_id, rest in zip(stream_ids, rests):
+                self.send_message(stream_id, head + rest)
+            return
+        self._send_window -= total
+        self._unread += total
+        self.sent_bytes += total - 5 * len(rests)
+        self._forgive_pings = True
+        streams, out = self._streams, self._out
+        for stream_id, length, rest in zip(stream_ids, lengths, rests):
+            stream = streams.get(stream_id)
+            size = start + length
+            if (
+                type(stream) is Stream
+                and stream.flowing
+                and stream.headers_sent
+                and size <= stream.window
+                and not stream.queue
+            ):
+                stream.window -= size
+                out += (_message_header(size << 8, 0, stream_id, 0, size - 5), head, rest)
+            else:
+                self._send_window += size
+                self._unread -= size
+                self.sent_bytes -= size - 5
+                self.send_message(stream_id, head + rest)
+
     def send_alike(self, stream_id: int, head: bytes, middles: Sequence[bytes], tail: bytes) -> None:
         """As `send_message` for each of `middles`, all of one length, between `head` and `tail`; in common frames."""
         stream = self._sendable(stream_id)

@@ -45,6 +45,7 @@ from ratifyd.proto.rpc_pb2 import (
     StatusResponse,
     TxnRequest,
 )
+from simulation.http2 import DATA, END_STREAM, frame, wrap
 from tests.support_client import KEEP_ALIVE, KV, Client
 from tests.support_member import Member
 
@@ -141,6 +142,51 @@ def test_a_remembered_renewal_follows_its_lease(client: Client) -> None:
         client.say(stream_id, LeaseKeepAliveRequest(ID=7))
     found = [each.TTL for each in client.answer(stream_id).parse(LeaseKeepAliveResponse)]
     assert found == [10, 10, 0, 20, 20, 0]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_renewals_that_come_together_are_answered_as_if_each_came_alone(seed: int) -> None:
+    """Known and unknown leases, expired and revoked ones, streams that end: the same answers, times and counts."""
+    draw = Random(seed)
+    together, apart = clients = [Client(Member().start()) for _ in range(2)]
+    for client in clients:
+        for lease in range(1, 6):
+            client.ask(LEASE + "LeaseGrant", LeaseGrantRequest(ID=lease, TTL=1000 // lease**3), LeaseGrantResponse)
+        opened = [client.open(KEEP_ALIVE) for _ in range(4)]
+    streams = list(opened)
+    for _ in range(60):
+        leases = draw.choice(((1, 2), (1, 2), (1, 3), (3, 4), (4, 5), (1, 6)))
+        frames = [_renewal(draw.choice(streams), draw.choice(leases)) for _ in range(draw.randrange(8))]
+        if draw.random() < 0.05 and len(streams) > 1:
+            frames.append(frame(DATA, END_STREAM, streams.pop()))
+        together.send(b"".join(frames))
+        for each in frames:
+            apart.send(each)
+        revoked, passed = draw.choice((0, 0, 0, 0, 0, 0, 3, 5)), draw.choice((0, 0, 0.5, 2, 8, 30))
+        for client in clients:
+            if revoked:
+                client.call(LEASE + "LeaseRevoke", LeaseRevokeRequest(ID=revoked))
+                client.call(LEASE + "LeaseGrant", LeaseGrantRequest(ID=revoked, TTL=revoked + len(frames)))
+            client.member.clock.advance(passed)
+            client.read()
+        answers = [[sorted(client.answer(stream_id).messages) for stream_id in opened] for client in clients]
+        assert answers[0] == answers[1]
+        times = [
+            [
+                client.member.server.leasing.remaining_s(lease, 0.0)
+                for lease in client.member.state.leases.leases.values()
+            ]
+            for client in clients
+        ]
+        assert times[0] == times[1]
+    rpcs = [client.session._routes[KEEP_ALIVE.encode()].rpc for client in clients]
+    assert (rpcs[0].received, rpcs[0].sent) == (rpcs[1].received, rpcs[1].sent)
+    renewed = [client.member.server.leasing.renewed_total for client in clients]
+    assert renewed[0] == renewed[1] > 0
+
+
+def _renewal(stream_id: int, lease: int) -> bytes:
+    return frame(DATA, 0, stream_id, wrap(LeaseKeepAliveRequest(ID=lease)))
 
 
 def test_lease_questions(client: Client) -> None:

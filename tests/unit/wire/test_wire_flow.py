@@ -230,6 +230,43 @@ def test_messages_sent_alike_are_those_sent_one_by_one(make_peer: Callable[..., 
     assert not together.connection.has_output
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_messages_sent_to_each_are_those_sent_one_by_one(make_peer: Callable[..., Peer], seed: int) -> None:
+    """Whatever the windows, the frame size and the state of the streams: the same frames and counts."""
+    draw = Random(seed)
+    settings = initial_window(draw.choice((60, 3_000, 2**20))) + struct.pack(">HI", 5, draw.choice((16_384, 2**20)))
+    together, apart = peers = [make_peer(settings=settings) for _ in range(2)]
+    for peer in peers:
+        peer.send(b"".join(peer.headers(stream_id) for stream_id in (1, 3, 5)))
+    largest = draw.choice((30, 30, 20_000))
+    for _ in range(40):
+        if draw.random() < 0.7:
+            stream_ids = draw.choices((1, 3, 5, 9), k=draw.choice((1, 5)))
+            head = draw.randbytes(draw.choice((0, 20)))
+            rests = [draw.randbytes(draw.randrange(largest)) for _ in stream_ids]
+            together.connection.send_each(stream_ids, head, rests)
+            for stream_id, rest in zip(stream_ids, rests):
+                apart.connection.send_message(stream_id, head + rest)
+        else:
+            news = draw.choice((window(0, 10_000), window(0, 100_000), window(3, 1_000), frame(DATA, 1, 5)))
+            for peer in peers:
+                peer.send(news)
+        states = [peer.connection for peer in peers]
+        assert together.frames() == apart.frames()
+        assert len({(each.queued, each.sent_bytes, each._send_window, each._unread) for each in states}) == 1
+        assert len({tuple(each.queued_bytes(stream_id) for stream_id in (1, 3, 5)) for each in states}) == 1
+
+
+def test_messages_sent_to_each_who_does_not_read_end_the_streams(make_peer: Callable[..., Peer]) -> None:
+    peer = make_peer(Limits(max_unread_bytes=10_000))
+    peer.send(peer.headers(1) + peer.headers(3))
+    peer.connection.stalled = True
+    for _ in range(12):
+        peer.connection.send_each([1, 3], bytes(500), [b"a", b"b"])
+        peer.connection.data_to_send()
+    assert not peer.connection.is_open(1)
+
+
 def test_messages_sent_alike_to_one_who_does_not_read_end_the_stream(make_peer: Callable[..., Peer]) -> None:
     peer = make_peer(Limits(max_unread_bytes=10_000))
     peer.send(peer.headers(1))
