@@ -84,7 +84,7 @@ class AnsweringConnection(Http2Connection):
             return
         self._send_window -= total
         self._unread += total
-        self.sent_bytes += total - 5 * len(rests)
+        self.traffic.client_sent_bytes_total += total - 5 * len(rests)
         self._forgive_pings = True
         streams, out = self._streams, self._out
         for stream_id, length, rest in zip(stream_ids, lengths, rests):
@@ -102,7 +102,7 @@ class AnsweringConnection(Http2Connection):
             else:
                 self._send_window += size
                 self._unread -= size
-                self.sent_bytes -= size - 5
+                self.traffic.client_sent_bytes_total -= size - 5
                 self.send_message(stream_id, head + rest)
 
     def send_alike(self, stream_id: int, head: bytes, middles: Sequence[bytes], tail: bytes) -> None:

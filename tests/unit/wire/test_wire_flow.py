@@ -253,7 +253,15 @@ def test_messages_sent_to_each_are_those_sent_one_by_one(make_peer: Callable[...
                 peer.send(news)
         states = [peer.connection for peer in peers]
         assert together.frames() == apart.frames()
-        assert len({(each.queued, each.sent_bytes, each._send_window, each._unread) for each in states}) == 1
+        assert (
+            len(
+                {
+                    (each.queued, each.traffic.client_sent_bytes_total, each._send_window, each._unread)
+                    for each in states
+                }
+            )
+            == 1
+        )
         assert len({tuple(each.queued_bytes(stream_id) for stream_id in (1, 3, 5)) for each in states}) == 1
 
 
