@@ -7,7 +7,7 @@ from simulation.history import Operation
 from simulation.machine import SimMember
 from simulation.stage import Stage, play
 
-CONNECTED_S = 6.0
+CONNECTED_S = 8.0
 """Members count as healthy after so long, and only then may the membership change."""
 
 

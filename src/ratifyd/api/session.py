@@ -59,9 +59,8 @@ class Link(Protocol):
 
     def write_buffer_size(self) -> int: ...
 
-    @property
-    def peer(self) -> str:
-        """Address of the client."""
+    peer: str
+    """Address of the client."""
 
 
 class _Waiting:

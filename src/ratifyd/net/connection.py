@@ -50,6 +50,7 @@ class Link:
         "_writing_paused",
         "abort",
         "close",
+        "peer",
         "write",
         "write_buffer_size",
     )
@@ -69,11 +70,7 @@ class Link:
         self.close = transport.close
         self.abort = transport.abort
         self.write_buffer_size = transport.get_write_buffer_size
-
-    @property
-    def peer(self) -> str:
-        """Address of the client."""
-        return peer_name(self._transport)
+        self.peer = peer_name(transport)  # now: a transport that is lost may raise when asked
 
     def pause_reading(self) -> None:
         """Read no more from the peer until `resume_reading`."""

@@ -325,6 +325,23 @@ def test_nodelay_is_set_on_accepted_connections(run: Run) -> None:
     run(main())
 
 
+def test_who_has_gone_still_has_a_name(run: Run, tmp_path: Path) -> None:
+    """What was slow is logged with it, and a transport that has let go of its socket raises when it is asked."""
+
+    async def main() -> None:
+        async with Server(f"unix://{tmp_path / 'etcd.sock'}") as server:
+            _, writer = await asyncio.open_unix_connection(str(tmp_path / "etcd.sock"))
+            writer.write(PREFACE)
+            session = await server.session()
+            writer.close()
+            await session.wait_for("closed")
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert session.link.peer == "@"
+
+    run(main())
+
+
 def test_unix_sockets(run: Run, tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "etcd.sock"
