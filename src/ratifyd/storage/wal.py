@@ -370,10 +370,11 @@ class Wal:
 
         def synced(error: BaseException | None) -> None:
             self._syncing = False
+            closed = self._closed  # if an answer closes it, the next flight may be on its way: `close` sees to that
             if error is None:
                 self._writer.settled()
             self._landed(self._clock() - started, error)
-            if self._closed:
+            if closed:
                 self._wind_up()
 
         try:

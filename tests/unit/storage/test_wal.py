@@ -251,6 +251,39 @@ def test_closing_waits_for_the_kernel(fails: bool) -> None:
         assert [entry.index for entry in read_log(disk, "wal").contents.entries] == [1, 2]
 
 
+@pytest.mark.parametrize("waiting", [0, 1, 2])
+def test_a_log_closed_by_an_answer_is_closed_once_and_loses_nothing(waiting: int) -> None:
+    """Also when the next flight has left already, and another one waits: what is told to be durable is."""
+    disk, worker, syncs = SimDisk(), StepWorker(), StepWorker()
+    wal = create(disk, "wal", worker, syncs=syncs)
+    worker.run()
+    told: list[int] = []
+    closed: list[BaseException | None] = []
+    wal.append(entries(1, 1), None, lambda _: told.append(1))
+    syncs.jobs, first = [], syncs.jobs
+
+    def close_it(_: BaseException | None) -> None:
+        told.append(2)
+        if waiting == 2:
+            wal.append(entries(4, 4), None, lambda error: told.append(4 if error is None else -4))
+        wal.close(closed.append)
+
+    wal.append(entries(2, 2), None, close_it)
+    syncs.jobs = first
+    syncs.run_one()  # the first one lands, the second leaves
+    if waiting:
+        wal.append(entries(3, 3), None, lambda error: told.append(3 if error is None else -3))
+    syncs.run_one()  # the second one lands, and closes the log while the third is on its way
+    worker.run()
+    assert closed == ([] if waiting else [None])
+    syncs.run()
+    worker.run()
+    assert closed == [None]
+    assert told == list(range(1, 3 + waiting))
+    disk.crash(Losing())
+    assert [entry.index for entry in read_log(disk, "wal").contents.entries] == told
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_files_are_cut_and_read_through(directory: str, way: str) -> None:
     worker = StepWorker()
