@@ -150,6 +150,11 @@ def deliver(stream: Stream, message: bytes) -> bool:
     stream.asked = True
     if stream.held is not None:
         return _hold_more(stream, message)
+    return _take(stream, message)
+
+
+def _take(stream: Stream, message: bytes) -> bool:
+    """As `deliver`, of a message that is neither to be ignored nor to wait for others."""
     stream.route.rpc.received += 1
     try:
         if stream.unread or not is_read(stream.session.connection):
@@ -189,10 +194,12 @@ def _hold_message(stream: Stream, message: bytes, ahead: TokenAhead) -> None:
         for each in messages:
             if stream.closed:
                 return
-            if each is None:
+            if stream.held is not None:
+                _hold_more(stream, each)
+            elif each is None:
                 stream.half_closed()
             else:
-                deliver(stream, each)
+                _take(stream, each)
 
     hold(stream.server, ahead.index, len(message), settled)
 

@@ -249,10 +249,21 @@ class Session:
         if self._gone:
             return
         connection = self.connection
+        if connection.refused:
+            self._let_go_of_refused()
         if data := connection.data_to_send():
             self.link.write(data)
         if connection.closed:
             self.link.close()
+
+    def _let_go_of_refused(self) -> None:
+        """End what still runs on streams that the connection has ended, as their client does not read."""
+        refused, self.connection.refused = self.connection.refused, []
+        for stream_id in refused:
+            if (stream := self._streams.pop(stream_id, None)) is not None:
+                stream.lost(Code.RESOURCE_EXHAUSTED)
+            if (incoming := self._http.pop(stream_id, None)) is not None:
+                incoming.lost()
 
     def late(self, call: ClientCall, response: bytes, error: EtcdError | None) -> None:
         """Log a call that took long to answer, and count its time when all are to be counted."""

@@ -6,7 +6,7 @@ The image is made on a thread, piece by piece, as fast as the client takes it.
 from hashlib import sha256
 from typing import Any
 
-from ratifyd.api.calls import Stream
+from ratifyd.api.calls import MAX_QUEUED_BYTES, Stream
 from ratifyd.api.identity import require_admin
 from ratifyd.errors import Code, RequestError, RequestTooManyRequests
 from ratifyd.proto.rpc_pb2 import SnapshotRequest, SnapshotResponse
@@ -14,7 +14,6 @@ from ratifyd.server.parts import Image
 
 BLOB_BYTES = 32 * 1024
 """Bytes in one message (etcd snapshotSendBufferSize)."""
-MAX_QUEUED_BYTES = 1 << 20
 MAX_SNAPSHOTS = 4
 """Snapshots made at the same time: each holds a view of the backend, whose pages cannot be reused meanwhile."""
 

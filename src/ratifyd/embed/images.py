@@ -15,7 +15,7 @@ from ratifyd import schema
 from ratifyd.formats.v2 import V2Corrupt, V2Store, decode_v2
 from ratifyd.membership import Member, hex_id
 from ratifyd.metrics import Metrics
-from ratifyd.ports import Backend, BackendView, Disk, Done, Worker
+from ratifyd.ports import Backend, BackendView, Disk, Done, File, Worker
 from ratifyd.raft.messages import Message, Snapshot
 from ratifyd.server.parts import Image
 from ratifyd.storage.exchange import Export, export_image, import_image
@@ -81,6 +81,28 @@ class BackendImages:
         self._worker.submit(lambda: export_image(view), laid_out)
 
 
+class _Incoming:
+    """A file on its way in. One thread alone uses it, from its opening to its end: whoever waits may be cancelled."""
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self._disk = disk
+        self._path = path
+        self._file: File | None = None
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Add to the end."""
+        if self._file is None:
+            self._file = self._disk.open(self._path, create=True)
+        self._file.pwrite(data, self.size)
+        self.size += len(data)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+
+
 class ReceivedFiles:
     """Takes images from other members and makes backends of them; `server.parts.ReceivedBackends` over these."""
 
@@ -103,6 +125,7 @@ class ReceivedFiles:
         self._loop = loop
         self._fsync = fsync
         self._count = 0
+        self._adopting: set[int] = set()
 
     async def save(self, message: Message, body: AsyncIterator[bytes]) -> None:
         """Store, verify and convert the image of a snapshot message. Raises OSError, ValueError and ImageRefused."""
@@ -110,18 +133,22 @@ class ReceivedFiles:
         if snapshot is None:
             raise ValueError("a snapshot message without a snapshot")
         began = self._loop.time()
+        index = snapshot.meta.index
         self._count += 1
-        path = f"{self._directory}/tmp.{snapshot.meta.index:016x}.{self._count}"
+        path = f"{self._directory}/tmp.{index:016x}.{self._count}"
         try:
             size = await self._write(f"{path}.received", body)
             sync_s = await self._on_worker(partial(self._convert, path, snapshot))
+            if index not in self._adopting:  # else it is here already, and must not change its file half way
+                self._disk.rename(f"{path}.backend", self._path(index))
+                await self._on_worker(self._sync_directory)
         except BackendBroken as error:
             raise ValueError(str(error)) from error
         finally:
             await self._on_worker(partial(self._discard, path))
         self._metrics.snapshot_db_fsync_seconds.observe(sync_s)
         self._metrics.snapshot_db_save_seconds.observe(self._loop.time() - began)
-        fields = {"index": snapshot.meta.index, "size-bytes": size, "from": hex_id(message.sender)}
+        fields = {"index": index, "size-bytes": size, "from": hex_id(message.sender)}
         log.info("received and saved database snapshot", extra={"fields": fields})
 
     def open(self, index: int) -> Backend:
@@ -129,9 +156,17 @@ class ReceivedFiles:
         return LmdbBackend(self._path(index), worker=SoonWorker(self._loop.call_soon), fsync=self._fsync)
 
     def adopt(self, index: int, opened: Backend, done: Done) -> None:
-        """Rename it over the live one."""
+        """Rename it over the live one; older ones, whose senders hung up too late, go."""
+
+        def adopted(error: BaseException | None) -> None:
+            self._adopting.discard(index)
+            done(error)
+            if error is None:
+                self.drop(index)
+
         opened.close()
-        self._live.replace(self._path(index), done)
+        self._adopting.add(index)
+        self._live.replace(self._path(index), adopted)
 
     def drop(self, index: int) -> None:
         """Delete the backend of a snapshot that raft did not want, and older ones."""
@@ -144,27 +179,21 @@ class ReceivedFiles:
         return f"{self._directory}/{received_name(index)}"
 
     async def _write(self, path: str, body: AsyncIterator[bytes]) -> int:
-        file = await self._on_worker(lambda: self._disk.open(path, create=True))
-        size = 0
+        incoming = _Incoming(self._disk, path)
         gathered = bytearray()
         try:
             async for data in body:
                 gathered += data
                 if len(gathered) >= WRITE_BYTES:
-                    await self._on_worker(partial(file.pwrite, bytes(gathered), size))
-                    size += len(gathered)
+                    await self._on_worker(partial(incoming.write, bytes(gathered)))
                     gathered.clear()
-            await self._on_worker(partial(file.pwrite, bytes(gathered), size))
-            size += len(gathered)
+            await self._on_worker(partial(incoming.write, bytes(gathered)))
         finally:
-            file.close()
-        return size
+            await self._on_worker(incoming.close)
+        return incoming.size
 
     def _convert(self, path: str, snapshot: Snapshot) -> float:
-        """Make the backend; it gets its name only when it is complete and durable. Runs on the worker.
-
-        Returns the seconds its sync took.
-        """
+        """Make the backend, durable but for its name. Runs on the worker; returns the seconds its sync took."""
         converted = f"{path}.backend"
         imported = import_image(f"{path}.received", converted, fsync=False)
         if imported.consistent_index < snapshot.meta.index:
@@ -179,11 +208,11 @@ class ReceivedFiles:
                 file.datasync()
             finally:
                 file.close()
-        sync_s = perf_counter() - began
-        self._disk.rename(converted, self._path(snapshot.meta.index))
+        return perf_counter() - began
+
+    def _sync_directory(self) -> None:
         if self._fsync:
             self._disk.sync_dir(self._directory)
-        return sync_s
 
     def _discard(self, path: str) -> None:
         name = path.rpartition("/")[2]

@@ -58,6 +58,8 @@ class SnapshotInstaller:
     def stop(self) -> None:
         """Leave what is not rebuilt yet to the next start: recovery finishes it."""
         self._stopped = True
+        if self._backend is not None:
+            self._backend.close()
 
     def _begin(self, snapshot: Snapshot) -> None:
         old = self._state
@@ -81,6 +83,8 @@ class SnapshotInstaller:
             self._clock.call_soon(self._step)
 
     def _replace(self) -> None:
+        if self._stopped:
+            return
         assert self._backend is not None
         self._received.adopt(self._snapshot.meta.index, self._backend, self._replaced)
 

@@ -8,6 +8,7 @@ from struct import Struct
 
 from ratifyd.errors import Code
 from ratifyd.wire import frames
+from ratifyd.wire.frames import ErrorCode
 from ratifyd.wire.h2 import Http2Connection
 from ratifyd.wire.headers import OK_BLOCK, RESPONSE_BLOCK, status_block
 from ratifyd.wire.hpack import encode_field
@@ -162,6 +163,9 @@ class AnsweringConnection(Http2Connection):
         stream = self._sendable(stream_id)
         if stream is None or stream.headers_sent:
             return
+        if self.queued + self._unread > self.limits.max_unread_bytes:
+            status, headers, body, end = 503, (), b"", True
+            self.refused.append(stream_id)
         block = encode_field(b":status", b"%d" % status)
         block += b"".join(encode_field(name, value) for name, value in headers)
         stream.headers_sent = True
@@ -175,6 +179,10 @@ class AnsweringConnection(Http2Connection):
         """Send more of a response body begun by `respond`."""
         stream = self._sendable(stream_id)
         if stream is None:
+            return
+        if data and self.queued + self._unread > self.limits.max_unread_bytes:
+            self.reset(stream_id, ErrorCode.ENHANCE_YOUR_CALM)
+            self.refused.append(stream_id)
             return
         self._send_payload(stream, data)
         if end:
@@ -194,6 +202,7 @@ class AnsweringConnection(Http2Connection):
         if self.queued + self._unread <= self.limits.max_unread_bytes:
             return False
         self._end_call(stream, status_block(Code.RESOURCE_EXHAUSTED, "too many answers wait to be read"))
+        self.refused.append(stream.id)
         return True
 
     def _send_headers(self, stream: Stream) -> None:

@@ -86,6 +86,7 @@ class Http2Connection:
         "draining",
         "limits",
         "queued",
+        "refused",
         "stalled",
         "traffic",
     )
@@ -101,6 +102,8 @@ class Http2Connection:
         """The connection below takes no more for now: what was handed to it counts as unread."""
         self.queued = 0
         """Bytes that wait for a window."""
+        self.refused: list[int] = []
+        """Streams ended here because their client does not read. Whoever knows of them takes them out."""
         self._unread = 0  # large answers handed out since everything was taken
         self._now = 0.0
         self._events: list[Event] = []
@@ -292,6 +295,7 @@ class Http2Connection:
                 self._apply_setting(key, value)
             self._reply_room = min(self._peer_window, self._peer_frame_bytes, _LARGEST_QUICK_REPLY)
             self._queue_control(frames.SETTINGS_ACK)
+            self._pump_streams()  # only now: before the ACK the peer holds us to its old windows and frame size
 
     def _apply_setting(self, key: int, value: int) -> None:
         if key == Setting.INITIAL_WINDOW_SIZE:
@@ -310,9 +314,7 @@ class Http2Connection:
 
     def _change_stream_windows(self, delta: int) -> None:
         """RFC 9113 §6.9.2. Streams without a `Stream` have sent nothing: their window is the peer's setting."""
-        if not delta:
-            return
-        if not self._streams:
+        if not delta or not self._streams:
             return
         self._charge_idle_frame(len(self._streams) / _STREAMS_AN_IDLE_FRAME)
         for stream in list(self._streams.values()):
@@ -321,8 +323,6 @@ class Http2Connection:
                 if stream.window > frames.MAX_WINDOW:
                     self._connection_error(ErrorCode.FLOW_CONTROL_ERROR, "stream window overflow by SETTINGS")
                     return
-                if stream.queue:
-                    self._pump(stream)
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
         """RFC 9113 §6.7, with grpc-go's keepalive enforcement (gRFC A8)."""
@@ -497,6 +497,13 @@ class Http2Connection:
             if not self._send_chunk(stream):
                 return
         self._drained(stream)
+
+    def _pump_streams(self) -> None:
+        """Send what changed windows allow."""
+        if self.queued and not self.closed:
+            for stream in list(self._streams.values()):
+                if type(stream) is Stream and stream.queue:
+                    self._pump(stream)
 
     def _pump_waiting(self) -> None:
         """Share a reopened connection window: one frame per stream and round."""

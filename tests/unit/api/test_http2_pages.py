@@ -5,6 +5,9 @@ import json
 import pytest
 
 from ratifyd.api.calls import MAX_QUEUED_BYTES
+from ratifyd.apply import requests
+from ratifyd.proto.rpc_pb2 import PutRequest
+from ratifyd.wire.limits import Limits
 from tests.support_client import Client, FakeLink
 from tests.support_http import Front
 from tests.support_member import Member
@@ -40,6 +43,17 @@ def test_a_watch_until_it_is_reset(client: Client) -> None:
     assert len(client.answer(stream).data.splitlines()) == 2 and not watch.ended
     client.reset(stream)
     assert client.member.server.watch_streams == 0 and not client.session._http
+
+
+def test_a_watch_nobody_reads_is_cut() -> None:
+    member = Member().start()
+    client = Client(member, front=Front(member).front, limits=Limits(max_unread_bytes=100_000), window=0)
+    client.http("POST", "/v3/watch", b'{"create_request":{"key":"YQ=="}}')
+    for _ in range(4):
+        member.do(requests.PUT, PutRequest(key=b"a", value=bytes(60_000)))
+        member.settle()
+    assert member.server.watch_streams == 0 and not client.session._http
+    assert client.session.connection.queued < 300_000
 
 
 def test_a_watch_ends_with_its_connection(client: Client) -> None:

@@ -132,6 +132,17 @@ def test_the_end_of_a_stream_waits_too(member: Member, client: Client) -> None:
     assert answer.status == OK and [each.ID for each in answer.parse(LeaseKeepAliveResponse)] == [9]
 
 
+@pytest.mark.parametrize("messages", [1, 2])
+def test_a_stream_of_one_message_waits_too(member: Member, client: Client, messages: int) -> None:
+    """What follows the one message is ignored, but not that message when it comes out of waiting."""
+    stream = client.open(f"{KV}RangeStream", *[READ] * messages, token=next_token(member))
+    client.half_close(stream)
+    assert not client.answer(stream).ended
+    learn(member)
+    answer = client.answer(stream)
+    assert answer.status == OK and len(answer.messages) == 1
+
+
 def test_a_stream_holds_only_so_much(member: Member, client: Client) -> None:
     create = WatchRequest(create_request=WatchCreateRequest(key=bytes(15_000)))
     stream = client.open(WATCH, *[create] * 5, token=next_token(member))

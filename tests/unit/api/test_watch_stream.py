@@ -15,6 +15,7 @@ from ratifyd.proto.rpc_pb2 import (
     CompactionRequest,
     DeleteRangeRequest,
     PutRequest,
+    RangeRequest,
     RequestOp,
     TxnRequest,
     WatchCancelRequest,
@@ -23,8 +24,9 @@ from ratifyd.proto.rpc_pb2 import (
     WatchRequest,
     WatchResponse,
 )
+from ratifyd.wire.limits import Limits
 from simulation.http2 import SETTINGS, WINDOW_UPDATE, frame
-from tests.support_client import WATCH, Client
+from tests.support_client import KV, WATCH, Client
 from tests.support_member import Member
 
 BIG = 1 << 30
@@ -53,6 +55,25 @@ def client(member: Member) -> Client:
 
 def put(member: Member, key: bytes = b"k", value: bytes = b"v") -> None:
     member.do(requests.PUT, PutRequest(key=key, value=value))
+
+
+def test_a_stream_the_connection_ends_is_gone(member: Member) -> None:
+    """Its client reads nothing, of other answers either."""
+    client = Client(member, limits=Limits(max_unread_bytes=1 << 20), window=1 << 20)
+    stream = client.open(WATCH, create())
+    client.answer(stream)
+    for key in (b"big1", b"big2"):
+        put(member, key, bytes(700_000))
+    client.begin(KV + "Range", RangeRequest(key=b"big", range_end=b"bih"))
+    member.settle()
+    put(member)
+    member.settle()
+    assert client.answer(stream).status == 8
+    assert not client.session._streams and not member.server.watch_streams and not member.server.lasting
+    assert not member.server.state.hub.watcher_count
+    told = member.metrics.mvcc_events_total
+    put(member)
+    assert member.metrics.mvcc_events_total == told
 
 
 def open_wide(client: Client, stream_id: int) -> None:

@@ -350,12 +350,17 @@ def test_a_stop_while_a_snapshot_of_the_leader_is_recorded_ends(member: Member) 
 
 
 def test_a_stop_while_a_snapshot_is_installed_leaves_it_to_the_next_start(member: Member) -> None:
-    """The workers that would rename its file are about to end."""
+    """The workers that would rename its file are about to end. Nobody keeps the file open, and locked, beyond that."""
     adopted: list[int] = []
+    closed: list[int] = []
+
+    class Closing(MemoryBackend):
+        def close(self) -> None:
+            closed.append(9)
 
     class Received:
         def open(self, index: int) -> Backend:
-            return MemoryBackend(member.backend_worker)
+            return Closing(member.backend_worker)
 
         def adopt(self, index: int, opened: Backend, done: Done) -> None:
             adopted.append(index)
@@ -364,5 +369,5 @@ def test_a_stop_while_a_snapshot_is_installed_leaves_it_to_the_next_start(member
     member.server.installer.install(Snapshot(SnapshotMeta(9, 2), b""))
     member.server.stop()
     member.settle()
-    assert not adopted
+    assert not adopted and closed == [9]
     member.check()

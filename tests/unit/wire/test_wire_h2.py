@@ -363,6 +363,20 @@ def test_large_frames_when_the_peer_allows(make_peer: Callable[..., Peer]) -> No
     assert [len(payload) for kind, _, _, payload in peer.frames() if kind == DATA] == [30_005]
 
 
+def test_new_settings_are_acknowledged_before_they_are_used(make_peer: Callable[..., Peer]) -> None:
+    """§6.5.3: until then the peer holds us to the old ones; grpc's core ends the stream otherwise."""
+    peer = make_peer(settings=setting(4, 100))
+    peer.send(peer.call(1) + frame(WINDOW_UPDATE, 0, 0, word(1 << 20)))
+    peer.connection.reply(1, bytes(70_000))
+    assert [len(payload) for kind, _, _, payload in peer.frames() if kind == DATA] == [100]
+    peer.send(frame(SETTINGS, 0, 0, setting(4, 50_000) + setting(5, 30_000)))
+    found = [(kind, flags, len(payload)) for kind, flags, _, payload in peer.frames()]
+    assert found == [(SETTINGS, 1, 0), (DATA, 0, 30_000), (DATA, 0, 19_900)]
+    peer.send(frame(SETTINGS, 0, 0, setting(4, 40_000)) + frame(WINDOW_UPDATE, 0, 1, word(10_001)))
+    found = [(kind, flags, len(payload)) for kind, flags, _, payload in peer.frames()]
+    assert found == [(SETTINGS, 1, 0), (DATA, 0, 1)]
+
+
 def test_http_requests(peer: Peer) -> None:
     """Requests that are not gRPC come whole and are answered with `respond`."""
     headers = peer.headers(1, content_type="application/json", content_length="7")

@@ -242,6 +242,25 @@ def test_settings_that_change_many_windows_cost_more(make_peer: Callable[..., Pe
     assert peer.error() == CALM
 
 
+def test_http_answers_nobody_reads_are_bounded(make_peer: Callable[..., Peer]) -> None:
+    """They are answered without their bodies; bodies that come in pieces are cut."""
+    peer = make_peer(Limits(max_unread_bytes=1_000_000), settings=struct.pack(">HI", 4, 0))
+    connection = peer.connection
+    for stream_id in range(1, 40, 2):
+        assert peer.send(peer.headers(stream_id, content_type="text/plain", flags=5))
+        if stream_id % 4 == 1:
+            connection.respond(stream_id, 200, [], bytes(100_000))
+        else:
+            connection.respond(stream_id, 200, [], b"", end=False)
+            connection.send_body(stream_id, bytes(100_000))
+    assert 1_000_000 < connection.queued < 1_200_000
+    assert connection.open_streams == 11 and connection.refused == list(range(23, 40, 2))
+    answered = [peer.decoder.decode(payload) for kind, _, _, payload in peer.frames() if kind == HEADERS]
+    assert answered == [[(":status", "200")]] * 11 + [[(":status", "503")]] * 9
+    connection.send_body(3, b"x")
+    assert peer.error() == ("stream", CALM[1]) and connection.refused[-1] == 3 and connection.queued == 1_000_000
+
+
 @pytest.mark.parametrize("stalled", [False, True], ids=["no window", "no room in the socket"])
 def test_answers_nobody_reads_are_bounded(make_peer: Callable[..., Peer], stalled: bool) -> None:
     peer = make_peer(Limits(max_unread_bytes=1_000_000))
