@@ -9,7 +9,7 @@ from pytest import raises
 from ratifyd import errors
 from ratifyd.keys import KeyRange
 from ratifyd.mvcc.buffer import WriteBuffer
-from ratifyd.mvcc.hash import finish
+from ratifyd.mvcc.hash import KvHash, finish
 from ratifyd.mvcc.store import Store
 from ratifyd.mvcc.watch import WatchHub
 from ratifyd.proto.kv_pb2 import Event, KeyValue
@@ -343,9 +343,10 @@ class StoreMachine(RuleBasedStateMachine):
         for revision, previous, present in self.scheduled:
             if present is not None and not self.interrupted:
                 found = [known for known in self.store.compaction_hashes if known.revision == revision]
-                assert len(found) == 1 and found[0].compact_revision == previous
                 if self.model.alive(revision):
-                    assert found[0].hash == self.model.hash_kv(revision, previous, present)
+                    assert found == [KvHash(self.model.hash_kv(revision, previous, present), previous, revision)]
+                else:
+                    assert not found
         self.scheduled.clear()
         self.interrupted = False
 

@@ -13,6 +13,9 @@ class Identity(NamedTuple):
     revision: int
 
 
+NEWEST_REVISION: Final = (1 << 63) - 1
+"""At least any that an auth store will have: whoever has it need not fear to be out of date."""
+
 ANONYMOUS: Final = Identity("", 0)
 
 

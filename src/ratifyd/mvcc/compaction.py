@@ -11,17 +11,19 @@ from ratifyd.mvcc.buffer import WriteBuffer
 from ratifyd.mvcc.hash import BYTES_PER_SLICE, CompactionHasher, HashCache
 from ratifyd.mvcc.index import Index
 from ratifyd.mvcc.records import row_key
-from ratifyd.schema import FINISHED_COMPACT, KEY, META, encode_revision
+from ratifyd.schema import FINISHED_COMPACT, KEY, META, REVISION_BYTES, encode_revision
 
 
 class _Job:
     """One accepted compaction: its revision, the hash of what it keeps, whether that hash covers everything."""
 
-    __slots__ = ("cursor", "first_of_revision", "hasher", "revision", "upper")
+    __slots__ = ("cursor", "first_of_revision", "hasher", "revision", "shows_any", "upper")
 
     def __init__(self, revision: int, hasher: CompactionHasher | None) -> None:
         self.revision = revision
         self.hasher = hasher
+        self.shows_any = False
+        """Whether any key is alive at the revision."""
         self.cursor: bytes | None = b""
         self.first_of_revision = encode_revision(revision, 0)
         self.upper = encode_revision(revision + 1, 0)
@@ -68,6 +70,8 @@ class Compaction:
         self.removed += len(removed)
         if job.hasher is not None:
             job.hasher.add(rows, removed)
+            if not job.shows_any:
+                job.shows_any = any(len(row) == REVISION_BYTES for row in {row for row, _ in rows}.difference(removed))
         if job.cursor is not None:
             return True
         self._finish(job)
@@ -75,6 +79,6 @@ class Compaction:
 
     def _finish(self, job: _Job) -> None:
         self._buffer.put(META, FINISHED_COMPACT, encode_revision(job.revision, 0))
-        if job.hasher is not None:
+        if job.hasher is not None and job.shows_any:  # else HashKV before this compaction is another one
             self._hashes.add(job.hasher.result())
         self._jobs.popleft()

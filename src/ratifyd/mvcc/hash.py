@@ -81,7 +81,8 @@ class CompactionHasher:
     """Hash of what a compaction to `revision` scans, as etcd takes it: HashKV as of the compaction before.
 
     Unlike for HashKV, etcd's keep set is never empty here: every revision has a change, and the newest one of its key
-    at the compacted revision itself is kept, be it a tombstone.
+    at the compacted revision itself is kept, be it a tombstone. Where that is all, the two differ, and a check may call
+    a member corrupt that has yet to compact: such a hash is not to be kept.
     """
 
     __slots__ = ("_crc", "_lower", "_previous", "_revision")

@@ -19,6 +19,7 @@ from ratifyd.raft.codec import decode_conf_change
 from ratifyd.raft.confstate import encode_conf_state_json
 from ratifyd.raft.messages import ConfChange, ConfChangeKind, Entry, EntryKind, Message, MessageKind, Snapshot
 from ratifyd.raft.ready import Ready
+from ratifyd.raft.roles import Role
 from ratifyd.server.parts import Parts
 from ratifyd.server.proposals import Proposals
 from ratifyd.server.reads import Reads
@@ -168,6 +169,8 @@ class Node:
                     self._hold(message)
                 else:
                     raft.step(message)
+        if self.proposals.own:
+            self._propose_own()
         if self.proposals.queued and raft.leader_id:
             self._propose()
         if self.proposals.changes and raft.leader_id:
@@ -179,7 +182,7 @@ class Node:
         if self.reads.can_open and raft.leader_id:
             raft.read_index(self.reads.open_batch())
             self._advance()
-        if not self.installing:
+        if raft.log.snapshot is None:  # else what is not applied yet is in it, and raft's members are its own already
             self._apply_some()
         self.proposals.gap = raft.log.committed - self.applied
         if self.reads.local or (self.reads.confirmed and not self.installing):
@@ -199,6 +202,12 @@ class Node:
         self.raft.applied_to(self.applied)
         self.installing = self.raft.log.snapshot is not None  # another one may have come meanwhile
         self.wake()
+
+    def _propose_own(self) -> None:
+        """Propose what this member wants as the leader, now or never: another leader must not get it from us."""
+        own, self.proposals.own = self.proposals.own, []
+        if self.raft.role is not Role.LEADER or not self.raft.propose(own):
+            self.proposals.withdraw(own)
 
     def _propose(self) -> None:
         queued = self.proposals.queued

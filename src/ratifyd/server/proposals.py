@@ -4,7 +4,7 @@ Whoever waits is found by the bytes of the entry. Without a leader requests wait
 up. One that was proposed may still commit after that; nobody hears of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ratifyd.apply.entries import LONG_ENTRY_BYTES, Answer, Waiters, waiter_key, waiter_of
@@ -14,6 +14,7 @@ from ratifyd.errors import (
     ContextCanceled,
     ContextDeadlineExceeded,
     EtcdError,
+    NotLeader,
     RequestTooLarge,
     RequestTooManyRequests,
     Stopped,
@@ -59,6 +60,7 @@ class Proposals:
         "failed_total",
         "gap",
         "now",
+        "own",
         "queued",
         "stopped",
         "waiters",
@@ -72,6 +74,8 @@ class Proposals:
         self.gap = 0
         """Entries committed but not applied, as the last turn has left them."""
         self.queued: list[bytes] = []
+        self.own: list[bytes] = []
+        """What this member wants as the leader. It does not wait, and nobody else is to propose it."""
         self.changes: list[ConfChange] = []
         """Membership changes waiting to be proposed."""
         self.waiters: Waiters = {}
@@ -111,6 +115,19 @@ class Proposals:
             request,
             identity,
         )
+
+    def add_own(self, row: Row, body: bytes, answer: Answer, identity: Identity) -> None:
+        """Queue a request of the leader's for the next turn, where it is proposed or refused. Raises as `add`."""
+        self.add(row, body, answer, identity=identity)
+        self.own.append(self.queued.pop())
+
+    def withdraw(self, datas: Sequence[bytes]) -> None:
+        """Refuse entries that were not proposed."""
+        for data in datas:
+            waiter = self.waiters.pop(data if len(data) <= LONG_ENTRY_BYTES else waiter_key(data), None)
+            if waiter is not None:
+                self.failed_total += 1
+                waiter[0](b"", NotLeader())
 
     def add_encoded(self, encode: Callable[[int], bytes], answer: Answer) -> None:
         """Queue an entry that `encode` makes from its request id. Raises Stopped at once."""
@@ -182,6 +199,7 @@ class Proposals:
         """Refuse what still waits: the member is stopping."""
         self.stopped = True
         self.queued.clear()
+        self.own.clear()
         self.changes.clear()
         waiters = list(self.waiters.values())
         self.waiters.clear()

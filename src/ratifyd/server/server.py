@@ -8,7 +8,7 @@ from ratifyd import schema
 from ratifyd.apply import requests
 from ratifyd.apply.entries import Answer, Outcome
 from ratifyd.apply.requests import Row
-from ratifyd.auth.identity import ANONYMOUS, ROOT, Identity
+from ratifyd.auth.identity import ANONYMOUS, NEWEST_REVISION, ROOT, Identity
 from ratifyd.config import Config
 from ratifyd.config.values import show_duration
 from ratifyd.errors import Compacted, EtcdError, Stopped
@@ -179,8 +179,8 @@ class Server:
         )
         self.leasing = Leasing(
             self.state.leases,
-            lambda body, answer: self.propose(requests.LEASE_REVOKE, body, answer, identity=self._root),
-            lambda body, answer: self.propose(requests.LEASE_CHECKPOINT, body, answer),
+            lambda body, answer: self._propose_own(requests.LEASE_REVOKE, body, answer, self._root),
+            lambda body, answer: self._propose_own(requests.LEASE_CHECKPOINT, body, answer, ANONYMOUS),
             now=parts.clock.time,
             extend_s=election_s,
             checkpoints=config.features["LeaseCheckpoint"],
@@ -231,6 +231,15 @@ class Server:
             return
         self.node.wake()
 
+    def _propose_own(self, row: Row, body: bytes, answer: Answer, identity: Identity) -> None:
+        """As `propose`, of what only the leader may want: refused at once when this member turns out not to lead."""
+        try:
+            self.proposals.add_own(row, body, answer, identity)
+        except EtcdError as error:
+            answer(b"", error)
+            return
+        self.node.wake()
+
     def propose_encoded(self, encode: Callable[[int], bytes], answer: Answer) -> None:
         """Send an entry of another form through raft; `encode` makes it from its request id."""
         try:
@@ -272,8 +281,11 @@ class Server:
 
     @property
     def _root(self) -> Identity:
-        """Who the member is itself where it must be somebody (semantics 9.35)."""
-        return Identity(ROOT, self.auth.revision) if self.auth.enabled else ANONYMOUS
+        """Who the member is itself where it must be somebody (semantics 9.35).
+
+        At a revision of the auth store that no change outdates: etcd before 3.5.13 would refuse, where we apply.
+        """
+        return Identity(ROOT, NEWEST_REVISION) if self.auth.enabled else ANONYMOUS
 
     @property
     def storage_version(self) -> str:

@@ -170,6 +170,23 @@ def test_the_hash_of_a_second_compaction_on_top_of_an_unfinished_one_is_not_kept
     assert [known.revision for known in store.compaction_hashes] == [3]
 
 
+def test_a_compaction_that_leaves_nothing_alive_has_no_hash_to_compare():
+    """A member that is yet to compact answers another one, of the same revision and the same compaction before."""
+    store = make()
+    put(store, b"a")
+    store.compact(2)
+    while store.compaction_step():
+        pass
+    delete(store, b"a")
+    before = finish(store.hash_kv(3))
+    store.compact(3)
+    while store.compaction_step():
+        pass
+    assert [known.revision for known in store.compaction_hashes] == [2]
+    after = finish(store.hash_kv(3))
+    assert (before.compact_revision, after.compact_revision) == (2, 3)
+
+
 def test_a_tombstone_kept_at_the_compacted_revision_is_not_hashed():
     store = make()
     put(store, b"a")

@@ -12,7 +12,7 @@ from ratifyd.errors import EtcdError, LeaderChanged, MemberNotEnoughStarted, Sto
 from ratifyd.membership import Change, ChangeKind
 from ratifyd.membership import Member as ClusterMember
 from ratifyd.ports import Backend, Done
-from ratifyd.proto.rpc_pb2 import PutRequest
+from ratifyd.proto.rpc_pb2 import LeaseGrantRequest, PutRequest
 from ratifyd.raft.codec import encode_conf_change
 from ratifyd.raft.messages import (
     ConfChange,
@@ -330,6 +330,93 @@ def test_a_sole_voter_waits_quietly_while_the_log_learns_of_a_change() -> None:
     assert again.raft.role is Role.FOLLOWER
     again.settle()
     assert again.raft.role is Role.LEADER
+
+
+def with_a_second_voter() -> Member:
+    """A member whose backend knows that 9 is a voter too; nothing is committed in the background from here on."""
+    member = Member(stepped=True, backend_batch_interval_s=1000.0).start()
+    member.settle()
+    waiter = Waiter()
+    nine = Change(ChangeKind.ADD_NODE, ClusterMember(9, ("http://nine:2380",)))
+    change = ConfChange(ConfChangeKind.ADD_NODE, 9, nine.context())
+    member.server.node.proposals.add_change(change, waiter, timeout_s=5.0, wanted=lambda: True)
+    member.server.node.wake()
+    member.settle()
+    assert waiter.done and waiter.error is None
+    return member
+
+
+def test_what_a_snapshot_supersedes_is_not_applied_while_it_is_recorded() -> None:
+    """Its members are raft's already; and its commit index is not for the log before it is there itself."""
+    member = with_a_second_voter()
+    raft, node = member.raft, member.server.node
+    term, last, before = raft.term + 1, raft.log.last_index, raft.log.last_term
+    learner = Change(ChangeKind.ADD_LEARNER, ClusterMember(5, ("http://five:2380",), is_learner=True))
+    added = encode_conf_change(ConfChange(ConfChangeKind.ADD_LEARNER_NODE, 5, learner.context(), 77))
+    entries = [
+        Entry(term, last + 1),
+        Entry(term, last + 2, added, EntryKind.CONF_CHANGE),
+        Entry(term, last + 3, b"overwritten elsewhere"),
+    ]
+    has_room, node._has_room = node._has_room, lambda: False  # the backend is behind
+    sent = {"to": raft.id, "sender": 9, "term": term}
+    node.receive(
+        [Message(MessageKind.APP, **sent, log_term=before, index=last, entries=entries, commit=last + 2)]  # type: ignore[arg-type]
+    )
+    member.settle()
+    meta = SnapshotMeta(last + 100, term + 1, ConfState(voters=tuple(sorted((raft.id, 9)))))
+    node.receive([Message(MessageKind.SNAP, to=raft.id, sender=9, term=term + 1, snapshot=Snapshot(meta, b""))])
+    member.clock.run()
+    node._has_room = has_room
+    node.wake()
+    member.clock.run()
+    while member.wal_worker.run_one():
+        member.clock.run()
+    assert raft.conf_state == meta.conf_state
+    member.server.node.stop()
+    member.machine.crash(Random(0))
+    again = Member(member.machine, clock=member.clock, stepped=True)
+    assert again.raft.log.committed <= last + 2
+
+
+def test_what_the_leader_wants_is_not_left_to_the_next_one() -> None:
+    """A lease that ends while leadership is handed over: the next leader gives it all of its time again."""
+    member = with_a_second_voter()
+    raft, node = member.raft, member.server.node
+
+    def acknowledge() -> None:
+        member.settle()
+        node.receive([Message(MessageKind.APP_RESP, to=raft.id, sender=9, term=raft.term, index=raft.log.last_index)])
+        member.settle()
+
+    acknowledge()
+    granted = member.call(requests.LEASE_GRANT, LeaseGrantRequest(ID=7, TTL=2))
+    acknowledge()
+    assert granted.error is None and member.server.leasing.is_primary
+    for _ in range(34):
+        member.clock.advance(0.05)
+        acknowledge()
+    member.server.leadership.transfer(9, lambda error: None, timeout_s=5.0)
+    member.transport.messages.clear()
+    for _ in range(12):
+        member.clock.advance(0.05)
+        member.settle()
+    assert raft.transfer_target == 9 and not node.proposals.waiters
+    hello = Message(
+        MessageKind.APP,
+        to=raft.id,
+        sender=9,
+        term=raft.term + 1,
+        log_term=raft.log.last_term,
+        index=raft.log.last_index,
+        entries=[Entry(raft.term + 1, raft.log.last_index + 1)],
+        commit=raft.log.last_index,
+    )
+    node.receive([hello])
+    member.settle()
+    assert raft.leader_id == 9
+    forwarded = [entry for sent in member.transport.messages if sent.kind is MessageKind.PROP for entry in sent.entries]
+    assert not forwarded
 
 
 def test_a_stop_while_a_snapshot_of_the_leader_is_recorded_ends(member: Member) -> None:
