@@ -117,6 +117,7 @@ def test_promotions(server: EtcdServer) -> None:
         ("/members/promote/5", 404, b"membership: ID not found\n"),
         ("/members/promote/x", 404, b"member x not found in cluster\n"),
         (f"/members/promote/{1 << 64}", 404, b"member %d not found in cluster\n" % (1 << 64)),
+        (f"/members/promote/{'9' * 5000}", 404, b"member %s not found in cluster\n" % (b"9" * 5000)),
         (f"/members/promote/{member}", 412, b"membership: can only promote a learner member\n"),
     ):
         answer = ask(server, "POST", path)

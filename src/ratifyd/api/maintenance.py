@@ -194,9 +194,14 @@ def downgrade(server: Server, call: Call) -> None:
 def _cluster_version(text: str) -> str:
     """Major and minor of a version given by a user. Raises WrongDowngradeVersionFormat."""
     parts = text.split(".")
-    if len(parts) not in (2, 3) or not all(part.isascii() and part.isdigit() for part in parts):
+    if len(parts) not in (2, 3) or not all(map(_is_number, parts)):
         raise WrongDowngradeVersionFormat
     return f"{int(parts[0])}.{int(parts[1])}.0"
+
+
+def _is_number(text: str) -> bool:
+    """Whether this is one that semver takes, which counts in int64."""
+    return text.isascii() and text.isdigit() and len(text) < 20 and int(text) < 1 << 63
 
 
 def _check_downgrade(server: Server, target: str) -> None:

@@ -22,6 +22,8 @@ from ratifyd.server.server import Server
 MAX_LEASE_BODY = 64 * 1024
 """Largest body of a request about a lease (etcd maxLeaseHTTPRequestSize)."""
 PROMOTE_PATH = "/members/promote/"
+MAX_ID_DIGITS = 20
+"""Python does not read numbers of any length, and no id is longer."""
 NOT_CAUGHT_UP = b"waiting for node to catch up its applied index has timed out\n"
 
 _PROTOBUF: Headers = [("Content-Type", "application/protobuf")]
@@ -96,7 +98,7 @@ class PeerPages:
     def _promote(self, request: Request, answer: Answer) -> None:
         server = self._server
         text = request.path.removeprefix(PROMOTE_PATH)
-        if not (text.isascii() and text.isdigit() and int(text) < 1 << 64):
+        if not (text.isascii() and text.isdigit() and len(text) <= MAX_ID_DIGITS and int(text) < 1 << 64):
             answer(404, [*ERROR, self._cluster_id()], f"member {text} not found in cluster\n".encode())
             return
 

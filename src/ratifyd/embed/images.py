@@ -215,7 +215,7 @@ class ReceivedFiles:
             self._disk.sync_dir(self._directory)
 
     def _discard(self, path: str) -> None:
-        name = path.rpartition("/")[2]
+        name = path.rpartition("/")[2] + "."
         for found in self._disk.list(self._directory):
             if found.startswith(name):
                 self._disk.remove(f"{self._directory}/{found}")

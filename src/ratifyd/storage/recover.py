@@ -54,7 +54,7 @@ class DataDir:
 
     @property
     def wal(self) -> str:
-        return self.wal_path or f"{self.member}/wal"
+        return self.wal_path.rstrip("/") or f"{self.member}/wal"
 
     @property
     def snap(self) -> str:

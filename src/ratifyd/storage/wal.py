@@ -163,10 +163,10 @@ class Wal:
     ) -> "Wal":
         """Make a new log holding `entries` and `hard_state`, whole or not at all.
 
-        It is built in `<directory>.tmp`, then renamed. Blocks; raises FileExistsError when the directory exists.
+        It is built in `<directory>.tmp`, then renamed. Blocks; raises FileExistsError when something is there already.
         """
-        if disk.exists(directory):
-            raise FileExistsError(f"{directory} exists already")
+        if disk.list(directory):
+            raise FileExistsError(f"{directory} is not empty, but a new log needs a directory of its own (--wal-dir)")
         out = [encode_crc_record(0)]
         crc = encode_records(RecordKind.METADATA, (metadata,), 0, out)
         crc = encode_records(RecordKind.SNAPSHOT, (encode_snapshot_record(SnapshotMeta()),), crc, out)

@@ -85,6 +85,34 @@ def test_a_second_member_on_the_same_directory(tmp_path: Path) -> None:
     run(work())
 
 
+@pytest.mark.parametrize(("made", "slash"), [(True, ""), (False, "/"), (True, "//")])
+def test_the_directory_given_for_the_log(tmp_path: Path, made: bool, slash: str) -> None:
+    """It may be there, as long as nothing is in it, and it may be written with a slash at the end."""
+    if made:
+        (tmp_path / "wal").mkdir()
+
+    async def work() -> None:
+        for _ in range(2):
+            etcd = Etcd(config(tmp_path, wal_dir=f"{tmp_path}/wal{slash}"))
+            await etcd.start()
+            await etcd.stop()
+
+    run(work())
+    assert list((tmp_path / "wal").glob("*.wal"))
+
+
+def test_somebody_elses_directory_for_the_log(tmp_path: Path) -> None:
+    (tmp_path / "wal").mkdir()
+    (tmp_path / "wal" / "diary").touch()
+
+    async def work() -> None:
+        with pytest.raises(StartError, match=r"not empty.*--wal-dir"):
+            await Etcd(config(tmp_path, wal_dir=f"{tmp_path}/wal")).start()
+
+    run(work())
+    assert [path.name for path in (tmp_path / "wal").iterdir()] == ["diary"]
+
+
 def test_faults_the_operator_can_mend_are_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
 
