@@ -42,6 +42,8 @@ class Http1Limits(NamedTuple):
     header_bytes: int = 65_536
     body_bytes: int = 4_194_304
     header_timeout_s: float = 30.0
+    body_timeout_s: float | None = None
+    """From the headers to the end of a body that is collected; None for as long as it takes."""
 
 
 class HttpRequest:
@@ -177,11 +179,9 @@ class Http1Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._input_over:
             return
+        self._unfinished_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
-            return
+            self._feed(data)
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, _Refused):
                 raise
@@ -189,7 +189,7 @@ class Http1Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._refuse(400)
             return
-        self._after_input(len(data))
+        self._after_input()
 
     def eof_received(self) -> bool:
         """A half-closed client still gets the answers it asked for, but streams end: that client is likely gone."""
@@ -256,6 +256,7 @@ class Http1Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._headers_done = True
+        self._unfinished_bytes = 0
         self._stop_timer()
         streams = self._body_streams is not None and self._wants_stream(self._body_streams)
         length = self._headers.get("content-length", "")
@@ -283,6 +284,7 @@ class Http1Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._continue_wanted = False
+        self._unfinished_bytes = 0
         if self._stream is not None:
             self._stream.feed(data)
             return
@@ -292,6 +294,8 @@ class Http1Connection(asyncio.Protocol):
         self._body.append(data)
 
     def on_message_complete(self) -> None:
+        self._unfinished_bytes = 0
+        self._stop_timer()
         if self._stream is not None:
             self._stream.end()
             self._stream = None
@@ -313,22 +317,30 @@ class Http1Connection(asyncio.Protocol):
 
     # -- reading
 
-    def _after_input(self, size: int) -> None:
-        """Bound what httptools holds back of an unfinished header line, and the time to finish the headers."""
-        if self._in_request and not self._headers_done:
-            self._unfinished_bytes += size
-            if self._unfinished_bytes > 2 * self._limits.header_bytes:
-                self._refuse(431)
-            elif self._timer is None:
-                self._timer = self._loop.call_later(self._limits.header_timeout_s, self._refuse, 408)
-        else:
-            self._unfinished_bytes = 0
+    def _feed(self, data: bytes) -> None:
+        """Parse. Offers such as `Upgrade: h2c` are declined by answering in HTTP/1.1 and reading on."""
+        rest: bytes | memoryview = data
+        while not self._input_over:
+            try:
+                self._parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                self._parser = httptools.HttpRequestParser(self)
+                rest = memoryview(rest)[upgrade.args[0] :]
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """Offers such as `Upgrade: h2c` are declined by answering in HTTP/1.1 and reading on."""
-        self._parser = httptools.HttpRequestParser(self)
-        if rest:
-            self.data_received(rest)
+    def _after_input(self) -> None:
+        """Bound what has come to nothing so far, and the time to finish headers and body.
+
+        httptools says nothing of an unfinished line, and keeps that of a header or trailer, however long. Chunk sizes,
+        what may stand behind them, and empty lines before a request can be endless too.
+        """
+        limits = self._limits
+        if self._unfinished_bytes > limits.header_bytes:
+            self._refuse(431 if self._in_request else 400)
+        elif self._in_request and self._timer is None and self._stream is None:
+            seconds = limits.body_timeout_s if self._headers_done else limits.header_timeout_s
+            if seconds is not None:
+                self._timer = self._loop.call_later(seconds, self._refuse, 408)
 
     def _refuse(self, status: int) -> "_Refused":
         """Queue an error as the last answer of this connection and read no more."""
@@ -399,6 +411,7 @@ class Http1Connection(asyncio.Protocol):
     def _close_politely(self, *, unread: bool) -> None:
         """Close. After a refusal the client may still be sending: a reset would make it miss the answer, so linger."""
         self._input_over = True
+        self._stop_timer()
         if unread and self._transport.can_write_eof():
             with suppress(OSError):  # asyncio shuts down a socket its client has reset, and says so
                 self._transport.write_eof()

@@ -98,6 +98,7 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._closed = False
+        self._unfinished_bytes = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -110,6 +111,7 @@ class Connection(asyncio.Protocol):
         """Send a request, whole or its head, and let `sink` have the answer."""
         assert self._sink is None, "the connection is busy"
         self._sink = sink
+        self._unfinished_bytes = 0
         self.got_bytes = False
         if self._closed:
             self._fail(PeerUnreachable("connection is closed"))
@@ -148,6 +150,7 @@ class Connection(asyncio.Protocol):
             self.break_off(PeerUnreachable("bytes without a request"))
             return
         self.got_bytes = True
+        self._unfinished_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
@@ -159,11 +162,9 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.break_off(PeerUnreachable(f"answer is not HTTP: {error}"))
             return
-        if not self._in_body and self._sink is not None:
-            # httptools holds an unfinished header line back without limit and without a word.
-            self._header_bytes += len(data)
-            if self._header_bytes > 2 * HEADER_LIMIT:
-                self.break_off(PeerUnreachable("header is too long"))
+        if self._unfinished_bytes > HEADER_LIMIT and self._sink is not None:
+            # httptools says nothing of an unfinished line, and keeps that of a header or trailer, however long.
+            self.break_off(PeerUnreachable("header, trailer or chunk line is too long"))
 
     def eof_received(self) -> bool:
         if self._in_body and self._until_eof:
@@ -201,6 +202,7 @@ class Connection(asyncio.Protocol):
             return
         headers = self._headers
         self._in_body = True
+        self._unfinished_bytes = 0
         self._until_eof = (
             "content-length" not in headers
             and "chunked" not in headers.get("transfer-encoding", "").lower()
@@ -212,6 +214,7 @@ class Connection(asyncio.Protocol):
             self._sink.head(status, headers)
 
     def on_body(self, data: bytes) -> None:
+        self._unfinished_bytes = 0
         if self._sink is not None:
             self._sink.body(data)
 

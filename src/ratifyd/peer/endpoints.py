@@ -27,8 +27,9 @@ from ratifyd.version import ETCD_VERSION
 PIPELINE_PATH: Final = "/raft"
 SNAPSHOT_PATH: Final = "/raft/snapshot"
 STREAM_PREFIX: Final = "/raft/stream/"
-PEER_HTTP_LIMITS: Final = Http1Limits(body_bytes=512 * 1024 * 1024)
-"""A posted message is as long as what clients may write, and that is set by the operator."""
+PEER_HTTP_LIMITS: Final = Http1Limits(body_bytes=512 * 1024 * 1024, body_timeout_s=300.0)
+"""A posted message is as long as what clients may write, and that is set by the operator.
+The time is etcd's."""
 UNKNOWN_SENDER: Final = ("UNKNOWN_SNAPSHOT_SENDER",)
 _STREAM_PATHS: Final = {f"{STREAM_PREFIX}{kind}/": kind for kind in (MSGAPP, MESSAGE)}
 

@@ -21,10 +21,10 @@ Answer = Callable[[HttpRequest], Awaitable[HttpResponse]]
 class Server:
     """A listener on a free port, and what happened to it."""
 
-    def __init__(self, handle: Answer | None = None) -> None:
+    def __init__(self, handle: Answer | None = None, limits: Http1Limits = LIMITS) -> None:
         self.requests: list[HttpRequest] = []
         self._handle = handle
-        self.acceptor = Acceptor(None, self._record, http1_limits=LIMITS)
+        self.acceptor = Acceptor(None, self._record, http1_limits=limits)
         self.listener = Listener.bind("http://127.0.0.1:0", flag="--x")
 
     async def _record(self, request: HttpRequest) -> HttpResponse:
@@ -220,6 +220,86 @@ def test_refusals_are_answered_once_and_close(run: Run, raw: bytes, status: int)
     run(main())
 
 
+CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "more", "status"),
+    [
+        (b"\r\n", b"\r\n", 400),
+        (b"GET /", b"x", 431),
+        (b"GET / ", b" ", 431),
+        (b"GET / HTTP/1.1\r\n", b"X", 431),
+        (b"GET / HTTP/1.1\r\nX: ", b"x", 431),
+        (b"GET / HTTP/1.1\r\nX: ", b" ", 431),
+        (b"GET / HTTP/1.1\r\n", b"X: y\r\n", 431),
+        (CHUNKED, b"0", 431),
+        (CHUNKED + b"5;", b"x", 431),
+        (CHUNKED + b"5\r\nhello\r\n0;", b"x", 431),
+        (CHUNKED + b"5\r\nhello\r\n0\r\n", b"X", 431),
+        (CHUNKED + b"5\r\nhello\r\n0\r\nX: ", b"x", 431),
+        (CHUNKED + b"5\r\nhello\r\n0\r\n", b"X: y\r\n", 431),
+    ],
+)
+def test_what_never_ends_is_refused(run: Run, start: bytes, more: bytes, status: int) -> None:
+    async def main() -> None:
+        async with Server(limits=LIMITS._replace(header_timeout_s=WAIT_S)) as server:
+            client = await server.connect()
+            client.writer.write(start)
+            answer = asyncio.create_task(client.rest())
+            for _ in range(1000):
+                if answer.done():
+                    break
+                client.writer.write(more * 100)
+                await asyncio.sleep(0.0005)  # in pieces: what one read brings is bounded anyway
+            found = await answer
+            assert found.startswith(b"HTTP/1.1 %d " % status), found[:100]
+            assert parts(found)[1][b"Connection"] == b"close"
+            assert server.requests == []
+
+    run(main())
+
+
+def test_what_is_finished_does_not_count_as_unfinished(run: Run) -> None:
+    async def main() -> None:
+        async with Server(limits=LIMITS._replace(header_timeout_s=WAIT_S)) as server:
+            client = await server.connect()
+            ready = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 90\r\n\r\n" + bytes(90)
+            client.writer.write(20 * ready + b"GET /last HTTP/1.1\r\nConnection: cl")
+            for _ in range(20):
+                await client.until(bytes(90))
+            client.writer.write(b"ose\r\n\r\n")
+            assert b"X-Path: /last" in await client.rest()
+            slow = await server.connect()
+            slow.writer.write(CHUNKED)
+            for _ in range(90):  # more than a header may have, but each bit of it leads somewhere
+                slow.writer.write(b"1;%b\r\na\r\n" % (b"x" * 40))
+                await asyncio.sleep(0.0005)
+            slow.writer.write(b"0\r\nA: trailer\r\n\r\n")
+            assert b" 200 OK" in await slow.until(b"\r\n\r\n")
+            slow.writer.close()
+
+    run(main())
+
+
+def test_slow_bodies_time_out_only_where_there_is_a_limit(run: Run) -> None:
+    async def main() -> None:
+        for limits in (LIMITS._replace(body_timeout_s=0.1), LIMITS._replace(header_timeout_s=0.05)):
+            async with Server(limits=limits) as server:
+                client = await server.connect()
+                client.writer.write(CHUNKED + b"1\r\na\r\n")
+                if limits.body_timeout_s is not None:
+                    assert (await client.rest()).startswith(b"HTTP/1.1 408 Request Timeout")
+                    continue
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(client.reader.read(1), 0.2)
+                client.writer.write(b"0\r\n\r\n")
+                assert b" 200 OK" in await client.until(b"\r\n\r\n")
+                client.writer.close()
+
+    run(main())
+
+
 def test_answers_before_a_bad_request_come_first(run: Run) -> None:
     async def main() -> None:
         async with Server() as server:
@@ -263,6 +343,16 @@ def test_upgrade_offers_are_declined(run: Run) -> None:
             answer = await server.talk(raw + b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n")
             assert answer.count(b"HTTP/1.1 200 OK") == 2
             assert [request.path for request in server.requests] == ["/1", "/2"]
+
+    run(main())
+
+
+def test_many_upgrade_offers_at_once_are_declined(run: Run) -> None:
+    async def main() -> None:
+        async with Server() as server:
+            offer = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+            answer = await server.talk(2000 * offer)
+            assert answer.count(b"HTTP/1.1 200 OK") == 2000
 
     run(main())
 

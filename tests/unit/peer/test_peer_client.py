@@ -80,6 +80,61 @@ def test_what_is_no_answer(run: Run, answer: bytes) -> None:
     run(main())
 
 
+_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "more"),
+    [
+        (b"\r\n", b"\r\n"),
+        (b"HTTP/1.1 200 ", b"x"),
+        (b"HTTP/1.1 200 OK\r\n", b"X"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (_CHUNKED, b"0"),
+        (_CHUNKED + b"5;", b"x"),
+        (_CHUNKED + b"5\r\nhello\r\n0\r\n", b"X"),
+        (_CHUNKED + b"5\r\nhello\r\n0\r\nX: ", b"x"),
+        (_CHUNKED + b"5\r\nhello\r\n0\r\n", b"X: y\r\n"),
+    ],
+)
+def test_an_answer_that_never_ends(run: Run, start: bytes, more: bytes) -> None:
+    async def main() -> None:
+        sent = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal sent
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(start)
+            while sent < 16 << 20:
+                writer.write(more * 10_000)
+                sent += 10_000 * len(more)
+                await writer.drain()
+            await reader.read()
+
+        async with serving(serve) as url, client() as caller:
+            with pytest.raises(PeerUnreachable, match="too long"):
+                await caller.get(url, "/x")
+        assert sent < 16 << 20
+
+    run(main())
+
+
+def test_a_header_that_comes_in_two_pieces_counts_once(run: Run) -> None:
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 204 No Content\r\n" + b"X: y\r\n" * 6_000)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+            writer.write(b"X: y\r\n" * 3_000 + b"\r\n")
+
+        async with serving(serve) as url, client() as caller:
+            assert (await caller.get(url, "/x")).status == 204
+
+    run(main())
+
+
 def test_an_answer_that_is_too_long(run: Run) -> None:
     async def main() -> None:
         answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + bytes(5000)
