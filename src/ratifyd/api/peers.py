@@ -13,7 +13,7 @@ from ratifyd.api.http import answer_version
 from ratifyd.api.identity import present_identity, strip_scheme
 from ratifyd.api.pages import ERROR, JSON, TEXT, Answer, Headers, not_found, only
 from ratifyd.errors import EtcdError, LearnerNotReady, MemberNotFound, MemberNotLearner
-from ratifyd.membership import hex_id
+from ratifyd.membership import hex_id, read_object
 from ratifyd.mvcc.hash import KvHash
 from ratifyd.proto.lease_pb2 import LeaseInternalRequest, LeaseInternalResponse
 from ratifyd.proto.rpc_pb2 import LeaseKeepAliveRequest, LeaseKeepAliveResponse, ResponseHeader
@@ -221,8 +221,7 @@ class PeerPages:
 def _revision_of(body: bytes) -> int | None:
     """The revision that {"revision": 7} asks about, 0 when it names none; None for what is no such document."""
     try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
+        revision = read_object(body).get("revision", 0)
+    except ValueError:
         return None
-    revision = fields.get("revision", 0) if isinstance(fields, dict) else None
     return revision if type(revision) is int and -1 << 63 <= revision < 1 << 63 else None

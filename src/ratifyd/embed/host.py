@@ -1,6 +1,7 @@
 """The member as its transport sees it (`peer.host.PeerHost`), and its calls to others (`ports.PeerCalls`)."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from ratifyd.embed.images import ReceivedFiles
@@ -11,6 +12,8 @@ from ratifyd.peer.connection import PeerUnreachable
 from ratifyd.raft.messages import Message
 from ratifyd.server.server import Server
 from ratifyd.storage.exchange import ImageRefused
+
+log = logging.getLogger("ratifyd.embed")
 
 
 class MemberHost:
@@ -112,9 +115,15 @@ class ClientCalls:
                 found = await self._client.request(method, url, path, headers=headers, body=body, timeout_s=timeout_s)
             except (PeerUnreachable, ValueError):
                 continue
+            except Exception:  # whoever asks must be told, or waits for ever
+                log.exception("call to a member failed", extra={"fields": {"address": url, "path": path}})
+                continue
             status, answer = found.status, found.body
             break
-        done(status, answer)
+        try:
+            done(status, answer)
+        except Exception:  # nobody waits for this task: a bug behind an answer would be silent
+            log.exception("answer of a member failed to be used", extra={"fields": {"path": path, "status": status}})
 
     async def stop(self) -> None:
         """Give up what is under way, unanswered."""

@@ -5,7 +5,6 @@ A joining member learns its id and the cluster's from the others, whose members 
 """
 
 import asyncio
-import json
 import logging
 import socket
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from ratifyd.peer.client import PeerClient
 from ratifyd.peer.connection import PeerUnreachable
 from ratifyd.proto.etcdserver_pb2 import Metadata
 from ratifyd.server.members import members_of_json
+from ratifyd.server.versions import version_told
 from ratifyd.version import CLUSTER_VERSION, MIN_CLUSTER_VERSION, minor_of
 
 CALL_TIMEOUT_S = 10.0
@@ -138,9 +138,11 @@ async def _version(client: PeerClient, member: Member) -> tuple[int, int] | None
     for url in member.peer_urls:
         try:
             answer = await client.get(url, "/version")
-            return minor_of(json.loads(answer.body)["etcdcluster"])
-        except (PeerUnreachable, ValueError, KeyError, TypeError):
+        except (PeerUnreachable, ValueError):
             continue
+        version = version_told(answer.body, "etcdcluster")
+        if version is not None:
+            return version
     return None
 
 

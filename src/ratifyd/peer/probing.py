@@ -1,7 +1,6 @@
 """Round trip time and clock of another member, asked every few seconds (etcd: /raft/probing)."""
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from ratifyd.logs import fields
+from ratifyd.membership import read_object
 from ratifyd.peer.client import PeerClient
 from ratifyd.peer.connection import PeerUnreachable
 from ratifyd.peer.host import PeerHost, Timing
@@ -29,10 +29,12 @@ def probe_answer(wall: float) -> bytes:
 
 def read_probe_answer(body: bytes) -> float:
     """The other member's time, in seconds since the epoch. Raises ValueError unless it is well."""
-    answer = json.loads(body)
-    if not isinstance(answer, dict) or answer.get("OK") is not True or not isinstance(answer.get("Now"), str):
+    answer = read_object(body)
+    now = answer.get("Now")
+    stamp = datetime.fromisoformat(_cut_nanoseconds(now)) if isinstance(now, str) else None
+    if answer.get("OK") is not True or stamp is None or stamp.tzinfo is None:  # a time of no zone may overflow, too
         raise ValueError(f"not an answer to a probe: {body[:100]!r}")
-    return datetime.fromisoformat(_cut_nanoseconds(answer["Now"])).timestamp()
+    return stamp.timestamp()
 
 
 def _cut_nanoseconds(stamp: str) -> str:

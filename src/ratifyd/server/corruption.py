@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from ratifyd.apply.entries import Answer
 from ratifyd.apply.requests import ALARM, Row
 from ratifyd.errors import EtcdError
-from ratifyd.membership import Membership, hex_id
+from ratifyd.membership import Membership, hex_id, read_object
 from ratifyd.mvcc.hash import KvHash
 from ratifyd.mvcc.store import Store
 from ratifyd.ports import PeerCalls
@@ -340,14 +340,19 @@ def read_peer_hash(member: int, status: int, body: bytes) -> PeerHash:
     if status != 200:
         return PeerHash(member, None, reason=body.decode("utf-8", "replace").strip() if status else "no response")
     try:
-        fields = json.loads(body)
-        revision = int((fields.get("header") or {}).get("revision", 0))
-        found = KvHash(
-            int(fields.get("hash", 0)), int(fields.get("compact_revision", 0)), int(fields.get("hash_revision", 0))
-        )
-    except (ValueError, TypeError, AttributeError):
+        fields = read_object(body)
+        revision = _whole(fields.get("header") or {}, "revision")
+        found = KvHash(_whole(fields, "hash"), _whole(fields, "compact_revision"), _whole(fields, "hash_revision"))
+    except ValueError:
         return PeerHash(member, None, reason="an answer that is no hash")
     return PeerHash(member, found, revision)
+
+
+def _whole(fields: object, name: str) -> int:
+    value = fields.get(name, 0) if isinstance(fields, dict) else None
+    if type(value) is not int:
+        raise ValueError(f"{name} is no whole number")
+    return value
 
 
 def _skipped(own: KvHash, peer: PeerHash) -> str:

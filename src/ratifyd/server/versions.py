@@ -4,7 +4,6 @@ Both are proposals that are repeated until they are applied: a member serves cli
 the log (semantics 15.15, 16.2). A cluster that may hold members of 3.5 is told in the form those understand.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -18,7 +17,7 @@ from ratifyd.apply.requests import (
     encode_v2_version,
 )
 from ratifyd.errors import EtcdError
-from ratifyd.membership import Membership, hex_id
+from ratifyd.membership import Membership, hex_id, read_object
 from ratifyd.ports import PeerCalls
 from ratifyd.proto.membership_pb2 import (
     Attributes,
@@ -127,13 +126,7 @@ class VersionMonitor:
             self._calls.call(member.peer_urls, "GET", "/version", b"", CALL_TIMEOUT_S, self._told)
 
     def _told(self, status: int, body: bytes) -> None:
-        version = None
-        if status == 200:
-            try:
-                version = minor_of(json.loads(body)["etcdserver"])
-            except (ValueError, KeyError, TypeError):
-                version = None
-        self._found.append(version)
+        self._found.append(version_told(body, "etcdserver") if status == 200 else None)
         if len(self._found) == self._wanted:
             self._decide()
 
@@ -163,6 +156,16 @@ class VersionMonitor:
         else:
             body = ClusterVersionSetRequest(ver=version).SerializeToString()
             self._proposer.propose(CLUSTER_VERSION_SET, body, _ignore)
+
+
+def version_told(body: bytes, name: str) -> tuple[int, int] | None:
+    """Major and minor number under this name in what another member answers on /version; None unless there is one."""
+    try:
+        version = read_object(body).get(name)
+        found = minor_of(version) if isinstance(version, str) else None
+    except ValueError:
+        return None
+    return found if found is not None and min(found) >= 0 else None
 
 
 def _text(minor: tuple[int, int]) -> str:

@@ -215,6 +215,15 @@ def test_times_of_probes() -> None:
     assert read_probe_answer(probe_answer(1_700_000_000.25)) == 1_700_000_000.25
     assert read_probe_answer(b'{"OK":true,"Now":"2023-11-14T22:13:20.123456789Z"}') == 1_700_000_000.123456
     assert read_probe_answer(b'{"OK":true,"Now":"2023-11-14T23:13:20+01:00"}\n') == 1_700_000_000
-    for bad in (b"", b"[]", b'{"OK":false,"Now":"2023-11-14T22:13:20Z"}', b'{"OK":true}', b'{"OK":true,"Now":"soon"}'):
+    for bad in (
+        b"",
+        b"[]",
+        b'{"OK":false,"Now":"2023-11-14T22:13:20Z"}',
+        b'{"OK":true}',
+        b'{"OK":true,"Now":"soon"}',
+        b'{"OK":true,"Now":"9999-12-31T23:59:59"}',
+        b'{"OK":true,"Now":%b}' % (b"5" * 5000),
+        b"[" * 100_000,
+    ):
         with pytest.raises(ValueError):
             read_probe_answer(bad)

@@ -12,7 +12,7 @@ from ratifyd.mvcc.hash import KvHash, finish
 from ratifyd.mvcc.store import Store
 from ratifyd.mvcc.watch import WatchHub
 from ratifyd.proto.rpc_pb2 import CORRUPT, AlarmRequest
-from ratifyd.server.corruption import CorruptionChecks, read_peer_hash
+from ratifyd.server.corruption import CorruptionChecks, PeerHash, read_peer_hash
 from ratifyd.server.slices import Slices
 from ratifyd.storage.memory import MemoryBackend
 from ratifyd.storage.worker import SoonWorker
@@ -304,6 +304,26 @@ def test_before_serving() -> None:
     world.tell(healthy(world), told(own._replace(hash=7), 4))
     assert world.check_initially() == "1 found data inconsistency with peers"
     assert world.alarms == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b'{"header":[1]}',
+        b'{"header":{"revision":"x"}}',
+        b'{"hash":1e999}',
+        b'{"hash":1.5}',
+        b'{"hash":{}}',
+        b'{"hash":%b}' % (b"5" * 5000),
+        b"[" * 100_000,
+        b'{"header":' * 100_000,
+    ],
+    ids=lambda body: repr(body[:25]),
+)
+def test_an_answer_that_is_no_hash(body: bytes) -> None:
+    assert read_peer_hash(5, 200, body) == PeerHash(5, None, reason="an answer that is no hash")
 
 
 def test_what_go_leaves_out_is_zero() -> None:

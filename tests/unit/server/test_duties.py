@@ -260,6 +260,38 @@ def test_the_cluster_version_is_that_of_the_oldest_member(
     assert wanted is None or wanted in proposed.seen[0][1]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"3",
+        b"null",
+        b'{"etcdserver":3.5}',
+        b'{"etcdserver":["3","5"]}',
+        b'{"etcdserver":null}',
+        b'{"etcdserver":"3"}',
+        b'{"etcdserver":"-3.5.0"}',
+        b'{"etcdserver":"3.%b.0"}' % (b"5" * 5000),
+        b'{"etcdserver":%b}' % (b"5" * 5000),
+        b"[" * 100_000,
+        b'{"etcdserver":' * 100_000,
+    ],
+    ids=lambda body: repr(body[:25]),
+)
+def test_an_answer_that_tells_no_version_is_none_at_all(body: bytes) -> None:
+    class Odd(Versions):
+        def call(self, urls: Any, method: str, path: str, _: bytes, timeout_s: float, done: Any) -> None:
+            done(200, body)
+
+    proposed = Proposed()
+    monitor = VersionMonitor(members_of(3, ""), Odd(), proposed)
+    monitor.tick(100)
+    monitor.tick(104)
+    assert [b"3.0.0" in request for _, request, _ in proposed.seen] == [True, True]  # as if nobody answered
+
+
 def test_a_downgrade_lowers_the_version_and_ends_when_a_member_keeps_it_there() -> None:
     proposed = Proposed()
     members = members_of(2, "3.6.0")
