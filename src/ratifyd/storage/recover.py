@@ -11,6 +11,7 @@ The backend is the state; the log from the newest snapshot on is what it may sti
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from ratifyd import schema
@@ -110,22 +111,35 @@ def lock_data_dir(disk: Disk, data_dir: DataDir) -> File:
 def recover(disk: Disk, data_dir: DataDir, *, open_backend: OpenBackend, open_wal: OpenWal) -> Recovered:
     """Bring back what a member had. The data directory must be locked; blocks.
 
-    Raises RecoveryRefused, WalCorrupt, SegmentLocked and whatever opening the backend raises.
+    Raises RecoveryRefused, WalCorrupt, SegmentLocked and whatever opening the backend raises; nothing is open then.
     """
     _discard_unfinished(disk, data_dir)
-    if not wal_exists(disk, data_dir.wal):
-        return _recover_nothing(disk, data_dir, open_backend)
+    with ExitStack() as opened:
+
+        def open_one(path: str) -> Backend:
+            backend = open_backend(path)
+            opened.callback(backend.close)
+            return backend
+
+        if wal_exists(disk, data_dir.wal):
+            found = _recover_all(disk, data_dir, open_one, open_wal, opened)
+        else:
+            found = _recover_nothing(disk, data_dir, open_one)
+        opened.pop_all()
+    return found
+
+
+def _recover_all(
+    disk: Disk, data_dir: DataDir, open_backend: OpenBackend, open_wal: OpenWal, opened: ExitStack
+) -> Recovered:
     files = SnapshotFiles(disk, data_dir.snap)
     # Nearly always the newest file counts, and the log has to be read only once.
     newest = files.load_newest(None) or Snapshot(SnapshotMeta())
     reading = read_log(disk, data_dir.wal, newest.meta.index, newest.meta.term)
     snapshot = files.load_newest(reading.valid_snapshots()) or Snapshot(SnapshotMeta())
     backend = _open_matching_backend(disk, data_dir, snapshot.meta, open_backend)
-    try:
-        wal, contents = open_wal(data_dir.wal, snapshot.meta, reading)
-    except BaseException:
-        backend.close()
-        raise
+    wal, contents = open_wal(data_dir.wal, snapshot.meta, reading)
+    opened.callback(wal.close)
     return _fit_together(data_dir, snapshot, backend, wal, contents)
 
 
@@ -146,7 +160,6 @@ def _recover_nothing(disk: Disk, data_dir: DataDir, open_backend: OpenBackend) -
     backend = open_backend(data_dir.backend)
     consistent_index = _number(backend, schema.CONSISTENT_INDEX)
     if consistent_index or SnapshotFiles(disk, data_dir.snap).names():
-        backend.close()
         raise RecoveryRefused(
             f"the log in {data_dir.wal} is gone, but {data_dir.snap} holds data applied up to index "
             f"{consistent_index}. If the log lives in another directory, give it as --wal-dir; if it is lost, remove "
@@ -187,8 +200,6 @@ def _fit_together(
     last = contents.entries[-1].index if contents.entries else snapshot.meta.index
     if consistent_index > last and len(conf_state.voters) < 2:
         # Other members would send what is missing; a single one would fill these indexes with something else.
-        backend.close()
-        wal.close()
         raise RecoveryRefused(
             f"the log in {data_dir.wal} ends at index {last}, but the backend has applied index {consistent_index}: "
             "entries that were acknowledged are lost from the log. Restore the member from a snapshot."
@@ -222,6 +233,5 @@ def _conf_state(data: bytes) -> ConfState:
 def _number(backend: Backend, key: bytes) -> int:
     value = backend.get(schema.META, key)
     if value is not None and len(value) != _NUMBER_BYTES:
-        backend.close()
         raise RecoveryRefused(f"the backend's {key.decode()} is unreadable: {value!r}. {RESTORE_OR_REPLACE}")
     return 0 if value is None else schema.decode_u64(value)

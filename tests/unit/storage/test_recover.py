@@ -220,6 +220,41 @@ def test_a_single_member_with_a_shortened_log_is_refused(member: Member) -> None
         member.recover()
 
 
+@pytest.mark.parametrize("key", [schema.CONF_STATE, schema.TERM, schema.CONSISTENT_INDEX])
+def test_a_refusal_leaves_nothing_open(member: Member, key: bytes) -> None:
+    """Else the next attempt of this process would hear that its files are in use."""
+    member.life(5, applied=5)
+    backend = member.open_backend(member.dir.backend)
+    backend.commit({schema.META: {key: b"odd"}}, lambda _: None)
+    member.worker.run()
+    backend.close()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(2):
+        with pytest.raises(RecoveryRefused, match="is unreadable: b'odd'"):
+            member.recover()
+        member.worker.run()
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_failure_after_the_backend_was_opened_closes_it(member: Member) -> None:
+    member.life(5, applied=5)
+    opened: list[Backend] = []
+
+    class Failing(OsDisk):
+        def list(self, path: str) -> list[str]:
+            if path == member.dir.snap and opened:
+                raise OSError(5, "the disk is broken")
+            return super().list(path)
+
+    def open_backend(path: str) -> Backend:
+        opened.append(member.open_backend(path))
+        return opened[-1]
+
+    with pytest.raises(OSError, match="the disk is broken"):
+        recover(Failing(), member.dir, open_backend=open_backend, open_wal=member.open_wal)
+    member.open_backend(member.dir.backend).close()
+
+
 def test_a_received_backend_may_be_ahead_of_the_log_in_a_cluster(member: Member) -> None:
     """etcd sends a backend that may be newer than the snapshot beside it; the leader sends the entries in between."""
     member.life(5, applied=5, snapshot=5, conf=THREE)
