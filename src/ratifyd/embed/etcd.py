@@ -127,7 +127,7 @@ class Etcd:
         """How many clients may be connected."""
         self._failure: asyncio.Future[BaseException | None] | None = None
         self._ready = False
-        self._stopped = False
+        self._stopping: asyncio.Task[None] | None = None
 
     @property
     def server(self) -> Server:
@@ -455,10 +455,15 @@ class Etcd:
             log.info("serving peer traffic insecurely", extra={"fields": {"address": listener.url}})
 
     async def stop(self) -> None:
-        """Stop politely: no new work, answers out, everything durable. Killing the process would be just as safe."""
-        if self._stopped:
-            return
-        self._stopped = True
+        """Stop politely: no new work, answers out, everything durable. Killing the process would be just as safe.
+
+        Once begun it goes on to its end, whoever is cancelled: a caller that comes meanwhile, or again, waits for that.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
         if self._descriptors is not None:
             self._descriptors.stop()
         if self._collector is not None:

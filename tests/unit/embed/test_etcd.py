@@ -11,6 +11,7 @@ import pytest
 
 from ratifyd.config import Config
 from ratifyd.embed.etcd import Etcd, StartError
+from ratifyd.net.connection import Acceptor
 from ratifyd.ports import Done
 from ratifyd.raft.messages import Snapshot
 from ratifyd.storage.lmdb import _LmdbFile
@@ -52,6 +53,39 @@ def test_start_serve_and_stop(tmp_path: Path) -> None:
         assert not (tmp_path / "client").exists()
         await etcd.stop()  # again does nothing
         writer.close()
+
+    run(work())
+
+
+def test_a_stop_whose_caller_is_cancelled_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls meanwhile waits for the same end, after which nothing is held any more."""
+
+    async def work() -> None:
+        waiting, go_on = asyncio.Event(), asyncio.Event()
+
+        async def drained(_acceptor: Acceptor, _timeout_s: float) -> bool:
+            waiting.set()
+            return await go_on.wait()
+
+        monkeypatch.setattr(Acceptor, "drained", drained)
+        etcd = Etcd(config(tmp_path))
+        await etcd.start()
+        first, second = asyncio.create_task(etcd.stop()), asyncio.create_task(etcd.stop())
+        await asyncio.wait_for(waiting.wait(), 5)
+        first.cancel()
+        await asyncio.wait((first,))
+        assert first.cancelled()
+        third = asyncio.create_task(etcd.stop())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not second.done(), "it came while the first was under way"
+        assert not third.done(), "the stop is not over"
+        go_on.set()
+        await asyncio.wait_for(asyncio.gather(second, third), 5)
+        assert await asyncio.wait_for(etcd.wait(), 1) is None
+        again = Etcd(config(tmp_path))
+        await again.start()
+        await again.stop()
 
     run(work())
 
