@@ -1,5 +1,6 @@
 """`ratifyd`: the server program."""
 
+import gc
 import os
 import resource
 import sys
@@ -15,6 +16,7 @@ def main() -> None:
     _raise_descriptor_limit()
     keep_freed_memory()
     code = command.run(sys.argv[1:], os.environ, open_member=Etcd, operator_errors=(StartError, ListenError))
+    gc.freeze()  # what is left goes with the process: to take millions of keys apart would only delay its end
     sys.exit(code)
 
 

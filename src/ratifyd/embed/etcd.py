@@ -466,8 +466,6 @@ class Etcd:
     async def _stop(self) -> None:
         if self._descriptors is not None:
             self._descriptors.stop()
-        if self._collector is not None:
-            self._collector.stop()
         await self._hand_over()
         for listener in self._listeners:
             listener.close()
@@ -494,6 +492,8 @@ class Etcd:
             self._recovered.backend.close()
         if self._lock is not None:
             self._lock.close()
+        if self._collector is not None:
+            self._collector.stop()  # no sooner: clients and successors should not wait while it is walked
         if self._failure is not None and not self._failure.done():
             self._failure.set_result(None)
 

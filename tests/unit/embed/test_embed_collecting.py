@@ -1,7 +1,8 @@
-"""Keys that came since the last time are taken out of Python's garbage collection."""
+"""Keys that came since the last time are taken out of Python's garbage collection; a member that stops is not."""
 
 import asyncio
 import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -55,5 +56,83 @@ def test_what_is_there_is_frozen_at_the_start_and_after_many_keys(monkeypatch: p
         keys = 3 * FREEZE_KEYS
         await looked()
         assert is_walked(fourth), "it was stopped"
+
+    asyncio.run(run())
+
+
+class Cycle:
+    """Garbage that only a collection finds."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def pace_of(keys: int = 0) -> CollectorPace:
+    return CollectorPace(asyncio.get_running_loop(), lambda: keys)
+
+
+def test_what_a_stopped_member_was_can_be_collected() -> None:
+    async def run() -> None:
+        for _ in range(2):
+            member = Cycle()
+            gone = weakref.ref(member)
+            pace = pace_of()
+            pace.start()
+            del member
+            gc.collect()
+            assert gone() is not None, "it is frozen"
+            pace.stop()
+            assert gone() is not None, "the stop itself does not collect"
+            gc.collect()
+            assert gone() is None
+            assert not gc.get_freeze_count()
+
+    asyncio.run(run())
+
+
+def test_the_thresholds_of_the_process_come_back_with_the_last_stop() -> None:
+    async def run() -> None:
+        gc.set_threshold(701, 11, 12)
+        before = gc.get_threshold()
+        for _ in range(2):
+            first, second = pace_of(), pace_of()
+            first.start()
+            during = gc.get_threshold()
+            assert during != before
+            second.start()
+            first.stop()
+            first.stop()  # again does nothing
+            assert gc.get_threshold() == during
+            pace_of().stop()  # nor does that of a member that never started
+            assert gc.get_threshold() == during
+            second.stop()
+            assert gc.get_threshold() == before
+
+    asyncio.run(run())
+
+
+def test_the_others_collect_what_a_stopped_member_was_and_freeze_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        member = Cycle()
+        gone = weakref.ref(member)
+        first = pace_of()
+        first.start()
+        del member
+        monkeypatch.setattr(collecting, "PERIOD_S", 0.0)
+        second = pace_of(keys=3)
+        second.start()
+        kept: list[list[bytes]] = [[]]
+        first.stop()
+        assert is_walked(kept)
+        assert gone() is not None
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert gone() is None
+        assert not is_walked(kept)
+        later: list[list[bytes]] = [[]]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert is_walked(later), "once is enough"
+        second.stop()
 
     asyncio.run(run())

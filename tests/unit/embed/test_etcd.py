@@ -1,8 +1,10 @@
 """`Etcd`: starting, stopping and failing, with real files, threads and sockets."""
 
 import asyncio
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,21 @@ def test_a_stop_whose_caller_is_cancelled_goes_on(tmp_path: Path, monkeypatch: p
         await again.stop()
 
     run(work())
+
+
+def test_a_stopped_member_leaves_nothing_in_memory(tmp_path: Path) -> None:
+    thresholds = gc.get_threshold()
+
+    async def work() -> "weakref.ref[Etcd]":
+        etcd = Etcd(config(tmp_path))
+        await etcd.start()
+        await etcd.stop()
+        return weakref.ref(etcd)
+
+    gone = asyncio.run(asyncio.wait_for(work(), 20))
+    gc.collect()
+    assert gone() is None
+    assert gc.get_threshold() == thresholds
 
 
 def test_what_was_written_is_there_again(tmp_path: Path) -> None:
