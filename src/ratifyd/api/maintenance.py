@@ -1,7 +1,7 @@
 """Maintenance: Alarm, Status, Defragment, Hash, HashKV, MoveLeader, Downgrade (semantics §11)."""
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import TypeVar
 
 from ratifyd.api.calls import Call
@@ -127,7 +127,7 @@ def hash_(server: Server, call: Call) -> None:
 
     HashRequest.FromString(call.message)
     require_admin(server, call.head)
-    _run_hash(server, call, server.store.hash(), answer)
+    call.run(begin_hash(server, server.store.hash()), answer)
 
 
 def hash_kv(server: Server, call: Call) -> None:
@@ -143,7 +143,7 @@ def hash_kv(server: Server, call: Call) -> None:
         )
         call.reply(server.header() + response.SerializeToString())
 
-    _run_hash(server, call, server.store.hash_kv(request.revision), answer)
+    call.run(begin_hash(server, server.store.hash_kv(request.revision)), answer)
 
 
 def move_leader(server: Server, call: Call) -> None:
@@ -216,13 +216,13 @@ def _check_downgrade(server: Server, target: str) -> None:
         raise DowngradeInProcess
 
 
-def _run_hash(server: Server, call: Call, steps: Generator[int, None, T], answer: Callable[[T], None]) -> None:
-    """Run a hash in slices. Raises RequestTooManyRequests when too many are under way."""
+def begin_hash(server: Server, steps: Generator[int, None, T]) -> Generator[int, None, T]:
+    """Count a hash until it is over or given up. Raises RequestTooManyRequests when too many are under way."""
     if server.hashes_running >= MAX_HASHES:
         raise RequestTooManyRequests
     counted = _counted(server, steps)
     next(counted)
-    call.run(counted, answer)
+    return counted
 
 
 def _counted(server: Server, steps: Generator[int, None, T]) -> Generator[int, None, T]:

@@ -5,18 +5,21 @@ A function from a request to `answer(status, headers, body)`, called at once or 
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
 from ratifyd.api.http import answer_version
 from ratifyd.api.identity import present_identity, strip_scheme
+from ratifyd.api.maintenance import begin_hash
 from ratifyd.api.pages import ERROR, JSON, TEXT, Answer, Headers, not_found, only
-from ratifyd.errors import EtcdError, LearnerNotReady, MemberNotFound, MemberNotLearner
+from ratifyd.errors import EtcdError, LearnerNotReady, MemberNotFound, MemberNotLearner, RequestTooManyRequests
 from ratifyd.membership import hex_id, read_object
 from ratifyd.mvcc.hash import KvHash
 from ratifyd.proto.lease_pb2 import LeaseInternalRequest, LeaseInternalResponse
 from ratifyd.proto.rpc_pb2 import LeaseKeepAliveRequest, LeaseKeepAliveResponse, ResponseHeader
+from ratifyd.server.corruption import HASH_PATH
 from ratifyd.server.server import Server
 
 MAX_LEASE_BODY = 64 * 1024
@@ -65,11 +68,10 @@ class PeerPages:
         self._pages: dict[str, tuple[str, Page]] = {
             "/members": ("GET", self._members),
             "/downgrade/enabled": ("GET", self._downgrade_enabled),
-            "/members/hashkv": ("GET", self._hash_kv),
         }
 
-    def handle(self, request: Request, answer: Answer) -> None:
-        """Answer one request; calls `answer` exactly once."""
+    def handle(self, request: Request, answer: Answer, wanted: Callable[[], bool]) -> None:
+        """Answer one request; calls `answer` exactly once, or not at all if it is no longer `wanted`."""
         path = request.path
         if path == "/version":
             answer_version(self._server, request.method, answer)
@@ -77,6 +79,8 @@ class PeerPages:
             self._leases(request, answer)
         elif path.startswith(PROMOTE_PATH):
             self._checked("POST", self._promote, request, answer)
+        elif path == HASH_PATH:
+            self._checked("GET", partial(self._hash_kv, wanted), request, answer)
         elif path in self._pages:
             method, page = self._pages[path]
             self._checked(method, page, request, answer)
@@ -134,10 +138,10 @@ class PeerPages:
 
         server.read(read, None)
 
-    def _hash_kv(self, request: Request, answer: Answer) -> None:
+    def _hash_kv(self, wanted: Callable[[], bool], request: Request, answer: Answer) -> None:
         server = self._server
-        wanted = request.headers.get("x-etcd-cluster-id", "")
-        if wanted and wanted != hex_id(server.cluster_id):
+        cluster = request.headers.get("x-etcd-cluster-id", "")
+        if cluster and cluster != hex_id(server.cluster_id):
             answer(412, ERROR, b"cluster ID mismatch\n")
             return
         revision = _revision_of(request.body)
@@ -163,7 +167,12 @@ class PeerPages:
             elif error is not None:
                 refused(error)
 
-        server.slices.run(server.store.hash_kv(revision), done)
+        try:
+            steps = begin_hash(server, server.store.hash_kv(revision))
+        except RequestTooManyRequests as error:
+            answer(429, ERROR, f"{error.message}\n".encode())
+            return
+        server.slices.run(steps, done, wanted)
 
     # --- leases ----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from ratifyd.config import Config
 from ratifyd.embed.etcd import Etcd, StartError
+from ratifyd.mvcc.store import Store
 from ratifyd.net.connection import Acceptor
 from ratifyd.ports import Done
 from ratifyd.raft.messages import Snapshot
@@ -105,6 +106,38 @@ def test_a_stopped_member_leaves_nothing_in_memory(tmp_path: Path) -> None:
     gc.collect()
     assert gone() is None
     assert gc.get_threshold() == thresholds
+
+
+@pytest.mark.parametrize("hang_up", ["close", "reset"])
+def test_a_hash_whose_caller_hangs_up_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang_up: str) -> None:
+    """It would hold up compactions for nobody."""
+
+    async def work() -> None:
+        begun, dropped = asyncio.Event(), asyncio.Event()
+
+        def endless(_store: Store, _revision: int) -> Generator[int, None, None]:
+            begun.set()
+            try:
+                while True:
+                    yield 0
+            finally:
+                dropped.set()
+
+        monkeypatch.setattr(Store, "hash_kv", endless)
+        etcd = Etcd(config(tmp_path))
+        await etcd.start()
+        try:
+            _, writer = await asyncio.open_unix_connection(str(tmp_path / "peer"))
+            writer.write(b"GET /members/hashkv HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+            await asyncio.wait_for(begun.wait(), 5)
+            assert etcd.server.hashes_running == 1
+            (writer.transport.abort if hang_up == "reset" else writer.close)()
+            await asyncio.wait_for(dropped.wait(), 5)
+            assert not etcd.server.hashes_running
+        finally:
+            await etcd.stop()
+
+    run(work())
 
 
 def test_what_was_written_is_there_again(tmp_path: Path) -> None:
