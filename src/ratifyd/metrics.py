@@ -388,7 +388,7 @@ class Metrics:
     backend_defrag_seconds: Histogram = histogram(
         "etcd_disk_backend_defrag_duration_seconds", "Time to defragment the backend.", exponential(0.1, 13)
     )
-    defrag_inflight: int = gauge("etcd_disk_defrag_inflight", "1 while the backend is being defragmented.")
+    defrag_inflight: int = gauge("etcd_disk_defrag_inflight", "Defragmentations of the backend under way.")
     backend_size_bytes: Reading = reading("etcd_mvcc_db_total_size_in_bytes", "Bytes the backend has allocated.")
     backend_in_use_bytes: Reading = reading("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes the backend has in use.")
     backend_open_reads: Reading = reading(

@@ -107,7 +107,6 @@ def defragment(server: Server, call: Call) -> None:
         if error is not None:
             server.fail(error)
             return
-        server.metrics.defrag_inflight = 0
         took = server.clock.time() - began
         server.metrics.backend_defrag_seconds.observe(took)
         fields = {"db-size-bytes-before": before, "db-size-bytes-after": server.backend.size(), "took": f"{took:.3f}s"}

@@ -13,7 +13,7 @@ from ratifyd.api.lease import MAX_KNOWN, MAX_PENDING_RENEWALS
 from ratifyd.api.maintenance import MAX_HASHES
 from ratifyd.apply import requests
 from ratifyd.apply.ranges import LONG_KEYS, range_body
-from ratifyd.ports import Undone
+from ratifyd.ports import Done, Undone
 from ratifyd.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse
 from ratifyd.proto.rpc_pb2 import (
     CORRUPT,
@@ -411,6 +411,21 @@ def test_a_defragmentation_without_room_is_an_error_and_no_more(monkeypatch: pyt
     assert (answered.status, answered.message) == (2, "no space left")
     assert not member.failures
     assert client.call(MAINTENANCE + "Defragment", DefragmentRequest()).status == 0
+
+
+def test_defragmentations_under_way_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = Member().start()
+    client = Client(member)
+    under_way: list[Done] = []
+    monkeypatch.setattr(type(member.backend), "defragment", lambda _, done: under_way.append(done))
+    for _ in range(2):
+        client.begin(MAINTENANCE + "Defragment", DefragmentRequest())
+    member.settle()
+    counts = [member.metrics.defrag_inflight]
+    for outcome in (None, Undone("no space left")):
+        under_way.pop(0)(outcome)
+        counts.append(member.metrics.defrag_inflight)
+    assert counts == [2, 1, 0]
 
 
 @pytest.mark.parametrize("stops", [False, True])
