@@ -366,7 +366,8 @@ class SimCalls:
         def arrive() -> None:
             other = target.member
             if other is not None and not network.is_blocked(local, remote):
-                other.clock.run(other.pages.handle, SimRequest(method, path, body, headers), answer)
+                request = SimRequest(method, path, body, headers)
+                other.clock.run(other.pages.handle, request, answer, lambda: not over)
 
         clock.call_later(timeout_s, ended, 0, b"")
         if not network.drops(local, remote):
