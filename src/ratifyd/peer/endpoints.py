@@ -204,6 +204,9 @@ class PeerEndpoints:
         log.warning(
             "request cluster ID mismatch" if reason == CLUSTER_ID_MISMATCH else "failed version compatibility check",
             extra=fields(
+                local_member_id=f"{self._host.local_id:x}",
+                local_member_cluster_id=f"{self._host.cluster_id:x}",
+                local_member_server_version=ETCD_VERSION,
                 remote_peer_server_name=request.headers.get("x-server-from", ""),
                 remote_peer_server_version=request.headers.get("x-server-version", ""),
                 remote_peer_cluster_id=request.headers.get("x-etcd-cluster-id", ""),
