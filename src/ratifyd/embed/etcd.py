@@ -56,7 +56,7 @@ from ratifyd.storage.disk import OsDisk
 from ratifyd.storage.failures import explain
 from ratifyd.storage.kernelsync import KernelSyncs, kernel_syncs
 from ratifyd.storage.lmdb import BackendBroken, BackendInUse, LmdbBackend
-from ratifyd.storage.lmdbcheck import BackendDamaged, check_backend
+from ratifyd.storage.lmdbcheck import BackendDamaged, BackendOfEtcd, check_backend
 from ratifyd.storage.recover import DataDir, DataDirInUse, Recovered, RecoveryRefused, lock_data_dir, recover
 from ratifyd.storage.snapshots import SaveTimes, SnapshotFiles, SnapshotStore
 from ratifyd.storage.wal import Wal
@@ -85,6 +85,7 @@ _OPERATOR_ERRORS = (
     BackendInUse,
     BackendBroken,
     BackendDamaged,
+    BackendOfEtcd,
     TokensRefused,
     TooFewDescriptors,
 )

@@ -18,6 +18,8 @@ from typing import NamedTuple
 from ratifyd.storage.failures import RESTORE_OR_REPLACE
 
 _MAGIC = 0xBEEFC0DE
+_BBOLT_MAGIC = (0xED0CDAED).to_bytes(4, "little")
+"""Where LMDB has its own."""
 _VERSION = 1
 _HEADER_BYTES = 16
 _NODE_BYTES = 8
@@ -42,6 +44,17 @@ class BackendDamaged(Exception):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"backend {path} is damaged: {reason}. {RESTORE_OR_REPLACE}")
+
+
+class BackendOfEtcd(Exception):
+    """The file is etcd's, and nothing is wrong with it; the message says what to do."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"backend {path} is a bbolt file, as etcd has it and `etcdutl snapshot restore` makes it; ratifyd keeps "
+            "its own in LMDB. It is not damaged, and was not changed. Start etcd on this data directory, then add "
+            "ratifyd to it as a member with a data directory of its own (etcdctl member add), which gets all the data"
+        )
 
 
 class _Damage(Exception):
@@ -69,14 +82,17 @@ class _Meta(NamedTuple):
 
 
 def check_backend(path: str) -> str:
-    """Make sure that the backend at `path` can be opened. Raises BackendDamaged; a file without bytes is sound.
+    """Make sure that the backend at `path` can be opened; a file without bytes is sound.
 
     When only the commit before the last one is sound the file goes back to it, and what was wrong is returned.
+    Raises BackendDamaged, BackendOfEtcd.
     """
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         if not os.fstat(fd).st_size:
             return ""
+        if os.pread(fd, len(_BBOLT_MAGIC), _HEADER_BYTES) == _BBOLT_MAGIC:
+            raise BackendOfEtcd(path)
         metas, reasons = _read_metas(fd, path)
         for meta in sorted(metas, key=lambda meta: meta.txn, reverse=True):
             try:

@@ -11,8 +11,9 @@ import pytest
 
 from ratifyd import schema
 from ratifyd.ports import Rows
+from ratifyd.storage.exchange import export_image
 from ratifyd.storage.lmdb import LmdbBackend
-from ratifyd.storage.lmdbcheck import BackendDamaged, check_backend
+from ratifyd.storage.lmdbcheck import BackendDamaged, BackendOfEtcd, check_backend
 from ratifyd.storage.worker import SoonWorker
 
 PAGE = 4096
@@ -208,3 +209,13 @@ def test_what_passes_can_be_used(sound: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_passes_can_be_used_many_times(sound: Path, tmp_path: Path) -> None:
     survives(sound, tmp_path / "damaged", range(1000, 1000 + (ROUNDS or 500)))
+
+
+def test_a_file_of_etcds_is_not_called_damaged(tmp_path: Path) -> None:
+    source = open_backend(tmp_path / "lmdb")
+    image = b"".join(export_image(source.own_view()).chunks)
+    source.close()
+    (tmp_path / "db").write_bytes(image)
+    with pytest.raises(BackendOfEtcd, match="not damaged"):
+        check_backend(str(tmp_path / "db"))
+    assert (tmp_path / "db").read_bytes() == image
