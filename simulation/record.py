@@ -55,7 +55,9 @@ RECORD: dict[str, Way] = {
     "term_not_persisted": Way(8, (*_ELECTIONS, *_SLOW_SYNCS)),
     "torn_tail_accepted": Way(scenario="torn"),
     "torn_tail_refused": Way(scenario="torn"),
-    "log_made_in_place": Way(16, _STARTS),
+    "log_made_in_place": Way(
+        24, ("members=3", "start_crashes=0.9", "faults=kill", "fault_interval_s=0.5", "duration_s=6")
+    ),
     "end_of_log_written_again": Way(8, _STARTS),
     "damage_taken_for_torn": Way(
         8,

@@ -296,7 +296,7 @@ class Etcd:
 
         def open_backend(path: str) -> LmdbBackend:
             began = loop.time()
-            if disk.exists(path) and (given_up := check_backend(path)):
+            if disk.exists(path) and (given_up := check_backend(path, sync=fsync)):
                 fields = {"path": path, "reason": given_up}
                 log.warning(
                     "the last commit of the backend is damaged; going back to the one before", extra={"fields": fields}

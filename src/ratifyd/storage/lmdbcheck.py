@@ -81,14 +81,17 @@ class _Meta(NamedTuple):
     txn: int
 
 
-def check_backend(path: str) -> str:
+def check_backend(path: str, *, sync: bool = False) -> str:
     """Make sure that the backend at `path` can be opened; a file without bytes is sound.
 
+    `sync` makes durable what a process that was killed may have left to the kernel: the log may be cut behind it.
     When only the commit before the last one is sound the file goes back to it, and what was wrong is returned.
     Raises BackendDamaged, BackendOfEtcd.
     """
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
+        if sync:
+            os.fdatasync(fd)
         if not os.fstat(fd).st_size:
             return ""
         if os.pread(fd, len(_BBOLT_MAGIC), _HEADER_BYTES) == _BBOLT_MAGIC:

@@ -229,6 +229,7 @@ class Wal:
                 repair(disk, f"{directory}/{names[-1]}", end.offset)
             writer = SegmentWriter(disk, directory, files, end.offset, fsync=fsync, segment_bytes=segment_bytes)
             writer.zero_tail(needed=not end.clean)
+            writer.sync_all()
         except BaseException:
             for _, file in files:
                 file.close()

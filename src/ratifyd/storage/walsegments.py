@@ -87,8 +87,14 @@ class SegmentWriter:
             file.truncate(self._offset)
         if file.size() < self._segment_bytes:
             file.allocate(self._segment_bytes)
-            if self.fsync:
+
+    def sync_all(self) -> None:
+        """Make durable what was found: a process that was killed may have left it to the kernel, names included."""
+        if self.fsync:
+            for _, file in self._segments:
                 file.datasync()
+            self._disk.sync_dir(self._directory)
+            self._disk.sync_dir(self._directory.rpartition("/")[0] or ".")
 
     def write(self, chunks: Sequence[bytes], size: int) -> None:
         """Write chunks of `size` bytes in all at the end, durably unless syncs are off."""

@@ -44,6 +44,13 @@ class Losing(Random):
         return b
 
 
+class Forgetting(Losing):
+    """As that, and names that were not synced are gone too."""
+
+    def randint(self, a: int, b: int) -> int:
+        return a
+
+
 WAYS = ("in place", "kernel", "thread")
 
 
@@ -226,6 +233,30 @@ def test_what_the_kernel_syncs_is_written_at_once_and_durable_when_it_says_so() 
     assert answers == [None]
     disk.crash(Losing())
     assert [entry.index for entry in read_log(disk, "wal").contents.entries] == list(range(1, 10))
+
+
+def test_what_a_killed_process_left_to_the_kernel_is_durable_once_the_log_is_open() -> None:
+    """Its successor acknowledges what it finds."""
+    disk, worker, syncs = SimDisk(), StepWorker(), StepWorker()
+    wal = create(disk, "wal", worker, syncs=syncs)
+    worker.run()
+    wal.append(entries(1, 9), HardState(1, 1, 0), refuse)
+    disk.abandon()
+    _, contents = reopen(disk, "wal", StepWorker())
+    assert contents.entries == entries(1, 9)
+    disk.crash(Losing())
+    assert read_log(disk, "wal").contents.entries == entries(1, 9)
+
+
+def test_so_is_the_name_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SimDisk()
+    with monkeypatch.context() as killed:
+        killed.setattr(SimDisk, "sync_dir", lambda self, directory: None)
+        create(disk, "member/wal", StepWorker())
+    disk.abandon()
+    reopen(disk, "member/wal", StepWorker())
+    disk.crash(Forgetting())
+    assert disk.list("member/wal")
 
 
 @pytest.mark.parametrize("fails", [False, True])
