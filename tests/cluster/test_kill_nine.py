@@ -143,8 +143,8 @@ def test_leases_survive_a_crash(start_server: StartServer) -> None:
         client.put(b"leased", b"2", lease)
 
 
-SYNCS = ("fsync", "fdatasync", "msync", "sync_file_range", "syncfs", "sync", "pwritev2")
-"""Everything that makes a file durable; of pwritev2 only the form that syncs is used."""
+SYNCS = ("fsync", "fdatasync", "msync", "sync_file_range", "syncfs", "sync", "pwritev2", "io_submit")
+"""Everything that makes a file durable; of pwritev2 only the form that syncs is used, and io_submit for syncs alone."""
 UNSYNCED = ("--unsafe-no-fsync", "--snapshot-count=100")
 """With snapshots in the time of a test, which sync as well."""
 needs_strace = pytest.mark.skipif(why_no_injection() is not None, reason=str(why_no_injection()))
