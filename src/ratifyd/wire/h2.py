@@ -291,11 +291,13 @@ class Http2Connection:
             if self._settings_seen:  # the first are due
                 self._charge_idle_frame()
             self._settings_seen = True
+            window = self._peer_window
             for key, value in frames.parse_settings(payload):
                 self._apply_setting(key, value)
             self._reply_room = min(self._peer_window, self._peer_frame_bytes, _LARGEST_QUICK_REPLY)
             self._queue_control(frames.SETTINGS_ACK)
-            self._pump_streams()  # only now: before the ACK the peer holds us to its old windows and frame size
+            if self._peer_window > window:
+                self._pump_streams()  # only now: before the ACK the peer holds us to its old windows and frame size
 
     def _apply_setting(self, key: int, value: int) -> None:
         if key == Setting.INITIAL_WINDOW_SIZE:
@@ -499,7 +501,7 @@ class Http2Connection:
         self._drained(stream)
 
     def _pump_streams(self) -> None:
-        """Send what changed windows allow."""
+        """Send what wider windows allow. Costs by the stream: changes of windows are charged for."""
         if self.queued and not self.closed:
             for stream in list(self._streams.values()):
                 if type(stream) is Stream and stream.queue:

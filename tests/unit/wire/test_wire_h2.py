@@ -377,6 +377,23 @@ def test_new_settings_are_acknowledged_before_they_are_used(make_peer: Callable[
     assert found == [(SETTINGS, 1, 0), (DATA, 0, 1)]
 
 
+def test_settings_that_change_no_window_leave_the_streams_alone(
+    make_peer: Callable[..., Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are charged as one frame without content, however many streams wait."""
+    peer = make_peer(settings=setting(4, 100))
+    for stream_id in range(1, 100, 2):
+        peer.send(peer.call(stream_id))
+        peer.connection.reply(stream_id, bytes(200))
+    looked_at: list[object] = []
+    monkeypatch.setattr(GrpcConnection, "_pump", lambda self, stream: looked_at.append(stream))
+    for window in (100, 100, 50):
+        peer.send(frame(SETTINGS, 0, 0, setting(4, window) + setting(5, 30_000)))
+    assert not looked_at
+    peer.send(frame(SETTINGS, 0, 0, setting(4, 60)))
+    assert len(looked_at) == 50
+
+
 def test_http_requests(peer: Peer) -> None:
     """Requests that are not gRPC come whole and are answered with `respond`."""
     headers = peer.headers(1, content_type="application/json", content_length="7")
