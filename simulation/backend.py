@@ -10,14 +10,8 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from ratifyd import schema
-from ratifyd.embed.images import member_rows
-from ratifyd.formats.bbolt import read_pages
-from ratifyd.formats.v2 import decode_v2
-from ratifyd.ports import Backend, BackendView, Done, Rows, Worker
-from ratifyd.raft.messages import Message, Snapshot
+from ratifyd.ports import BackendView, Done, Rows, Worker
 from ratifyd.storage.memory import MemoryBackend
-from ratifyd.storage.snapshots import received_name
 from simulation.clock import MemberClock
 from simulation.disk import SimDisk
 
@@ -140,8 +134,8 @@ class BackendFiles:
         return backend
 
     def create(self, path: str, rows: Rows, worker: Worker) -> None:
-        """Make a backend of these rows, durable but for its name."""
-        token = self._create(path)
+        """Make a backend of these rows; neither it nor its name is durable."""
+        token = self._write_token(path)
         self._backends[token] = backend = SimBackend(self, path, token, worker)
         backend.write(rows)
 
@@ -163,58 +157,12 @@ class BackendFiles:
         self.disk.sync_dir(new.rpartition("/")[0])
 
     def _create(self, path: str) -> bytes:
-        token = next(self._tokens).to_bytes(_TOKEN_BYTES, "big")
-        file = self.disk.open(path, create=True)
-        file.pwrite(token, 0)
-        file.datasync()
+        token = self._write_token(path)
+        self.disk.open(path).datasync()
         self.disk.sync_dir(path.rpartition("/")[0])
         return token
 
-
-class SimReceived:
-    """Images of other members' backends on their way in; `server.parts.ReceivedBackends` over them."""
-
-    def __init__(self, files: BackendFiles, directory: str, live: SimBackend, worker: SimWorker) -> None:
-        self._files = files
-        self._directory = directory
-        self._live = live
-        self._worker = worker
-        self.count = 0
-
-    def save(self, message: Message, image: bytes, done: Callable[[None, BaseException | None], object]) -> None:
-        """Verify an image and make a durable backend of it."""
-        assert message.snapshot is not None
-        snapshot = message.snapshot
-        self.count += 1
-        path = f"{self._directory}/tmp.{snapshot.meta.index:016x}.{self.count}.backend"
-        self._worker.submit(lambda: self._convert(path, snapshot, image), done)
-
-    def open(self, index: int) -> Backend:
-        """Open the backend of a snapshot."""
-        return self._files.open(self._path(index), self._worker)
-
-    def adopt(self, index: int, opened: Backend, done: Done) -> None:
-        """Rename it over the live one."""
-        self._live.replace(self._path(index), done)
-
-    def drop(self, index: int) -> None:
-        """Delete those that raft did not want."""
-        wanted = received_name(index)
-        for name in self._files.disk.list(self._directory):
-            if name.endswith(".snap.db") and name <= wanted:
-                self._files.disk.remove(f"{self._directory}/{name}")
-
-    def _path(self, index: int) -> str:
-        return f"{self._directory}/{received_name(index)}"
-
-    def _convert(self, path: str, snapshot: Snapshot, image: bytes) -> None:
-        rows: dict[bytes, dict[bytes, bytes | None]] = {name: {} for name in schema.BUCKETS}
-        for bucket, found in read_pages(lambda size, offset: image[offset : offset + size], len(image)).audit():
-            rows[bucket].update(found)
-        index = schema.decode_u64(rows[schema.META].get(schema.CONSISTENT_INDEX) or bytes(8))
-        if index < snapshot.meta.index:
-            raise ValueError(f"the image has applied index {index}, its snapshot is of {snapshot.meta.index}")
-        for bucket, corrected in member_rows(rows[schema.MEMBERS], decode_v2(snapshot.data)).items():
-            rows[bucket].update(corrected)
-        self._files.create(path, rows, self._worker)
-        self._files.rename(path, self._path(snapshot.meta.index))
+    def _write_token(self, path: str) -> bytes:
+        token = next(self._tokens).to_bytes(_TOKEN_BYTES, "big")
+        self.disk.open(path, create=True).pwrite(token, 0)
+        return token

@@ -161,6 +161,36 @@ class Nemesis:
         if self.world.clock.now < until:
             self.world.clock.call_later(0.005, self._unless_stopped, self._stalk, until)
 
+    def crash_in_install(self) -> bool:
+        """Leave a follower behind until the log has gone on without it; strike it, or its leader, on its way back."""
+        leader = self._leader()
+        followers = [member for member in self.world.living() if member is not leader]
+        if leader is None or not followers:
+            return False
+        member = self.random.choice(followers)
+        self._isolate(member)
+        chances = self.random.choice(((0.05, 0.0), (0.02, 0.5), (0.0, 0.5)))
+        self._stalk_images(*chances, self.world.clock.now + 10.0)
+        return True
+
+    def _stalk_images(self, receiving: float, installing: float, until: float) -> None:
+        """Strike those to whom an image is on its way, or who put one in the place of their state; or who send it."""
+        random = self.random
+        for member in self.world.living():
+            chance = installing if member.server.node.installing else receiving if member.loop.busy else 0.0
+            if random.random() < chance:
+                leader = self._leader()
+                struck = leader if leader is not None and random.random() < 0.2 else member
+                self.world.trace(f"m{struck.machine.number} is struck while an image is on its way")
+                if random.random() < 0.5:
+                    self.world.crash(struck.machine, power=random.random() < 0.7)
+                else:
+                    disk = struck.machine.disk
+                    disk.crash_at = disk.steps + random.randint(0, 6)
+        if self.world.clock.now < until:
+            later = random.uniform(0.002, 0.03)
+            self.world.clock.call_later(later, self._unless_stopped, self._stalk_images, receiving, installing, until)
+
     def contend(self) -> None:
         """All election timers are about to run out, and two or more do at once, as if everybody had stood still."""
         members = self.world.living()

@@ -6,12 +6,16 @@ from typing import Any
 
 from ratifyd import lease
 from ratifyd.api import watch
+from ratifyd.embed import received
 from ratifyd.mvcc.watch import WatchHub
 from ratifyd.server import compaction, node, sending
 from simulation.options import Options
 
 REVISION_PERIOD_S = 0.5
 """How often automatic compaction looks at the number of revisions; in life five minutes."""
+
+IMAGE_WRITE_BYTES = 20_000
+"""Bytes of an image that are written at once; in life a mebibyte."""
 
 
 @contextmanager
@@ -20,6 +24,7 @@ def turned(options: Options) -> Iterator[None]:
     knobs: list[tuple[Any, str, Any]] = [
         (node, "TURN_ENTRIES", options.turn_entries),
         (sending, "RELEASE_S", options.release_s),
+        (received, "WRITE_BYTES", IMAGE_WRITE_BYTES),
         (WatchHub.catch_up, "__defaults__", (options.catch_up_watchers, options.catch_up_revisions)),
     ]
     if options.lease_checkpoint_s:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ratifyd.api.peers import PeerPages
 from ratifyd.api.routes import build_routes
@@ -16,13 +16,15 @@ from ratifyd.apply.state import State
 from ratifyd.auth.tokens import SimpleTokens
 from ratifyd.config import Config
 from ratifyd.embed.bootstrap import NewCluster
+from ratifyd.embed.host import MemberHost
 from ratifyd.embed.images import BackendImages
+from ratifyd.embed.received import ReceivedFiles
 from ratifyd.membership import Membership
 from ratifyd.metrics import Metrics
 from ratifyd.proto.etcdserver_pb2 import Metadata
 from ratifyd.raft.core import Raft
 from ratifyd.raft.log import RaftLog
-from ratifyd.raft.messages import Message, SnapshotMeta
+from ratifyd.raft.messages import SnapshotMeta
 from ratifyd.server.parts import Parts
 from ratifyd.server.server import Server
 from ratifyd.storage.recover import DataDir, Recovered, lock_data_dir, recover
@@ -30,10 +32,12 @@ from ratifyd.storage.snapshots import SnapshotFiles, SnapshotStore
 from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import LogReading, WalContents
-from simulation.backend import BackendFiles, SimBackend, SimReceived, SimWorker
-from simulation.clock import MemberClock
+from simulation.backend import BackendFiles, SimBackend, SimWorker
+from simulation.clock import MemberClock, SimTimer
 from simulation.disk import SimDisk, WorkerSyncs
+from simulation.images import SimImports
 from simulation.network import SimCalls, SimNetwork, SimTransport
+from simulation.tasks import SimLoop
 
 if TYPE_CHECKING:
     from simulation.options import Options
@@ -57,6 +61,18 @@ class SometimesInPlace(SyncPolicy):
 
     def in_kernel(self, size: int) -> bool:
         return self._random.random() < self._in_kernel
+
+
+class Unhurried:
+    """The clock of what takes time by itself: a callback that is wanted soon runs a little later."""
+
+    def __init__(self, clock: MemberClock, later_s: Callable[[], float]) -> None:
+        self._clock = clock
+        self._later_s = later_s
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> SimTimer:
+        later_s = self._later_s()
+        return self._clock.call_later(later_s, callback, *args) if later_s else self._clock.call_soon(callback, *args)
 
 
 class Machine:
@@ -105,6 +121,8 @@ class SimMember:
         self.random = random
         self.ready = False
         self.failure: BaseException | None = None
+        self.images = 0
+        """How many have come from other members."""
         self.on_failure: Callable[[SimMember], object] = lambda member: None
         self.config = config = _config(machine, options)
         disk = machine.disk
@@ -128,8 +146,13 @@ class SimMember:
             pass
         self.recovered_index = self.state.consistent_index
         self.transport = SimTransport(machine.network, machine)
-        self.received = SimReceived(machine.backends, DIR.snap, self.backend, image_worker)
         self.metrics = Metrics()
+        self.loop = SimLoop(clock)
+        imports = SimImports(machine.backends, image_worker)
+        self.received = ReceivedFiles(
+            disk, DIR.snap, self.backend, imports, image_worker, self.loop, self.metrics, fsync=True
+        )
+        self.host = MemberHost(members, (machine.url,), self.metrics, self.received)
         self.raft = self._raft(recovered, ids.NodeID)
         parts = Parts(
             clock=clock,
@@ -155,7 +178,9 @@ class SimMember:
             entropy=random.randbytes,
             fail=self._fail,
         )
-        self.server = Server(config, parts, self.metrics)
+        self.server = self.host.server = Server(config, parts, self.metrics)
+        installer: Any = self.server.installer
+        installer._clock = Unhurried(clock, self._restore_s)
         self.pages = PeerPages(self.server)
         self.routes = build_routes(self.metrics.rpcs)
         self.server.on_ready = self._on_ready
@@ -199,25 +224,6 @@ class SimMember:
                     self.transport.add_remote(other.member_id, (other.url,))
         self.clock.run(self.server.start)
 
-    def take_snapshot(self, message: Message, image: bytes, answered: Callable[[bool], None]) -> None:
-        """Store an image, then hand its message to raft (embed.host.MemberHost.save_snapshot)."""
-
-        self.machine.network.situations.image_arrived(self)
-
-        def saved(_: None, error: BaseException | None) -> None:
-            if error is None:
-                node = self.server.node
-                node.receive([message])
-                node.after_turn(self._drop_unwanted)
-            answered(error is None)
-
-        self.received.save(message, image, saved)
-
-    def _drop_unwanted(self) -> None:
-        node = self.server.node
-        if node.raft.log.snapshot is None and not node.installing:
-            self.received.drop(node.raft.log.committed)
-
     def _on_ready(self) -> None:
         self.ready = True
 
@@ -237,6 +243,9 @@ class SimMember:
             return latency if latency < MAX_JOB_S else MAX_JOB_S
 
         return SimWorker(self.clock, self.random, latency_s)
+
+    def _restore_s(self) -> float:
+        return self.options.restore_s * 2 * self.random.random() if self.machine.network.faulty else 0.0
 
     def _policy(self) -> SyncPolicy:
         return SometimesInPlace(self.options.in_place, self.options.in_kernel, self.random)

@@ -8,7 +8,6 @@ would rightly append it twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -16,6 +15,7 @@ from zlib import crc32
 from ratifyd.raft.codec import decode_message, encode_message
 from ratifyd.raft.messages import Message, MessageKind
 from simulation.clock import SimClock
+from simulation.images import Transfer
 from simulation.situations import Situations
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 SILENCE_S = 5.0
 """After so long without a word a connection counts as lost (rafthttp's read timeout)."""
-SNAPSHOT_TIMEOUT_S = 5.0
 BYTES_PER_S = 20_000_000
 
 
@@ -168,6 +167,7 @@ class SimTransport:
         self._peers: dict[int, int] = {}
         self._since: dict[int, float] = {}
         self._heard: dict[int, float] = {}
+        self._transfers: dict[int, Transfer] = {}
 
     # --- out -------------------------------------------------------------------------------------------------------
 
@@ -219,36 +219,26 @@ class SimTransport:
         self, message: Message, size: int, open_image: Callable[[], Iterator[bytes]], done: Callable[[bool], None]
     ) -> None:
         """Send a snapshot with its image; `done` follows."""
-        image = b"".join(islice(open_image(), None))
-        network, local, member = self._network, self._machine.number, self._machine.member
+        network, member = self._network, self._machine.member
         assert member is not None
         if member.raft.pending_conf_index > member.raft.log.applied:
             network.situations.seen("snapshot: sent while the membership changes")
-        receiver = self._peers.get(message.to)
-        over = False
 
         def ended(ok: bool) -> None:
-            nonlocal over
-            if not over:
-                over = True
-                done(ok)
-                member.server.node.raft.report_snapshot(message.to, ok)
-                member.server.node.wake()
+            self._transfers.pop(message.to, None)
+            done(ok)
+            member.server.node.raft.report_snapshot(message.to, ok)
+            member.server.node.wake()
 
-        def answered(ok: bool) -> None:
-            if receiver is not None and not network.drops(receiver, local):
-                network.clock.call_later(network.delay(receiver, local, 0), member.clock.run, ended, ok)
+        assert message.to not in self._transfers, "the server sends one at a time"
+        transfer = self._transfers[message.to] = Transfer(network, member, message, size, open_image(), ended)
+        transfer.begin(self._peers.get(message.to))
 
-        def arrive() -> None:
-            other = None if receiver is None else network.machines[receiver].member
-            if other is not None and receiver is not None and not network.is_blocked(local, receiver):
-                if network.trace is not None:
-                    network.trace(f"{local}->{receiver} image of {len(image)} bytes, {describe(message)}")
-                other.clock.run(other.take_snapshot, decode_message(encode_message(message)), image, answered)
-
-        member.clock.call_later(SNAPSHOT_TIMEOUT_S, ended, False)
-        if receiver is not None and not network.drops(local, receiver):
-            network.clock.call_later(network.delay(local, receiver, len(image)), arrive)
+    def close(self) -> None:
+        """The process has died: those who receive its images hear of it, or never."""
+        for transfer in list(self._transfers.values()):
+            if self._network.random.random() < 0.5:
+                transfer.broken()
 
     # --- in --------------------------------------------------------------------------------------------------------
 
@@ -293,6 +283,8 @@ class SimTransport:
     def remove_peer(self, member_id: int) -> None:
         self._peers.pop(member_id, None)
         self._since.pop(member_id, None)
+        if member_id in self._transfers:
+            self._transfers[member_id].cancel()
 
     def update_peer(self, member_id: int, urls: Sequence[str]) -> None:
         if member_id in self._peers:

@@ -40,6 +40,8 @@ FAULTS = (
     "downgrade",
     "rolling_restart",
 )
+LATER_FAULTS = ("crash_in_install",)
+"""What is drawn apart, so that the other draws of a seed stay what they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,10 @@ class Options:
     """How often the rest of a lease goes to the log; 0 never."""
     start_crashes: float = 0.0
     """Share of the starts that a crash interrupts, or follows at once."""
+    image_s: float = 0.0
+    """How long a snapshot's image is on its way, beside its bytes' time."""
+    restore_s: float = 0.0
+    """Mean time of each step by which a received state is restored."""
     short_history: bool = False
     """Few requests, so that a search for a linearization is affordable, too."""
 
@@ -216,4 +222,7 @@ def draw(seed: int) -> Options:
         auto_compaction_revisions=later.choice((1, 10, 50)) if by_revisions else 0,
         start_crashes=later.choice((0.2, 0.5)) if kinds and later.random() < 0.3 else 0.0,
         in_kernel=later.choice((0.0, 0.5, 1.0, 1.0)),
+        faults=tuple(sorted([*kinds, *LATER_FAULTS])) if kinds and later.random() < 0.25 else options.faults,
+        image_s=later.choice((0.0, 0.0, 0.05, 1.0, 4.0)),
+        restore_s=later.choice((0.0, 0.0, 0.01, 0.1)),
     )

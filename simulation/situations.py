@@ -46,6 +46,7 @@ SEEN = (
     "members: the leader is removed",
     "quota: a write finds no space",
     "snapshot: another one comes during an installation",
+    "snapshot: its sender hangs up",
     "snapshot: sent while the membership changes",
     "watch: a compaction overtakes it",
     "watch: ended for lack of a leader",

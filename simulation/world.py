@@ -245,6 +245,8 @@ class World:
 
     def _bury(self, machine: Machine, member: SimMember) -> None:
         member.clock.dead = True
+        member.loop.close()
+        member.transport.close()
         machine.member = None
         for connection in self.connections:
             if connection.member is member:

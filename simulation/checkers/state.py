@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ratifyd import schema
 from simulation.authmodel import Rights
 from simulation.checkers import Violation
+from simulation.machine import DIR
 from simulation.model import Version
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_QUEUE = 20_000
 """More than clients as few and messages as small as these can explain."""
+
+LEFTOVERS = (".received", ".backend", ".snap.db")
 
 
 class StateChecker:
@@ -122,12 +125,19 @@ class StateChecker:
         if (version.mod, encoded) not in found:
             raise Violation("state", f"member {number} at its revision lacks {version}")
 
+    def _look_for_leftovers(self, member: SimMember) -> None:
+        """What came from other members and is of no use any more is gone."""
+        found = [name for name in member.machine.disk.list(DIR.snap) if name.endswith(LEFTOVERS)]
+        if found and not member.server.node.installing and not member.loop.busy:
+            raise Violation("leftovers", f"member {member.machine.number} keeps {found}")
+
     def finish(self, members: list[SimMember]) -> None:
         """All members hold the same."""
         views: dict[str, list[int]] = {}
         hashes: dict[tuple[int, int, int], list[int]] = {}
         for member in members:
             self.compare(member)
+            self._look_for_leftovers(member)
             known = member.state.members
             found = {each.id: (sorted(each.peer_urls), each.name, each.is_learner) for each in known.sorted()}
             view = f"{sorted(found.items())} removed {sorted(known.removed)} version {known.cluster_version}"

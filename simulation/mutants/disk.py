@@ -7,6 +7,7 @@ from typing import Any
 
 from ratifyd.apply.entries import apply_entry
 from ratifyd.apply.state import State
+from ratifyd.embed.received import ReceivedFiles
 from ratifyd.lease import LeaseBook
 from ratifyd.raft.messages import HardState
 from ratifyd.schema import CONSISTENT_INDEX, META, decode_u64, encode_u64
@@ -153,6 +154,42 @@ def segments_released_too_early(patch: Patch) -> None:
     """Log files go although the newest snapshot is before their entries."""
     original = SegmentWriter.release_to
     patch(SegmentWriter, "release_to", lambda self, index: original(self, index + 1_000_000))
+
+
+@mutant
+def start_trusts_the_kernel(patch: Patch) -> None:
+    """A start does not sync what it finds in the log: a process that was killed may have left it to the kernel."""
+    patch(SegmentWriter, "sync_all", lambda self: None)
+
+
+# --- images of other members -----------------------------------------------------------------------------------------
+
+
+@mutant
+def image_not_synced(patch: Patch) -> None:
+    """A backend made of an image is not synced before it gets its name."""
+
+    def convert(self: Any, path: str, snapshot: Any) -> float:
+        self._fsync = False
+        try:
+            return original(self, path, snapshot)
+        finally:
+            self._fsync = True
+
+    original = ReceivedFiles._convert
+    patch(ReceivedFiles, "_convert", convert)
+
+
+@mutant
+def pieces_of_images_stay(patch: Patch) -> None:
+    """What is left of an image whose sender hung up is not removed."""
+    patch(ReceivedFiles, "_discard", lambda self, path: None)
+
+
+@mutant
+def unwanted_images_stay(patch: Patch) -> None:
+    """Backends that raft did not want are not removed."""
+    patch(ReceivedFiles, "drop", lambda self, index: None)
 
 
 # --- recovery and backend --------------------------------------------------------------------------------------------

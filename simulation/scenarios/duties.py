@@ -45,7 +45,7 @@ def rights_after_a_snapshot() -> None:
             assert stage.ask(leader, kind, request).ok
         stage.until(lambda: leader.raft.log.first_index > follower.raft.log.last_index + 1)
         connect()
-        stage.until(lambda: bool(follower.received.count) and stage.agreed())
+        stage.until(lambda: bool(follower.images) and stage.agreed())
         assert stage.get(follower, b"k0").error == NO_USER
         stage.crash(stage.machines[number], power=True)
         assert stage.get(stage.restarted(number), b"k0").error == NO_USER

@@ -112,13 +112,13 @@ def two_snapshots() -> None:
         connect = stage.isolate(follower)
         fill(stage, 30)
         connect()
-        stage.until(lambda: bool(follower.received.count))
+        stage.until(lambda: bool(follower.images))
         follower.machine.slowness = 60.0
         stage.until(lambda: follower.server.node.installing)
         connect = stage.isolate(follower)
         fill(stage, 60)
         connect()
-        stage.until(lambda: follower.received.count > 1)
+        stage.until(lambda: follower.images > 1)
         assert follower.server.node.installing, "the first one was through"
         stage.pass_time(0.5)
         follower.machine.slowness = 1.0
@@ -144,7 +144,7 @@ def _crash_at_step(stage: Stage, steps: int) -> None:
     fill(stage, 20)
     stage.until(lambda: stage.leader().raft.log.first_index > follower.raft.log.last_index + 1)
     connect()
-    stage.until(lambda: bool(follower.received.count))
+    stage.until(lambda: bool(follower.images))
     disk = stage.machines[number].disk
     disk.crash_at = disk.steps + steps
     stage.pass_time(0.3)

@@ -38,7 +38,7 @@ def partition_and_snapshot() -> None:
         fill(stage, 60)
         connect()
         stage.until(lambda: stage.told(record) == 70)
-        assert follower.received.count, "no snapshot was sent"
+        assert follower.images, "no snapshot was sent"
         assert stage.told(later) == 70 - (40 - 2)
 
     play(script, 3, **TINY)

@@ -29,9 +29,11 @@ from ratifyd.embed.collecting import CollectorPace
 from ratifyd.embed.descriptors import DescriptorWatch, TooFewDescriptors, room_for_clients
 from ratifyd.embed.host import ClientCalls, MemberHost
 from ratifyd.embed.http import process_variables, serve_front
-from ratifyd.embed.images import BackendImages, ReceivedFiles
+from ratifyd.embed.images import BackendImages
+from ratifyd.embed.importing import LmdbImports
 from ratifyd.embed.joining import JoinedCluster, JoinRefused, check_not_bootstrapped, initial_members, join
 from ratifyd.embed.profiling import pprof_pages
+from ratifyd.embed.received import ReceivedFiles
 from ratifyd.embed.tokens import TokensRefused, make_tokens
 from ratifyd.errors import EtcdError
 from ratifyd.membership import Membership, hex_id
@@ -232,7 +234,8 @@ class Etcd:
         assert isinstance(backend, LmdbBackend)
         assert self._wal is not None
         image_worker = self._worker(loop, "image")
-        received = ReceivedFiles(disk, data_dir.snap, backend, image_worker, loop, self.metrics, fsync=fsync)
+        imports = LmdbImports(loop.call_soon, fsync=fsync)
+        received = ReceivedFiles(disk, data_dir.snap, backend, imports, image_worker, loop, self.metrics, fsync=fsync)
         backend.on_commit = self._committed
         self.metrics.backend_open_reads = lambda: backend.open_views
         host = MemberHost(state.members, config.initial_advertise_peer_urls, self.metrics, received)

@@ -4,14 +4,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from ratifyd.embed.images import ReceivedFiles
+from ratifyd.embed.received import ReceivedFiles
 from ratifyd.membership import Membership
 from ratifyd.metrics import Metrics
 from ratifyd.peer.client import PeerClient
 from ratifyd.peer.connection import PeerUnreachable
 from ratifyd.raft.messages import Message
 from ratifyd.server.server import Server
-from ratifyd.storage.exchange import ImageRefused
 
 log = logging.getLogger("ratifyd.embed")
 
@@ -56,10 +55,7 @@ class MemberHost:
 
     async def save_snapshot(self, message: Message, body: AsyncIterator[bytes]) -> None:
         """Store an image, then hand its message to raft. Raises OSError and ValueError."""
-        try:
-            await self._received.save(message, body)
-        except ImageRefused as error:
-            raise ValueError(str(error)) from error
+        await self._received.save(message, body)
         node = self._running.node
         node.receive([message])
         node.after_turn(self._drop_unwanted)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ratifyd import schema
-from ratifyd.embed.images import WRITE_BYTES, ReceivedFiles
+from ratifyd.embed.importing import LmdbImports
+from ratifyd.embed.received import WRITE_BYTES, ReceivedFiles
 from ratifyd.formats.v2 import V2Store, encode_v2
 from ratifyd.metrics import Metrics
 from ratifyd.ports import Done
@@ -84,7 +85,8 @@ def run(
         loop = asyncio.get_running_loop()
         worker = ThreadWorker(loop)
         live: Any = Live()
-        received = ReceivedFiles(disk or OsDisk(), str(directory), live, worker, loop, Metrics(), fsync=True)
+        imports = LmdbImports(loop.call_soon, fsync=True)
+        received = ReceivedFiles(disk or OsDisk(), str(directory), live, imports, worker, loop, Metrics(), fsync=True)
         try:
             await test(received, worker)
         finally:
@@ -179,13 +181,13 @@ def test_a_sender_that_hangs_up_late_leaves_no_backend(
     tmp_path: Path, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
-    convert = ReceivedFiles._convert
+    make = LmdbImports.make
 
-    def gated(self: ReceivedFiles, path: str, snapshot: Snapshot) -> float:
+    def gated(self: LmdbImports, image: str, path: str, snapshot: Snapshot) -> None:
         gate()
-        return convert(self, path, snapshot)
+        make(self, image, path, snapshot)
 
-    monkeypatch.setattr(ReceivedFiles, "_convert", gated)
+    monkeypatch.setattr(LmdbImports, "make", gated)
 
     async def test(received: ReceivedFiles, _: ThreadWorker) -> None:
         task = asyncio.create_task(received.save(message(), whole(image)))
