@@ -72,7 +72,7 @@ class Committer:
             self._seal()
 
     def pause(self, paused: Callable[[], None]) -> None:
-        """Start no more commits until `resume`; call `paused` when none is under way."""
+        """Start no more commits until `resume` or `release`; call `paused` when none is under way."""
         self._paused = paused
         if not self._state.buffer.flushing:
             paused()
@@ -81,6 +81,11 @@ class Committer:
         """Go on after the backend was replaced: it holds all that the state reflects."""
         self._paused = None
         self.committed_index = self._state.consistent_index
+        self._tell()
+
+    def release(self) -> None:
+        """Go on with the backend as it was: it is not replaced after all."""
+        self._paused = None
         self._tell()
 
     def _tell(self) -> None:

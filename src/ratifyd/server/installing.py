@@ -84,6 +84,7 @@ class SnapshotInstaller:
 
     def _replace(self) -> None:
         if self._stopped:
+            self._committer.release()
             return
         assert self._backend is not None
         self._received.adopt(self._snapshot.meta.index, self._backend, self._replaced)
@@ -97,6 +98,6 @@ class SnapshotInstaller:
         self._fresh = self._backend = None
         self._committer.resume()
         self._done(self._snapshot)
-        if self._next is not None:
+        if self._next is not None and not self._stopped:
             snapshot, self._next = self._next, None
             self._begin(snapshot)

@@ -436,25 +436,72 @@ def test_a_stop_while_a_snapshot_of_the_leader_is_recorded_ends(member: Member) 
     assert not member.failures
 
 
+class Received:
+    """Empty backends of snapshots; `adopted` has those that are to become the live one."""
+
+    def __init__(self, member: Member) -> None:
+        self.opened: list[int] = []
+        self.closed: list[int] = []
+        self.adopted: list[Done] = []
+        self._member = member
+        member.server.installer._received = self
+
+    def open(self, index: int) -> Backend:
+        closed = self.closed
+
+        class Closing(MemoryBackend):
+            def close(self) -> None:
+                closed.append(index)
+
+        self.opened.append(index)
+        return Closing(self._member.backend_worker)
+
+    def adopt(self, index: int, opened: Backend, done: Done) -> None:
+        self.adopted.append(done)
+
+
+def snapshot_at(index: int) -> Snapshot:
+    return Snapshot(SnapshotMeta(index, 2), b"")
+
+
 def test_a_stop_while_a_snapshot_is_installed_leaves_it_to_the_next_start(member: Member) -> None:
     """The workers that would rename its file are about to end. Nobody keeps the file open, and locked, beyond that."""
-    adopted: list[int] = []
-    closed: list[int] = []
-
-    class Closing(MemoryBackend):
-        def close(self) -> None:
-            closed.append(9)
-
-    class Received:
-        def open(self, index: int) -> Backend:
-            return Closing(member.backend_worker)
-
-        def adopt(self, index: int, opened: Backend, done: Done) -> None:
-            adopted.append(index)
-
-    member.server.installer._received = Received()  # type: ignore[assignment]
-    member.server.installer.install(Snapshot(SnapshotMeta(9, 2), b""))
+    received = Received(member)
+    member.server.installer.install(snapshot_at(9))
     member.server.stop()
     member.settle()
-    assert not adopted and closed == [9]
+    assert not received.adopted and received.closed == [9]
     member.check()
+
+
+def test_a_stop_while_an_installation_waits_for_a_commit_can_still_bring_the_backend_up(member: Member) -> None:
+    """The commit ends after the stop: the installation gives way, or the stop would wait for it for ever."""
+    received = Received(member)
+    member.call(requests.PUT, put())
+    member.clock.run()
+    while member.wal_worker.run_one():
+        member.clock.run()
+    synced: list[str] = []
+    member.server.committer.sync(lambda: synced.append("before"))
+    member.server.installer.install(snapshot_at(9))
+    member.clock.run()
+    assert member.state.buffer.flushing and not received.adopted
+    member.server.stop()
+    member.server.committer.sync(lambda: synced.append("at the stop"))
+    member.settle()
+    assert synced == ["before", "at the stop"] and not received.adopted
+    member.check()
+
+
+def test_a_stop_while_the_state_is_replaced_begins_with_no_other_snapshot(member: Member) -> None:
+    """Nobody would be there to close it."""
+    received = Received(member)
+    member.server.installer.install(snapshot_at(9))
+    member.settle()
+    member.server.installer.install(snapshot_at(19))
+    (adopted,) = received.adopted
+    member.server.stop()
+    member.server.installer._done = lambda snapshot: None
+    adopted(None)
+    member.settle()
+    assert received.opened == [9]
