@@ -1,8 +1,9 @@
 """A small HTTP/1.1 client for the peer port: GET and POST, whole or chunked bodies, connections kept for reuse.
 
-Each call is bounded in time and in the size of its answer. A request that fails on a reused connection before a byte
-of the answer came is tried once more on a new one, for the other side may have closed it meanwhile; a body that is
-read from an iterator is not. Deliberately without redirects, compression and proxies.
+Each call is bounded in time and in the size of its answer. A GET that fails on a reused connection before a byte of
+the answer came is tried once more on a new one, for the other side may have closed it meanwhile; a POST is not: it may
+have been taken, and what it carries (a proposal, say) must not come twice. Deliberately without redirects, compression
+and proxies.
 """
 
 import asyncio
@@ -117,7 +118,7 @@ class PeerClient:
                         connection.exchange(data, collector)
                         return await collector.answer
                     except PeerUnreachable:
-                        if fresh or connection.got_bytes:
+                        if fresh or connection.got_bytes or method != "GET":
                             raise
                     finally:
                         self._release(target, connection)

@@ -178,6 +178,29 @@ def test_a_kept_connection_that_was_closed_is_replaced(run: Run) -> None:
     run(main())
 
 
+def test_what_may_have_been_taken_is_not_sent_again(run: Run) -> None:
+    """The connection breaks before the answer: a proposal that came twice would be applied twice."""
+
+    async def main() -> None:
+        requests: list[bytes] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            for answer in (b"HTTP/1.1 204 No Content\r\n\r\n", b""):
+                requests.append((await reader.readuntil(b"\r\n\r\n")).split()[0])
+                writer.write(answer)
+
+        async with serving(serve) as url, client() as caller:
+            await caller.get(url, "/x")
+            with pytest.raises(PeerUnreachable):
+                await caller.post(url, "/raft")
+            assert requests == [b"GET", b"POST"]
+            await caller.get(url, "/x")
+            await caller.get(url, "/x")
+            assert requests[2:] == [b"GET", b"GET", b"GET"]
+
+    run(main())
+
+
 def test_silence_and_nobody_there(run: Run) -> None:
     async def main() -> None:
         async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
