@@ -116,6 +116,13 @@ class Nemesis:
     def _kill_machine(self, machine: Machine) -> None:
         self.world.crash(machine, power=False)
 
+    def shut_down(self) -> bool:
+        """Stop a member in an orderly way; it is back soon."""
+        member = self._member()
+        if member is not None:
+            self.world.shut_down(member.machine)
+        return member is not None
+
     def crash_in_callback(self) -> bool:
         member = self._member()
         if member is not None:

@@ -119,7 +119,7 @@ class SimMember:
         self.options = options
         self.clock = clock
         self.random = random
-        self.ready = False
+        self.ready = self.stopping = False
         self.failure: BaseException | None = None
         self.images = 0
         """How many have come from other members."""
@@ -179,6 +179,7 @@ class SimMember:
             fail=self._fail,
         )
         self.server = self.host.server = Server(config, parts, self.metrics)
+        self.committer = self.server.committer
         installer: Any = self.server.installer
         installer._clock = Unhurried(clock, self._restore_s)
         self.pages = PeerPages(self.server)
@@ -230,7 +231,7 @@ class SimMember:
     def _fail(self, error: BaseException) -> None:
         if self.failure is None:
             self.failure = error
-            self.server.node.stop()
+            self.server.halt()
             self.on_failure(self)
 
     # --- parts -----------------------------------------------------------------------------------------------------

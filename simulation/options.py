@@ -40,7 +40,7 @@ FAULTS = (
     "downgrade",
     "rolling_restart",
 )
-LATER_FAULTS = ("crash_in_install",)
+LATER_FAULTS = ("crash_in_install", "shut_down")
 """What is drawn apart, so that the other draws of a seed stay what they were."""
 
 
@@ -222,7 +222,7 @@ def draw(seed: int) -> Options:
         auto_compaction_revisions=later.choice((1, 10, 50)) if by_revisions else 0,
         start_crashes=later.choice((0.2, 0.5)) if kinds and later.random() < 0.3 else 0.0,
         in_kernel=later.choice((0.0, 0.5, 1.0, 1.0)),
-        faults=tuple(sorted([*kinds, *LATER_FAULTS])) if kinds and later.random() < 0.25 else options.faults,
+        faults=tuple(sorted([*kinds, *(kind for kind in LATER_FAULTS if kinds and later.random() < 0.25)])),
         image_s=later.choice((0.0, 0.0, 0.05, 1.0, 4.0)),
         restore_s=later.choice((0.0, 0.0, 0.01, 0.1)),
     )

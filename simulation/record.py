@@ -47,6 +47,23 @@ _DISKS = (
     "keepers=0",
     "duration_s=15",
 )
+_IMAGES = (
+    "members=3",
+    "faults=crash_in_install",
+    "fault_interval_s=1.0",
+    "duration_s=20",
+    "snapshot_count=10",
+    "catchup_entries=2",
+    "release_s=0.0",
+    "image_s=0.3",
+    "restore_s=0.05",
+    "quota_bytes=0",
+    "delay_max_s=0.005",
+    "watchers=0",
+    "keepers=0",
+    "lockers=0",
+    "think_s=0.03",
+)
 
 RECORD: dict[str, Way] = {
     "skip_fsync": Way(8),
@@ -58,6 +75,10 @@ RECORD: dict[str, Way] = {
     "log_made_in_place": Way(
         24, ("members=3", "start_crashes=0.9", "faults=kill", "fault_interval_s=0.5", "duration_s=6")
     ),
+    "start_trusts_the_kernel": Way(scenario="found"),
+    "image_not_synced": Way(16, _IMAGES),
+    "pieces_of_images_stay": Way(8, _IMAGES),
+    "unwanted_images_stay": Way(32, _IMAGES),
     "end_of_log_written_again": Way(8, _STARTS),
     "damage_taken_for_torn": Way(
         8,

@@ -45,6 +45,8 @@ HEAL_S = 30.0
 PROBE_S = 10.0
 LEASE_S = 25.0
 """Time in which every lease of the clients has ended."""
+STOP_S = 20.0
+"""A member with a disk of the usual pace has stopped after so long."""
 QUEUE_CHECK_CALLBACKS = 500
 TRACE_LINES = 4000
 
@@ -236,6 +238,35 @@ class World:
         if down_s is None:
             down_s = member.random.uniform(0.05, 0.5 if self.healing else member.random.choice((0.1, 0.5, 4.0)))
         self.clock.call_later(down_s, self.boot, machine)
+
+    def shut_down(self, machine: Machine) -> None:
+        """Stop a member as its operator does: what was applied is in its backend when it ends, and it does end."""
+        member = machine.member
+        if member is None or member.stopping:
+            return
+        self.trace(f"m{machine.number} is told to stop")
+        member.stopping = True
+        member.server.leave()
+        member.server.stop()
+        applied = member.state.consistent_index
+        overdue = member.clock.call_later(STOP_S, self._stop_overdue, machine, member)
+
+        def closed(error: BaseException | None) -> None:
+            overdue.cancel()
+            self._ended_now(machine, member)
+
+        def settled() -> None:
+            if member.committer.committed_index < applied:
+                self.failed(Violation("stop", f"m{machine.number} has applied {applied}, and stops with less"))
+            member.wal.close(closed)
+
+        member.committer.sync(settled)
+
+    def _stop_overdue(self, machine: Machine, member: SimMember) -> None:
+        if machine.slowness > 1.0:
+            member.clock.call_later(STOP_S, self._stop_overdue, machine, member)
+        elif machine.member is member:
+            self.failed(Violation("stop", f"m{machine.number} has not stopped after {STOP_S} s"))
 
     def _stopped(self, machine: Machine, random: Random) -> None:
         """The process has stopped in the middle of something."""

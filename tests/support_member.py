@@ -205,7 +205,7 @@ class Member:
 
     def fail(self, error: BaseException) -> None:
         self.failures.append(error)
-        self.server.node.stop()
+        self.server.halt()
 
     def start(self) -> "Member":
         """Start, and run until the member is ready."""

@@ -189,7 +189,7 @@ def pieces_of_images_stay(patch: Patch) -> None:
 @mutant
 def unwanted_images_stay(patch: Patch) -> None:
     """Backends that raft did not want are not removed."""
-    patch(ReceivedFiles, "drop", lambda self, index: None)
+    patch(ReceivedFiles, "remove", lambda self, index: None)
 
 
 # --- recovery and backend --------------------------------------------------------------------------------------------

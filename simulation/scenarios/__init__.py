@@ -39,6 +39,7 @@ RARE = {
     "awoken a leader that stood still keeps a lease alive": duties.renewal_by_a_leader_that_stood_still,
     "leaderless a stream wants a leader": duties.streams_without_a_leader,
     "torn a long write to the log is cut short": restarts.torn_writes,
+    "found a follower acknowledges what it finds in its log": restarts.killed_between_write_and_sync,
     "farewell the leader of two is removed, the other one restarts": quorums.leader_of_two_removed,
     "gone a learner is removed while it hears nobody": quorums.removed_learner,
     "removals a leader reaches nobody and removes them": quorums.removals_by_an_isolated_leader,

@@ -67,6 +67,42 @@ def torn_writes() -> None:
     play(script, commit_interval_s=10.0, segment_bytes=1 << 20, in_place=1.0)
 
 
+def killed_between_write_and_sync() -> None:
+    """A follower is killed with a write not synced, acknowledges at its restart what it finds, and loses power."""
+
+    def script(stage: Stage) -> None:
+        for number in range(8):
+            _acknowledge_what_is_found(stage, number)
+
+    play(script, 3, in_place=0.0, sync_s=0.05, delay_min_s=0.01, delay_max_s=0.01, snapshot_count=10_000)
+
+
+def _acknowledge_what_is_found(stage: Stage, number: int) -> None:
+    leader, follower = stage.leader(), stage.follower()
+    machine = follower.machine
+    third = next(member for member in stage.living() if member not in (leader, follower))
+    index = leader.raft.log.last_index + 1
+    connect_third = stage.isolate(third)
+    request = pb.PutRequest(key=b"k", value=b"%d" % number)
+    answered: list[object] = []
+
+    def lose_power(operation: object) -> None:
+        answered.append(operation)
+        stage.crash(machine, power=True, down_s=0.01)
+
+    stage.send(leader, "put", request, lose_power)
+    stage.until(lambda: follower.raft.log.last_index >= index and follower.wal._flying is not None)
+    stage.crash(machine, power=False, down_s=0.01)
+    stage.until(lambda: bool(answered))
+    connect_leader = stage.isolate(leader)
+    connect_third()
+    stage.until(lambda: any(member.server.is_leader for member in stage.living() if member is not leader))
+    read = stage.get(stage.restarted(machine.number), b"k")
+    assert read.ok and read.response.kvs[0].value == b"%d" % number, str(read)
+    connect_leader()
+    stage.until(stage.agreed)
+
+
 def crash_while_defragmenting() -> None:
     """A defragmentation under writes, and a crash at each step of the disk."""
 

@@ -108,17 +108,26 @@ def test_a_profile_shows_where_the_time_goes(profiled: EtcdServer) -> None:
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        status, headers, body = ask(profiled, "/debug/pprof/profile?seconds=1")
+        for _ in range(20):  # on a machine that is busy otherwise, a second may show little
+            if profile_of(profiled):
+                break
+        else:
+            raise AssertionError("no profile shows the ranges")
     finally:
         done.set()
         thread.join()
+
+
+def profile_of(server: EtcdServer) -> bool:
+    """Take the profile of a second; whether it shows the session, or a turn, and the ranges in it."""
+    status, headers, body = ask(server, "/debug/pprof/profile?seconds=1")
     assert (status, headers["content-type"]) == (200, "application/octet-stream")
     found = decode(body)
     assert found.types == [("samples", "count"), ("cpu", "nanoseconds")]
     assert all(count > 0 and used_ns > 0 for _, (count, used_ns) in found.samples)
     inside = sum(values[1] for names, values in found.samples if "Session.receive" in names or "Node.turn" in names)
-    assert 0 < inside <= 1_500_000_000
-    assert any("range_body" in names for names, _ in found.samples)
+    assert inside <= 1_500_000_000
+    return inside > 0 and any("range_body" in names for names, _ in found.samples)
 
 
 def test_stacks_of_threads_and_tasks(profiled: EtcdServer) -> None:

@@ -23,6 +23,7 @@ NOTICED = {
     "equal": "request_ids_repeat",
     "removals": "change_members_early",
     "torn": "torn_tail_refused",
+    "found": "start_trusts_the_kernel",
     "farewell": "change_members_before_the_log_knows",
     "gone": "removed_members_stay",
     "corrupt": "corruption_goes_unnoticed",

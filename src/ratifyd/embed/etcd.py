@@ -560,7 +560,7 @@ class Etcd:
         elif self._ready:  # else it is what `start` raises
             log.critical("the disk failed; the member ends", extra={"fields": {"error": reason}})
         if self._server is not None:
-            self._server.node.stop()
+            self._server.halt()
         self._failure.set_result(None if self.removed else error)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 
 from ratifyd.embed.received import ReceivedFiles
 from ratifyd.membership import Membership
@@ -56,14 +57,17 @@ class MemberHost:
     async def save_snapshot(self, message: Message, body: AsyncIterator[bytes]) -> None:
         """Store an image, then hand its message to raft. Raises OSError and ValueError."""
         await self._received.save(message, body)
+        assert message.snapshot is not None
         node = self._running.node
         node.receive([message])
-        node.after_turn(self._drop_unwanted)
+        node.after_turn(partial(self._remove_unwanted, message.snapshot.meta.index))
 
-    def _drop_unwanted(self) -> None:
-        node = self._running.node
-        if node.raft.log.snapshot is None and not node.installing:
-            self._received.drop(node.raft.log.committed)
+    def _remove_unwanted(self, index: int) -> None:
+        """Raft has seen the message: it may be of an older term, or of what the log has already."""
+        server = self._running
+        pending = server.node.raft.log.snapshot
+        if (pending is None or pending.meta.index != index) and not server.installer.has(index):
+            self._received.remove(index)
 
     @property
     def _running(self) -> Server:

@@ -130,17 +130,21 @@ class ReceivedFiles:
             self._adopting.discard(index)
             done(error)
             if error is None:
-                self.drop(index)
+                self._remove(lambda name: name <= adopted_name)
 
+        adopted_name = received_name(index)
         opened.close()
         self._adopting.add(index)
         self._live.replace(self._path(index), adopted)
 
-    def drop(self, index: int) -> None:
-        """Delete the backend of a snapshot that raft did not want, and older ones."""
-        wanted = received_name(index)
+    def remove(self, index: int) -> None:
+        """Delete the backend of a snapshot that raft did not want."""
+        unwanted = received_name(index)
+        self._remove(lambda name: name == unwanted)
+
+    def _remove(self, chosen: Callable[[str], bool]) -> None:
         for name in self._disk.list(self._directory):
-            if name.endswith((".snap.db", ".snap.db-lock")) and name.removesuffix("-lock") <= wanted:
+            if name.endswith((".snap.db", ".snap.db-lock")) and chosen(name.removesuffix("-lock")):
                 self._disk.remove(f"{self._directory}/{name}")
 
     def _path(self, index: int) -> str:

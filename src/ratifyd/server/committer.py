@@ -17,6 +17,7 @@ class Committer:
         "_limit",
         "_paused",
         "_state",
+        "_stopped",
         "_waiters",
         "_wake",
         "committed_index",
@@ -41,6 +42,7 @@ class Committer:
         self._last = clock.time()
         self._waiters: list[Callable[[], None]] = []
         self._paused: Callable[[], None] | None = None
+        self._stopped = False
         self.committed_index = state.consistent_index
 
     def tick(self, now: float) -> None:
@@ -61,6 +63,8 @@ class Committer:
 
     def sync(self, done: Callable[[], None]) -> None:
         """Call `done` once everything applied so far is in the backend file."""
+        if self._stopped:
+            return
         buffer = self._state.buffer
         if not buffer.pending and not buffer.flushing and self.committed_index == self._state.consistent_index:
             done()
@@ -83,6 +87,10 @@ class Committer:
         self.committed_index = self._state.consistent_index
         self._tell()
 
+    def stop(self) -> None:
+        """Write nothing more, and tell nobody: an entry may be applied by half."""
+        self._stopped = True
+
     def release(self) -> None:
         """Go on with the backend as it was: it is not replaced after all."""
         self._paused = None
@@ -94,7 +102,7 @@ class Committer:
             waiter()
 
     def _seal(self) -> None:
-        if self._paused is not None:
+        if self._paused is not None or self._stopped:
             return
         self._last = self._clock.time()
         index = self._state.consistent_index
@@ -102,6 +110,8 @@ class Committer:
         def committed(error: BaseException | None) -> None:
             if error is not None:
                 self._fail(error)
+                return
+            if self._stopped:
                 return
             self.committed_index = index
             if self._paused is not None:

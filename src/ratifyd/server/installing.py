@@ -55,6 +55,11 @@ class SnapshotInstaller:
         else:
             self._begin(snapshot)
 
+    def has(self, index: int) -> bool:
+        """Whether the snapshot at `index` is being installed, or is the next."""
+        wanted = (self._snapshot if self._fresh is not None else None, self._next)
+        return any(snapshot is not None and snapshot.meta.index == index for snapshot in wanted)
+
     def stop(self) -> None:
         """Leave what is not rebuilt yet to the next start: recovery finishes it."""
         self._stopped = True

@@ -358,6 +358,11 @@ class Server:
         for end in list(self.lasting.values()):
             end(Stopped())
 
+    def halt(self) -> None:
+        """Take no further turns and write nothing more: the member has failed."""
+        self.node.stop()
+        self.committer.stop()
+
     def stop(self) -> None:
         """Answer what still waits and take no further turns."""
         self.compaction.stop()

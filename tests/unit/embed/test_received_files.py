@@ -122,7 +122,9 @@ def test_an_image_becomes_a_backend(tmp_path: Path, image: bytes) -> None:
     async def test(received: ReceivedFiles, _: ThreadWorker) -> None:
         await received.save(message(), whole(image))
         assert names(tmp_path) == [NAME]
-        received.drop(INDEX)
+        received.remove(INDEX - 1)
+        assert names(tmp_path) == [NAME]
+        received.remove(INDEX)
         assert not names(tmp_path)
 
     run(tmp_path, test)

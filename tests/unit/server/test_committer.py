@@ -4,6 +4,7 @@ import pytest
 
 from ratifyd import schema
 from ratifyd.apply import requests
+from ratifyd.mvcc.store import WriteTxn
 from ratifyd.proto.rpc_pb2 import Compare, PutRequest, RequestOp, TxnRequest
 from tests.support_member import Member
 
@@ -113,6 +114,37 @@ def test_sync_during_a_commit_takes_another(member: Member) -> None:
     assert not second
     member.backend_worker.run_one()
     assert second == [index]
+
+
+def test_an_entry_that_fails_half_way_is_not_written(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its index is that of the state by then, and the next start would go on after it."""
+    apply(member, put())
+    member.clock.advance(0.3)
+    assert member.state.buffer.flushing
+    synced: list[int] = []
+    member.server.committer.sync(lambda: synced.append(1))  # as a snapshot that is asked for, or due
+    real = WriteTxn.put
+
+    def once(self: WriteTxn, key: bytes, value: bytes, lease: int = 0) -> None:
+        if key == b"k2":
+            raise MemoryError
+        real(self, key, value, lease)
+
+    monkeypatch.setattr(WriteTxn, "put", once)
+    both = TxnRequest(success=[RequestOp(request_put=put(number)) for number in (1, 2)])
+    member.call(requests.TXN, both)
+    for _ in range(9):
+        member.clock.run()
+        member.wal_worker.run()
+    assert [type(failure) for failure in member.failures] == [MemoryError]
+    before = stored_index(member)
+    member.settle()
+    member.server.committer.sync(lambda: synced.append(2))
+    member.settle()
+    assert stored_index(member) == before + 1 < member.state.consistent_index and not synced
+    monkeypatch.undo()
+    again = member.restart()
+    assert again.state.store.get(b"k1") and again.state.store.get(b"k2")
 
 
 def test_a_failed_commit_ends_the_member() -> None:
