@@ -345,18 +345,19 @@ class Node:
         return not self._settling
 
     def _apply_conf_change(self, entry: Entry) -> None:
+        if entry.index <= self.state.consistent_index:
+            return  # the end of the log was lost: the backend has this one, and raft its members from there
         conf_change, change = _read_change(entry)
         error: EtcdError | None = None
         if change is None or not self.raft.allows(conf_change):
             error = MemberNotEnoughStarted()
-        if entry.index > self.state.consistent_index:
-            if change is not None and error is None:
-                try:
-                    change_members(self.state, change)
-                except RequestError as refused:
-                    error = refused
-            self.state.consistent_index = entry.index
-            self.state.term = entry.term
+        if change is not None and error is None:
+            try:
+                change_members(self.state, change)
+            except RequestError as refused:
+                error = refused
+        self.state.consistent_index = entry.index
+        self.state.term = entry.term
         # What is refused is still a step of raft, to no effect.
         in_force = conf_change if error is None else ConfChange(conf_change.kind, 0)
         conf_state = self.raft.apply_conf_change(in_force)

@@ -379,6 +379,25 @@ def test_what_a_snapshot_supersedes_is_not_applied_while_it_is_recorded() -> Non
     assert again.raft.log.committed <= last + 2
 
 
+def test_a_change_of_members_that_the_backend_is_beyond_is_not_made_again() -> None:
+    """The end of the log was lost, and comes again: of a member, too, that was removed before the backend's index."""
+    member = with_a_second_voter()
+    raft, node = member.raft, member.server.node
+    term, last, before = raft.term + 1, raft.log.last_index, raft.log.last_term
+    member.state.consistent_index = last + 2
+    state, json = raft.conf_state, member.state.conf_state_json
+    learner = Change(ChangeKind.ADD_LEARNER, ClusterMember(5, ("http://five:2380",), is_learner=True))
+    added = encode_conf_change(ConfChange(ConfChangeKind.ADD_LEARNER_NODE, 5, learner.context(), 77))
+    entries = [Entry(term, last + 1, added, EntryKind.CONF_CHANGE), Entry(term, last + 2)]
+    sent = {"to": raft.id, "sender": 9, "term": term}
+    node.receive(
+        [Message(MessageKind.APP, **sent, log_term=before, index=last, entries=entries, commit=last + 2)]  # type: ignore[arg-type]
+    )
+    member.settle()
+    assert not member.failures and node.applied == last + 2
+    assert (raft.conf_state, member.state.conf_state_json) == (state, json)
+
+
 def test_what_the_leader_wants_is_not_left_to_the_next_one() -> None:
     """A lease that ends while leadership is handed over: the next leader gives it all of its time again."""
     member = with_a_second_voter()
