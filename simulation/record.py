@@ -49,13 +49,11 @@ _DISKS = (
 )
 _IMAGES = (
     "members=3",
-    "faults=crash_in_install",
-    "fault_interval_s=1.0",
     "duration_s=20",
     "snapshot_count=10",
     "catchup_entries=2",
     "release_s=0.0",
-    "image_s=0.3",
+    "image_s=0.1",
     "restore_s=0.05",
     "quota_bytes=0",
     "delay_max_s=0.005",
@@ -76,9 +74,9 @@ RECORD: dict[str, Way] = {
         24, ("members=3", "start_crashes=0.9", "faults=kill", "fault_interval_s=0.5", "duration_s=6")
     ),
     "start_trusts_the_kernel": Way(scenario="found"),
-    "image_not_synced": Way(16, _IMAGES),
-    "pieces_of_images_stay": Way(8, _IMAGES),
-    "unwanted_images_stay": Way(32, _IMAGES),
+    "image_not_synced": Way(16, (*_IMAGES, "faults=crash_in_install", "fault_interval_s=1.0")),
+    "pieces_of_images_stay": Way(16, (*_IMAGES, "faults=crash_in_install", "fault_interval_s=1.0")),
+    "unwanted_images_stay": Way(16, (*_IMAGES, "faults=isolate_leader,contend,move_leader", "fault_interval_s=0.5")),
     "end_of_log_written_again": Way(8, _STARTS),
     "damage_taken_for_torn": Way(
         8,
@@ -220,13 +218,15 @@ RECORD: dict[str, Way] = {
     "watch_future_ignored": Way(8),
     "watch_back_in_time": Way(scenario="15271"),
     "watch_lost_on_snapshot": Way(
-        8,
+        16,
         (
             "members=3",
             "faults=partition,isolate_leader",
             "snapshot_count=10",
             "catchup_entries=2",
             "release_s=0.0",
+            "image_s=0",
+            "restore_s=0",
             "watchers=3",
             "keepers=0",
             "think_s=0.03",
