@@ -159,12 +159,14 @@ class Http1Connection(asyncio.Protocol):
         self._input_over = False
         self._streaming = False
         self._unfinished_bytes = 0
+        self._declining = False  # an offer to upgrade: see `_feed`
         self._reset_request()
 
     def _reset_request(self) -> None:
         self._in_request = False
         self._headers_done = False
         self._header_bytes = 0
+        self._method = ""
         self._url = b""
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
@@ -241,20 +243,29 @@ class Http1Connection(asyncio.Protocol):
     # -- from the parser
 
     def on_message_begin(self) -> None:
-        self._reset_request()
-        self._in_request = True
+        if not self._declining:
+            self._reset_request()
+            self._in_request = True
 
     def on_url(self, url: bytes) -> None:
-        self._url += url
-        self._count_header(len(url))
+        if not self._declining:
+            self._url += url
+            self._count_header(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._declining:
+            return
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         before = self._headers.get(key)
         self._headers[key] = text if before is None else f"{before}, {text}"
         self._count_header(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
+        if self._declining:
+            self._declining = False
+            return
+        self._declining = self._parser.should_upgrade()
+        self._method = self._parser.get_method().decode("latin-1")
         self._headers_done = True
         self._unfinished_bytes = 0
         self._stop_timer()
@@ -273,8 +284,7 @@ class Http1Connection(asyncio.Protocol):
             self._enqueue_request(self._stream)
 
     def _wants_stream(self, body_streams: BodyStreams) -> bool:
-        method = self._parser.get_method().decode("latin-1")
-        return body_streams(method, self._target()[0])
+        return body_streams(self._method, self._target()[0])
 
     def _target(self) -> tuple[str, str]:
         try:
@@ -294,6 +304,8 @@ class Http1Connection(asyncio.Protocol):
         self._body.append(data)
 
     def on_message_complete(self) -> None:
+        if self._declining:
+            return
         self._unfinished_bytes = 0
         self._stop_timer()
         if self._stream is not None:
@@ -305,8 +317,7 @@ class Http1Connection(asyncio.Protocol):
 
     def _enqueue_request(self, stream: BodyStream | None) -> None:
         path, query = self._target()
-        method = self._parser.get_method().decode("latin-1")
-        request = HttpRequest(method, path, query, self._headers, b"".join(self._body), self._peer, stream)
+        request = HttpRequest(self._method, path, query, self._headers, b"".join(self._body), self._peer, stream)
         is_http10 = self._parser.get_http_version() == "1.0"
         self._enqueue(_Pending(request, self._parser.should_keep_alive(), is_http10, None))
 
@@ -318,15 +329,29 @@ class Http1Connection(asyncio.Protocol):
     # -- reading
 
     def _feed(self, data: bytes) -> None:
-        """Parse. Offers such as `Upgrade: h2c` are declined by answering in HTTP/1.1 and reading on."""
+        """Parse. Offers such as `Upgrade: h2c` are declined by answering in HTTP/1.1 and reading on.
+
+        httptools ends a request with an offer at its head, whatever body was announced. The body is then read by a new
+        parser, behind a head that says no more than where the body ends; until it has seen that, `_declining` is set.
+        """
         rest: bytes | memoryview = data
         while not self._input_over:
             try:
                 self._parser.feed_data(rest)
                 return
             except httptools.HttpParserUpgrade as upgrade:
+                head = self._framing_head()
                 self._parser = httptools.HttpRequestParser(self)
+                self._parser.feed_data(head)
                 rest = memoryview(rest)[upgrade.args[0] :]
+
+    def _framing_head(self) -> bytes:
+        """A head for the body of the request under way, and for what becomes of the connection after it."""
+        names = ("content-length", "transfer-encoding")
+        lines = [f"{name}: {self._headers[name]}\r\n" for name in names if name in self._headers]
+        connection = "keep-alive" if self._parser.should_keep_alive() else "close"
+        version = self._parser.get_http_version()
+        return f"POST / HTTP/{version}\r\nconnection: {connection}\r\n{''.join(lines)}\r\n".encode("latin-1")
 
     def _after_input(self) -> None:
         """Bound what has come to nothing so far, and the time to finish headers and body.

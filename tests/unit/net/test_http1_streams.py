@@ -58,11 +58,12 @@ def test_a_streamed_body_and_the_requests_behind_it(run: Run) -> None:
             head = b"POST /up HTTP/1.1\r\nHost: h\r\n"
             writer.write(head + b"Content-Length: 5\r\n\r\nhello")
             writer.write(head + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n")
+            writer.write(head + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello")
             writer.write(head + b"Content-Length: 0\r\n\r\n")
             writer.write(b"POST /other HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 3\r\n\r\nend")
             answers = await asyncio.wait_for(reader.read(), WAIT_S)
-            assert answers.count(b"HTTP/1.1 200 OK") == 4
-            assert answers.count(b"\r\n\r\nstreamed hello") == 2
+            assert answers.count(b"HTTP/1.1 200 OK") == 5
+            assert answers.count(b"\r\n\r\nstreamed hello") == 3
             assert b"\r\n\r\nstreamed HTTP/1.1" in answers and answers.endswith(b"\r\n\r\nend")
             writer.close()
 

@@ -347,6 +347,77 @@ def test_upgrade_offers_are_declined(run: Run) -> None:
     run(main())
 
 
+_INNER = b"GET /evil HTTP/1.1\r\nHost: h\r\n\r\n"
+_OFFER = b"Host: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "both sides"])
+@pytest.mark.parametrize("cut", ["whole", "body later", "by the byte"])
+def test_a_request_that_offers_an_upgrade_has_its_body(run: Run, framing: str, cut: str) -> None:
+    """Else the body would be the next request: curl --http2 and Java's client offer h2c with what they post."""
+    head, body = b"POST /1 HTTP/1.1\r\n" + _OFFER, _INNER
+    if framing == "chunked":
+        head += b"Transfer-Encoding: chunked\r\n\r\n"
+        body = b"%x;ext\r\n%b\r\n%x\r\n%b\r\n0\r\nTrailer: x\r\n\r\n" % (10, _INNER[:10], len(_INNER) - 10, _INNER[10:])
+    else:
+        head += b"Content-Length: %d\r\n\r\n" % len(body)
+    behind = b"GET /2 HTTP/1.1\r\n" + (_OFFER if framing == "both sides" else b"Host: h\r\n") + b"\r\n"
+
+    async def main() -> None:
+        async with Server() as server:
+            client = await server.connect()
+            data = head + body + behind
+            pieces = [data] if cut == "whole" else [data[at : at + 1] for at in range(len(data))]
+            for piece in [head, body, behind] if cut == "body later" else pieces:
+                client.writer.write(piece)
+                await asyncio.sleep(0)
+            assert (await client.until(_INNER)).startswith(b"HTTP/1.1 200 OK")
+            await client.until(b"X-Path: /2\r\n")
+            first, second = server.requests
+            assert (first.body, first.headers["upgrade"], first.headers["host"]) == (_INNER, "h2c", "h")
+            assert (first.method, first.path) == ("POST", "/1")
+            assert (second.method, second.path, second.body) == ("GET", "/2", b"")
+            client.writer.close()
+
+    run(main())
+
+
+def test_a_request_that_offers_an_upgrade_may_expect_and_close(run: Run) -> None:
+    async def main() -> None:
+        async with Server() as server:
+            client = await server.connect()
+            head = b"POST /1 HTTP/1.1\r\n" + _OFFER.replace(b"Upgrade,", b"Upgrade, close,")
+            client.writer.write(head + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+            assert await client.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.writer.write(b"ok")
+            status, headers, body = parts(await client.rest())
+            assert (status, headers[b"Connection"], body) == (b"HTTP/1.1 200 OK", b"close", b"ok")
+            assert len(server.requests) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        (b"Transfer-Encoding: gzip\r\n\r\nx", b"400 Bad Request"),
+        (b"Transfer-Encoding: chunked\r\n\r\nx\r\n", b"400 Bad Request"),
+        (b"Transfer-Encoding: chunked\r\n\r\nc8\r\n" + bytes(200), b"413 Request Entity Too Large"),
+        (b"Content-Length: 101\r\n\r\n", b"413 Request Entity Too Large"),
+        (b"Content-Length: 2\r\n\r\nx", b"408 Request Timeout"),
+    ],
+)
+def test_a_body_behind_an_offer_is_judged_as_any(run: Run, fields: bytes, status: bytes) -> None:
+    async def main() -> None:
+        async with Server(limits=LIMITS._replace(body_timeout_s=0.1)) as server:
+            client = await server.connect()
+            client.writer.write(b"POST /1 HTTP/1.1\r\n" + _OFFER + fields)
+            assert (await client.rest()).startswith(b"HTTP/1.1 " + status)
+            assert server.requests == []
+
+    run(main())
+
+
 def test_many_upgrade_offers_at_once_are_declined(run: Run) -> None:
     async def main() -> None:
         async with Server() as server:
