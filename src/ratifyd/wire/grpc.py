@@ -513,7 +513,8 @@ class GrpcConnection(AnsweringConnection):
             return
         stream = self._streams.get(stream_id)
         if stream is None:
-            self._charge_idle_frame()
+            if not content:  # what has some may be much of what a client sent before it heard; windows bound it
+                self._charge_idle_frame()
             if not self._was_reset_here(stream_id):
                 self._connection_error(ErrorCode.STREAM_CLOSED, "DATA on a closed stream")
             return
