@@ -165,7 +165,7 @@ def check_bounds(connection: GrpcConnection, limits: Limits = LIMITS) -> None:
     assert len(connection._pending) <= limits.max_frame_bytes + 9
     assert len(connection._blocks) <= 128
     assert len(connection._shapes) <= 128
-    assert len(connection._reset_here) <= 4_096
+    assert len(connection._remembered_resets) <= 4_096
 
 
 def _converse(data: bytes) -> None:

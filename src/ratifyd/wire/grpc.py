@@ -444,7 +444,7 @@ class GrpcConnection(AnsweringConnection):
                 return
             if stream is not None:
                 self._on_trailers(stream_id, stream, fields[0], end_stream=end_stream)
-            elif not self._was_reset_here(stream_id):
+            elif not self._was_reset(stream_id):
                 skipped = any(first <= stream_id <= last for first, last in self._gaps or ())
                 code = ErrorCode.PROTOCOL_ERROR if skipped else ErrorCode.STREAM_CLOSED  # §5.1.1, §5.1
                 self._connection_error(code, "HEADERS on a closed stream")
@@ -515,7 +515,7 @@ class GrpcConnection(AnsweringConnection):
         if stream is None:
             if not content:  # what has some may be much of what a client sent before it heard; windows bound it
                 self._charge_idle_frame()
-            if not self._was_reset_here(stream_id):
+            if not self._was_reset(stream_id):
                 self._connection_error(ErrorCode.STREAM_CLOSED, "DATA on a closed stream")
             return
         if type(stream) is Head:

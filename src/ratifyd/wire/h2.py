@@ -71,8 +71,8 @@ class Http2Connection:
         "_peer_window",
         "_ping_strikes",
         "_received",
+        "_remembered_resets",
         "_reply_room",
-        "_reset_here",
         "_resets",
         "_send_window",
         "_settings_seen",
@@ -112,7 +112,7 @@ class Http2Connection:
         self._max_streams = limits.max_concurrent_streams
         self._last_id = -1
         self._gaps: deque[tuple[int, int]] | None = None
-        self._reset_here: dict[int, None] = {}
+        self._remembered_resets: dict[int, None] = {}
         self._forgotten_id = 0
         self._settings_seen = False
         self._going_away = False
@@ -265,16 +265,19 @@ class Http2Connection:
             self._connection_error(ErrorCode.ENHANCE_YOUR_CALM, "too many control frames")
 
     def _remember_reset(self, stream_id: int) -> None:
-        """Frames of a stream we reset may still be under way; they are ignored (RFC 9113 §5.1, closed)."""
-        resets = self._reset_here
+        """Frames of a stream that was reset may still be under way; they are ignored (RFC 9113 §5.1, closed).
+
+        There should be none of one that the client has reset, but etcd does not mind.
+        """
+        resets = self._remembered_resets
         resets[stream_id] = None
         if len(resets) > _REMEMBERED_RESETS:
             oldest = next(iter(resets))
             del resets[oldest]
             self._forgotten_id = max(self._forgotten_id, oldest)
 
-    def _was_reset_here(self, stream_id: int) -> bool:
-        return stream_id in self._reset_here or stream_id <= self._forgotten_id
+    def _was_reset(self, stream_id: int) -> bool:
+        return stream_id in self._remembered_resets or stream_id <= self._forgotten_id
 
     def _is_idle(self, stream_id: int) -> bool:
         return stream_id > self._last_id or not stream_id & 1
@@ -397,6 +400,7 @@ class Http2Connection:
         elif (stream := self._drop(stream_id)) is None:
             self._charge_idle_frame()
         else:
+            self._remember_reset(stream_id)
             self._report_reset(stream_id, stream, frames.parse_word(payload))
             self._charge_reset()
 
