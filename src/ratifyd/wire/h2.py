@@ -169,6 +169,11 @@ class Http2Connection:
             self.closed = True
         return data
 
+    def caught_up(self) -> None:
+        """The connection below has passed on what was handed to it, and takes more."""
+        self.stalled = False
+        self._unread = 0
+
     def go_away(self) -> None:
         """Shut down gracefully (RFC 9113 §6.8): warn, wait for the peer's PING answer, then refuse new streams.
 
