@@ -339,7 +339,7 @@ class GrpcConnection(AnsweringConnection):
     def _refuse(self, stream_id: int, refusal: Refusal, *, end_stream: bool) -> None:
         block = refusal_block(refusal)
         answer = frames.headers_frames(stream_id, block, end_stream=True, max_frame_bytes=self._peer_frame_bytes)
-        self._queue_control(answer)
+        self._queue_control(self._in_step(answer))
         if not end_stream:
             self._out.append(frames.rst_stream_frame(stream_id, ErrorCode.NO_ERROR))
             self._remember_reset(stream_id)

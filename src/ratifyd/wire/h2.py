@@ -14,7 +14,7 @@ from ratifyd.wire import frames
 from ratifyd.wire.events import Event, Ponged, Reset, Writable
 from ratifyd.wire.frames import ErrorCode, Setting
 from ratifyd.wire.headers import Head
-from ratifyd.wire.hpack import Decoder
+from ratifyd.wire.hpack import DEFAULT_TABLE_BYTES, Decoder
 from ratifyd.wire.limits import UNLIMITED_STREAMS, Limits
 from ratifyd.wire.stream import WHOLE, Stream, TokenBucket
 
@@ -80,6 +80,7 @@ class Http2Connection:
         "_spoiled",
         "_stream_receive_window",
         "_streams",
+        "_table_shrunk",
         "_unread",
         "_waiting",
         "closed",
@@ -135,6 +136,7 @@ class Http2Connection:
         self._peer_window = frames.DEFAULT_WINDOW
         self._peer_frame_bytes = frames.DEFAULT_FRAME_BYTES
         self._reply_room = frames.DEFAULT_FRAME_BYTES
+        self._table_shrunk = False  # by the peer, and our next header block has to say so
         self._send_window = frames.DEFAULT_WINDOW
         self._waiting = _NONE_WAITING  # by id: streams that wait for _send_window
         self._out: list[bytes | memoryview] = [
@@ -302,10 +304,14 @@ class Http2Connection:
             window = self._peer_window
             for key, value in frames.parse_settings(payload):
                 self._apply_setting(key, value)
-            self._reply_room = min(self._peer_window, self._peer_frame_bytes, _LARGEST_QUICK_REPLY)
+            self._set_reply_room()
             self._queue_control(frames.SETTINGS_ACK)
             if self._peer_window > window:
                 self._pump_streams()  # only now: before the ACK the peer holds us to its old windows and frame size
+
+    def _set_reply_room(self) -> None:
+        room = min(self._peer_window, self._peer_frame_bytes, _LARGEST_QUICK_REPLY)
+        self._reply_room = -1 if self._table_shrunk else room
 
     def _apply_setting(self, key: int, value: int) -> None:
         if key == Setting.INITIAL_WINDOW_SIZE:
@@ -319,6 +325,8 @@ class Http2Connection:
                 self._connection_error(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE")
                 return
             self._peer_frame_bytes = value
+        elif key == Setting.HEADER_TABLE_SIZE:
+            self._table_shrunk = self._table_shrunk or value < DEFAULT_TABLE_BYTES
         elif key == Setting.ENABLE_PUSH and value > 1:
             self._connection_error(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH")
 
@@ -488,6 +496,17 @@ class Http2Connection:
         if stream.queued > self.limits.send_low_water_bytes:
             stream.wants_writable = True
 
+    def _in_step(self, data: bytes) -> bytes:
+        """Frames that are sent now. The first header block after the peer has shrunk its table says so (RFC 7541 §4.2).
+
+        It says that we use none, which is less than any setting allows.
+        """
+        if self._table_shrunk and data[3] == frames.HEADERS:
+            self._table_shrunk = False
+            self._set_reply_room()
+            return frames.with_table_update(data)
+        return data
+
     def _finish_stream(self, stream: Stream, last_frame: bytes) -> None:
         """End a stream with `last_frame` once everything queued is sent."""
         stream.last_frame = last_frame
@@ -496,7 +515,7 @@ class Http2Connection:
             self._end_stream(stream)
 
     def _end_stream(self, stream: Stream) -> None:
-        self._out.append(stream.last_frame)
+        self._out.append(self._in_step(stream.last_frame))
         self._drop(stream.id)
         if not stream.remote_closed:  # the answer did not need the rest of the request (RFC 9113 §8.1)
             self._out.append(frames.rst_stream_frame(stream.id, ErrorCode.NO_ERROR))
@@ -569,7 +588,7 @@ def _preface(
     }
     if streams < UNLIMITED_STREAMS:
         settings[Setting.MAX_CONCURRENT_STREAMS] = streams
-    if table_bytes != 4_096:
+    if table_bytes != DEFAULT_TABLE_BYTES:
         settings[Setting.HEADER_TABLE_SIZE] = table_bytes
     out = frames.settings_frame({int(key): value for key, value in settings.items()})
     extra = window - frames.DEFAULT_WINDOW

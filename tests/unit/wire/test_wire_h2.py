@@ -398,6 +398,72 @@ def test_settings_that_change_no_window_leave_the_streams_alone(
     assert len(looked_at) == 50
 
 
+def _ask(peer: Peer, stream_id: int, how: str) -> None:
+    """Have a stream answered, in each of the ways that begin with a header block."""
+    connection = peer.connection
+    if how == "refused":
+        peer.send(peer.call(stream_id, content_type="application/grpc-web"))
+        return
+    peer.send(peer.call(stream_id) if how != "page" else peer.headers(stream_id, content_type="text/plain", flags=5))
+    if how == "reply":
+        connection.reply(stream_id, b"answer")
+    elif how == "failure":
+        connection.fail(stream_id, 13, "x" * 16_400)
+    elif how == "page":
+        connection.respond(stream_id, 200, [(b"x", b"y" * 40_000)], b"")
+    elif how == "stream":
+        connection.send_headers(stream_id)
+
+
+_BEGINNINGS = ["reply", "failure", "page", "stream", "refused"]
+
+
+@pytest.mark.parametrize("how", _BEGINNINGS)
+@pytest.mark.parametrize("late", [False, True], ids=["first settings", "later settings"])
+def test_a_client_that_shrinks_its_header_table_is_told_that_it_is_not_used(
+    make_peer: Callable[..., Peer], how: str, late: bool
+) -> None:
+    """RFC 7541 §4.2: once, at the start of the next header block. nghttp2 and Node's http2 insist on it."""
+    small = setting(1, 100) + setting(1, 0) + setting(1, 8_192) + setting(1, 50)
+    peer = make_peer(settings=b"" if late else small)
+    if late:
+        peer.send(peer.call(1))
+        peer.connection.reply(1, b"before")
+        peer.answer(1)
+        peer.send(frame(SETTINGS, 0, 0, small))
+    peer.decoder.max_allowed_table_size = 0
+    peer.decoder.max_header_list_size = 100_000
+    seen = 0
+    for stream_id, each in enumerate([how, *_BEGINNINGS], 1):
+        _ask(peer, 2 * stream_id + 1, each)
+        found = peer.frames()
+        blocks = b"".join(payload for kind, _, _, payload in found if kind in (HEADERS, CONTINUATION))
+        assert max(len(payload) for *_, payload in found) <= 16_384
+        assert blocks.startswith(b"\x20") == (stream_id == 1)
+        seen += len(peer.decoder.decode(blocks))
+    assert seen > 10
+
+
+def test_a_table_that_shrinks_while_trailers_wait(make_peer: Callable[..., Peer]) -> None:
+    """The next header block is the next one sent, not the next one made."""
+    peer = make_peer(settings=setting(4, 8))
+    peer.send(peer.call(1) + peer.headers(3, content_type="text/plain", flags=5))
+    peer.connection.reply(1, b"answer")
+    peer.connection.respond(3, 200, [], b"larger than that")
+    peer.answer(1)
+    peer.send(frame(SETTINGS, 0, 0, setting(1, 0)) + frame(WINDOW_UPDATE, 0, 3, word(100)))
+    assert [(kind, payload) for kind, _, _, payload in peer.frames()] == [
+        (SETTINGS, b""), (DATA, b"han that"), (DATA, b""),
+    ]  # fmt: skip
+    peer.send(frame(WINDOW_UPDATE, 0, 1, word(100)))
+    (kind, _, _, payload) = peer.frames()[-1]
+    assert (kind, payload[:1]) == (HEADERS, b"\x20")
+    assert peer.decoder.decode(payload) == [("grpc-status", "0")]
+    peer.send(peer.call(5))
+    peer.connection.reply(5, b"")
+    assert [kind for kind, *_ in peer.frames()] == [HEADERS, DATA, HEADERS]
+
+
 def test_http_requests(peer: Peer) -> None:
     """Requests that are not gRPC come whole and are answered with `respond`."""
     headers = peer.headers(1, content_type="application/json", content_length="7")
