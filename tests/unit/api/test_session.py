@@ -396,6 +396,20 @@ def test_other_requests_on_a_one_message_stream_are_ignored(client: Client) -> N
     assert (client.answer(ended).status, client.answer(ended).message) == (UNKNOWN, "EOF")
 
 
+@pytest.mark.parametrize("path", [KV + "Range", WATCH])
+def test_an_unknown_encoding_is_refused_behind_an_unknown_method(client: Client, path: str) -> None:
+    for begin in (client.begin, client.open):
+        stream_id = begin(path, RANGE, grpc_encoding="zstd")
+        client.half_close(stream_id) if begin == client.open else None
+        answered = client.answer(stream_id)
+        message = 'grpc: Decompressor is not installed for grpc-encoding "zstd"'
+        assert (answered.status, answered.message) == (UNIMPLEMENTED, message)
+    unknown = client.call("/a/b", RANGE, grpc_encoding="zstd")
+    assert (unknown.status, unknown.message) == (UNIMPLEMENTED, "unknown service a")
+    assert client.call(KV + "Range", RANGE, grpc_encoding="gzip").status == 0
+    assert client.session.idle
+
+
 def test_a_slow_reader_is_not_read_from(client: Client) -> None:
     client.session.pause_writing()
     assert not client.link.reading
