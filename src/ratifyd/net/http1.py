@@ -166,6 +166,7 @@ class Http1Connection(asyncio.Protocol):
         self._in_request = False
         self._headers_done = False
         self._header_bytes = 0
+        self._hosts = 0
         self._method = ""
         self._url = b""
         self._headers: dict[str, str] = {}
@@ -256,6 +257,8 @@ class Http1Connection(asyncio.Protocol):
         if self._declining:
             return
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        if key == "host" and not self._headers_done:
+            self._hosts += 1
         before = self._headers.get(key)
         self._headers[key] = text if before is None else f"{before}, {text}"
         self._count_header(len(name) + len(value) + 4)
@@ -270,6 +273,7 @@ class Http1Connection(asyncio.Protocol):
         self._unfinished_bytes = 0
         self._stop_timer()
         streams = self._body_streams is not None and self._wants_stream(self._body_streams)
+        self._check_host()
         length = self._headers.get("content-length", "")
         if not streams and length.isdecimal() and int(length) > self._limits.body_bytes:
             raise self._refuse(413)
@@ -278,10 +282,18 @@ class Http1Connection(asyncio.Protocol):
             if expect.lower() != "100-continue":
                 raise self._refuse(417)
             self._continue_wanted = True
-            self._send_continue()
+            if self._task is None and not self._queue:  # else answers to earlier requests have to go first
+                self._send_continue()
         if streams:
             self._stream = BodyStream(self._read_or_rest)
             self._enqueue_request(self._stream)
+
+    def _check_host(self) -> None:
+        """RFC 9112 §3.2, in the words of Go's server."""
+        if self._hosts > 1:
+            raise self._refuse(400)
+        if not self._hosts and self._parser.get_http_version() == "1.1" and self._method != "CONNECT":
+            raise self._refuse(400, ": missing required Host header")
 
     def _wants_stream(self, body_streams: BodyStreams) -> bool:
         return body_streams(self._method, self._target()[0])
@@ -367,14 +379,14 @@ class Http1Connection(asyncio.Protocol):
             if seconds is not None:
                 self._timer = self._loop.call_later(seconds, self._refuse, 408)
 
-    def _refuse(self, status: int) -> "_Refused":
+    def _refuse(self, status: int, detail: str = "") -> "_Refused":
         """Queue an error as the last answer of this connection and read no more."""
         self._input_over = True
         self._stop_timer()
         if self._stream is not None:
             self._stream.fail(ConnectionError("the body is broken"))
         request = HttpRequest("", "", "", {}, b"", self._peer)
-        text = f"{status} {_REASONS[status]}".encode()
+        text = f"{status} {_REASONS[status]}{detail}".encode()
         headers = [("Content-Type", "text/plain; charset=utf-8")]
         self._enqueue(_Pending(request, False, False, HttpResponse(status, headers, text)))
         return _Refused()
@@ -385,8 +397,8 @@ class Http1Connection(asyncio.Protocol):
             self._timer = None
 
     def _send_continue(self) -> None:
-        """Invite the body, unless answers to earlier requests have to go first."""
-        if self._continue_wanted and self._task is None and not self._queue:
+        """Invite the body, if that was asked for."""
+        if self._continue_wanted:
             self._continue_wanted = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -417,10 +429,12 @@ class Http1Connection(asyncio.Protocol):
                 pending = self._queue.popleft()
                 if not self._input_over and not self._transport.is_reading():
                     self._read_or_rest()
+                stream = pending.request.stream
+                if stream is not None and stream is self._stream:
+                    self._send_continue()
                 keep_alive = await self._answer(pending)
                 if self._taker is not None:
                     return
-                stream = pending.request.stream
                 unread = pending.refusal is not None or (stream is not None and not stream.ended)
                 if not keep_alive or unread:
                     self._close_politely(unread=unread)

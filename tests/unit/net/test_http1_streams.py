@@ -70,6 +70,32 @@ def test_a_streamed_body_and_the_requests_behind_it(run: Run) -> None:
     run(main())
 
 
+def test_a_streamed_body_behind_another_request_is_invited_in_its_turn(run: Run) -> None:
+    async def main() -> None:
+        go, seen = asyncio.Event(), asyncio.Event()
+
+        async def handle(request: HttpRequest) -> HttpResponse:
+            if request.path == "/first":
+                seen.set()
+                await go.wait()
+            return await collect(request)
+
+        async with serving(handle) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            head = b"POST /up HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+            writer.write(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n" + head)
+            await asyncio.wait_for(seen.wait(), WAIT_S)
+            go.set()
+            assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT_S)).startswith(b"HTTP/1.1 200 OK")
+            invited = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT_S)
+            assert invited == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"ok")
+            await asyncio.wait_for(reader.readuntil(b"streamed ok"), WAIT_S)
+            writer.close()
+
+    run(main())
+
+
 def test_a_slow_reader_slows_the_sender_down(run: Run) -> None:
     async def main() -> None:
         go = asyncio.Event()

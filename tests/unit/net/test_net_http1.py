@@ -169,6 +169,29 @@ def test_expect_continue(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("head", "text"),
+    [
+        (b"GET / HTTP/1.1\r\n", b"400 Bad Request: missing required Host header"),
+        (b"GET http://h/ HTTP/1.1\r\n", b"400 Bad Request: missing required Host header"),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nhost: h\r\n", b"400 Bad Request"),
+        (b"GET / HTTP/1.0\r\nHost: h\r\nHost: g\r\n", b"400 Bad Request"),
+    ],
+)
+def test_a_request_names_its_host_once(run: Run, head: bytes, text: bytes) -> None:
+    async def main() -> None:
+        async with Server() as server:
+            status, headers, body = parts(await server.talk(head + b"\r\n" + head + b"\r\n"))
+            assert (status[9:], headers[b"Connection"], body) == (b"400 Bad Request", b"close", text)
+            assert server.requests == []
+            fine = b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nHost:\r\n\r\n"
+            assert [parts(await server.talk(raw))[0][9:] for raw in fine] == [b"200 OK"] * 2
+            trailer = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nHost: g\r\n\r\n"
+            assert (await server.talk(trailer)).startswith(b"HTTP/1.1 200 OK")
+
+    run(main())
+
+
 def test_head_has_no_body(run: Run) -> None:
     async def main() -> None:
         async with Server() as server:
@@ -200,7 +223,7 @@ def test_http10_closes_unless_asked(run: Run) -> None:
         (b"GET / HTTP/1.1\r\nBad Header: 1\r\n\r\n", 400),
         (b"GET http://[ HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 101\r\n\r\n", 413),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n65\r\n" + b"x" * 101, 413),
+        (b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n65\r\n" + b"x" * 101, 413),
         (b"GET /" + b"x" * 1100 + b" HTTP/1.1\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 300 + b"\r\n", 431),
         (b"GET / HTTP/1.1\r\nA: " + b"x" * 2100, 431),
@@ -265,7 +288,7 @@ def test_what_is_finished_does_not_count_as_unfinished(run: Run) -> None:
         async with Server(limits=LIMITS._replace(header_timeout_s=WAIT_S)) as server:
             client = await server.connect()
             ready = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 90\r\n\r\n" + bytes(90)
-            client.writer.write(20 * ready + b"GET /last HTTP/1.1\r\nConnection: cl")
+            client.writer.write(20 * ready + b"GET /last HTTP/1.1\r\nHost: h\r\nConnection: cl")
             for _ in range(20):
                 await client.until(bytes(90))
             client.writer.write(b"ose\r\n\r\n")
