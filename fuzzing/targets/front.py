@@ -114,6 +114,8 @@ def _client_seeds() -> list[bytes]:
     for path, method in PATHS.items():
         body = message_type(method.request.DESCRIPTOR).to_json(by_path[method.path.decode()]).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: a\r\nGrpc-Timeout: 1S\r\n".encode()
+        if len(found) % 5 == 0:
+            head += b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
         if len(found) % 3:
             found.append(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         else:

@@ -1,5 +1,6 @@
 """HTTP/2 as a client sends it: header blocks, and whole conversations with a session that acts at random."""
 
+import gzip
 import struct
 from collections.abc import Callable
 from functools import partial
@@ -60,6 +61,8 @@ class Script:
             fields.append(("grpc-timeout", f"{random.randrange(1000)}{random.choice('HMSmunx')}"))
         if random.random() < 0.2:
             fields.append((random.choice(_CHOICES["odd"]), random.choice(_CHOICES["value"])))
+        if random.random() < 0.3:
+            fields.append(("grpc-encoding", "gzip"))
         if random.random() < 0.05:
             random.shuffle(fields)
         return fields
@@ -86,7 +89,12 @@ class Script:
     def _data(self, stream_id: int) -> bytes:
         random = self.random
         size = random.choice([0, 1, 50, 1_000, 60_000])
-        body = struct.pack(">BI", random.random() < 0.02, size) + random.randbytes(min(size, 16_000))
+        content = random.randbytes(min(size, 16_000))
+        compressed = random.random() < 0.1
+        if compressed and random.random() < 0.9:
+            content = gzip.compress(random.choice([content, bytes(size)]), mtime=0)
+            size = len(content)
+        body = struct.pack(">BI", compressed, size) + content
         flags = random.choice([0, 1, 1])
         if flags:
             self._open = [each for each in self._open if each != stream_id]
@@ -165,7 +173,7 @@ def check_bounds(connection: GrpcConnection, limits: Limits = LIMITS) -> None:
     assert len(connection._pending) <= limits.max_frame_bytes + 9
     assert len(connection._blocks) <= 128
     assert len(connection._shapes) <= 128
-    assert len(connection._reset_here) <= 4_096
+    assert len(connection._remembered_resets) <= 4_096
 
 
 def _converse(data: bytes) -> None:
@@ -180,6 +188,8 @@ def _converse(data: bytes) -> None:
         for event in connection.receive(data[:size], now):
             if isinstance(event, Call | Opened | HttpRequest):
                 known.append(event.stream_id)
+            if isinstance(event, Call):
+                assert len(event.message) <= LIMITS.max_message_bytes
         data = data[size:]
         if not connection.closed:
             for _ in range(random.randrange(4) if known else 0):

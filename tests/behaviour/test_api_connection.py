@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import grpc
 import pytest
 
 from harness.servers import EtcdServer, StartFailed, free_port
-from harness.stubs import Client
+from harness.stubs import Client, Stub
 from harness.wire import DATA, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, WAIT_S, Wire
+from ratifyd.proto.rpc_pb2 import PutRequest, RangeRequest, WatchCreateRequest, WatchRequest
 
 StartServer = Callable[..., tuple[EtcdServer, Client]]
 Connect = Callable[[EtcdServer], Wire]
@@ -49,6 +51,30 @@ def test_streams_above_the_limit_are_refused(start_server: StartServer, connect:
     kind, stream_id, _ = wire.take(HEADERS, RST_STREAM)
     assert (kind, stream_id) == (HEADERS, 7)
     assert settings(connect(server))  # another connection has a limit of its own
+
+
+def test_compressed_requests(server: EtcdServer, prefix: bytes) -> None:
+    key = prefix + b"k"
+    with grpc.insecure_channel(server.client_endpoint, compression=grpc.Compression.Gzip) as channel:
+        kv, watch = Stub(channel, "etcdserverpb.KV"), Stub(channel, "etcdserverpb.Watch")
+        kv.Put(PutRequest(key=key, value=bytes(1_000_000)), timeout=WAIT_S)
+        (found,) = kv.Range(RangeRequest(key=key), timeout=WAIT_S).kvs
+        assert found.value == bytes(1_000_000)
+        created = WatchRequest(create_request=WatchCreateRequest(key=key, start_revision=found.mod_revision))
+        created.create_request.filters.extend([WatchCreateRequest.NODELETE] * 100)
+        events = watch.Watch(iter([created]), timeout=WAIT_S)
+        assert next(events).created and next(events).events[0].kv.key == key
+        events.cancel()
+        with pytest.raises(grpc.RpcError) as refused:
+            kv.Put(PutRequest(key=key, value=bytes(3 << 20)), timeout=WAIT_S)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        with pytest.raises(grpc.RpcError) as refused:
+            kv.Range(RangeRequest(key=key * 100), timeout=WAIT_S, compression=grpc.Compression.Deflate)
+        assert refused.value.details() == 'grpc: Decompressor is not installed for grpc-encoding "deflate"'
+        unknown = channel.unary_unary("/nobody/Knows")
+        with pytest.raises(grpc.RpcError) as refused:
+            unknown(bytes(1_000), timeout=WAIT_S)
+        assert refused.value.details() == "unknown service nobody"
 
 
 @pytest.mark.only("ratifyd")

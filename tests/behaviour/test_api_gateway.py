@@ -111,6 +111,21 @@ def test_renewals_while_the_body_lasts(server: EtcdServer, duplex: Any) -> None:
     _post(server, "/v3/lease/revoke", {"ID": lease})
 
 
+def test_an_offer_to_upgrade_leaves_the_body_where_it_is(server: EtcdServer, prefix: bytes) -> None:
+    """As `curl --http2` and Java's HttpClient send it; the body must not be taken for the next request."""
+    body = json.dumps({"key": _key(prefix, "k"), "value": "MQ=="})
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQAAP__"}
+    connection = http.client.HTTPConnection("127.0.0.1", server.client_port, timeout=DEADLINE_S)
+    for pieces in (body, [body[:10].encode(), body[10:].encode()]):
+        chunked = not isinstance(pieces, str)
+        connection.request("POST", "/v3/kv/put", pieces, offer, encode_chunked=chunked)  # type: ignore[arg-type]
+        answer = connection.getresponse()
+        assert answer.status == 200 and "header" in json.loads(answer.read())
+    connection.close()
+    (found,) = _post(server, "/v3/kv/range", {"key": _key(prefix, "k")})["kvs"]
+    assert (found["value"], found["version"]) == ("MQ==", "2")
+
+
 @pytest.mark.parametrize("how", ["close", "half-close", "reset"])
 def test_what_a_lost_client_held_is_let_go(server: EtcdServer, duplex: Any, prefix: bytes, how: str) -> None:
     before = _watchers(server)

@@ -21,7 +21,8 @@ from ratifyd.errors import (
 )
 from ratifyd.proto.rpc_pb2 import RangeRequest
 from ratifyd.server.server import Server
-from ratifyd.wire.headers import Head
+from ratifyd.wire.gzipped import READABLE
+from ratifyd.wire.headers import Head, quote
 
 NO_LEADER_KEY = b"hasleader"
 """Metadata with which a client asks, by the value "true", to be refused rather than kept waiting without a leader."""
@@ -44,12 +45,16 @@ def find_route(routes: Mapping[bytes, Route], head: Head) -> Route | None:
 
 
 def is_plain(head: Head) -> bool:
-    """Whether no gate looks at the metadata of a request."""
+    """Whether no gate looks at the headers of a request."""
+    if head.encoding not in READABLE:
+        return False
     return not _wants_leader(head) and (API_VERSION_KEY not in head.metadata or _api_version(head) is not None)
 
 
 def refusal(server: Server, route: Route, head: Head) -> EtcdError | None:
-    """Why a request is not taken, by its head; counted when it is not."""
+    """Why a request is not taken, by its head; counted when it is not, unless nobody could have read it."""
+    if head.encoding not in READABLE:
+        return unreadable(head.encoding)
     if server.is_learner and head.path != LEARNER_RANGE and head.path not in LEARNER_PATHS:
         return _refused(route, NotSupportedForLearner(), early=True)
     if API_VERSION_KEY in head.metadata and _api_version(head) is None:
@@ -217,6 +222,12 @@ def _hold_more(stream: Stream, message: bytes | None) -> bool:
 # --- grpc-go's words -------------------------------------------------------------------------------------------------
 
 _BAD_WIRE_FORMAT = "proto: cannot parse invalid wire-format data"
+
+
+def unreadable(encoding: bytes) -> EtcdError:
+    """What a request is answered whose messages are compressed in an unknown way."""
+    text = f"grpc: Decompressor is not installed for grpc-encoding {quote(encoding)}"
+    return RequestError.with_text(Code.UNIMPLEMENTED, text)
 
 
 def undecodable() -> EtcdError:

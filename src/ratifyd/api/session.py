@@ -183,7 +183,7 @@ class Session:
 
     def resume_writing(self) -> None:
         """The client has caught up."""
-        self.connection.stalled = False
+        self.connection.caught_up()
         self.link.resume_reading()
         for stream in list(self._streams.values()):
             stream.writable()

@@ -159,12 +159,15 @@ class Http1Connection(asyncio.Protocol):
         self._input_over = False
         self._streaming = False
         self._unfinished_bytes = 0
+        self._declining = False  # an offer to upgrade: see `_feed`
         self._reset_request()
 
     def _reset_request(self) -> None:
         self._in_request = False
         self._headers_done = False
         self._header_bytes = 0
+        self._hosts = 0
+        self._method = ""
         self._url = b""
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
@@ -241,24 +244,36 @@ class Http1Connection(asyncio.Protocol):
     # -- from the parser
 
     def on_message_begin(self) -> None:
-        self._reset_request()
-        self._in_request = True
+        if not self._declining:
+            self._reset_request()
+            self._in_request = True
 
     def on_url(self, url: bytes) -> None:
-        self._url += url
-        self._count_header(len(url))
+        if not self._declining:
+            self._url += url
+            self._count_header(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._declining:
+            return
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        if key == "host" and not self._headers_done:
+            self._hosts += 1
         before = self._headers.get(key)
         self._headers[key] = text if before is None else f"{before}, {text}"
         self._count_header(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
+        if self._declining:
+            self._declining = False
+            return
+        self._declining = self._parser.should_upgrade()
+        self._method = self._parser.get_method().decode("latin-1")
         self._headers_done = True
         self._unfinished_bytes = 0
         self._stop_timer()
         streams = self._body_streams is not None and self._wants_stream(self._body_streams)
+        self._check_host()
         length = self._headers.get("content-length", "")
         if not streams and length.isdecimal() and int(length) > self._limits.body_bytes:
             raise self._refuse(413)
@@ -267,14 +282,21 @@ class Http1Connection(asyncio.Protocol):
             if expect.lower() != "100-continue":
                 raise self._refuse(417)
             self._continue_wanted = True
-            self._send_continue()
+            if self._task is None and not self._queue:  # else answers to earlier requests have to go first
+                self._send_continue()
         if streams:
             self._stream = BodyStream(self._read_or_rest)
             self._enqueue_request(self._stream)
 
+    def _check_host(self) -> None:
+        """RFC 9112 §3.2, in the words of Go's server."""
+        if self._hosts > 1:
+            raise self._refuse(400)
+        if not self._hosts and self._parser.get_http_version() == "1.1" and self._method != "CONNECT":
+            raise self._refuse(400, ": missing required Host header")
+
     def _wants_stream(self, body_streams: BodyStreams) -> bool:
-        method = self._parser.get_method().decode("latin-1")
-        return body_streams(method, self._target()[0])
+        return body_streams(self._method, self._target()[0])
 
     def _target(self) -> tuple[str, str]:
         try:
@@ -294,6 +316,8 @@ class Http1Connection(asyncio.Protocol):
         self._body.append(data)
 
     def on_message_complete(self) -> None:
+        if self._declining:
+            return
         self._unfinished_bytes = 0
         self._stop_timer()
         if self._stream is not None:
@@ -305,8 +329,7 @@ class Http1Connection(asyncio.Protocol):
 
     def _enqueue_request(self, stream: BodyStream | None) -> None:
         path, query = self._target()
-        method = self._parser.get_method().decode("latin-1")
-        request = HttpRequest(method, path, query, self._headers, b"".join(self._body), self._peer, stream)
+        request = HttpRequest(self._method, path, query, self._headers, b"".join(self._body), self._peer, stream)
         is_http10 = self._parser.get_http_version() == "1.0"
         self._enqueue(_Pending(request, self._parser.should_keep_alive(), is_http10, None))
 
@@ -318,15 +341,29 @@ class Http1Connection(asyncio.Protocol):
     # -- reading
 
     def _feed(self, data: bytes) -> None:
-        """Parse. Offers such as `Upgrade: h2c` are declined by answering in HTTP/1.1 and reading on."""
+        """Parse. Offers such as `Upgrade: h2c` are declined by answering in HTTP/1.1 and reading on.
+
+        httptools ends a request with an offer at its head, whatever body was announced. The body is then read by a new
+        parser, behind a head that says no more than where the body ends; until it has seen that, `_declining` is set.
+        """
         rest: bytes | memoryview = data
         while not self._input_over:
             try:
                 self._parser.feed_data(rest)
                 return
             except httptools.HttpParserUpgrade as upgrade:
+                head = self._framing_head()
                 self._parser = httptools.HttpRequestParser(self)
+                self._parser.feed_data(head)
                 rest = memoryview(rest)[upgrade.args[0] :]
+
+    def _framing_head(self) -> bytes:
+        """A head for the body of the request under way, and for what becomes of the connection after it."""
+        names = ("content-length", "transfer-encoding")
+        lines = [f"{name}: {self._headers[name]}\r\n" for name in names if name in self._headers]
+        connection = "keep-alive" if self._parser.should_keep_alive() else "close"
+        version = self._parser.get_http_version()
+        return f"POST / HTTP/{version}\r\nconnection: {connection}\r\n{''.join(lines)}\r\n".encode("latin-1")
 
     def _after_input(self) -> None:
         """Bound what has come to nothing so far, and the time to finish headers and body.
@@ -342,14 +379,14 @@ class Http1Connection(asyncio.Protocol):
             if seconds is not None:
                 self._timer = self._loop.call_later(seconds, self._refuse, 408)
 
-    def _refuse(self, status: int) -> "_Refused":
+    def _refuse(self, status: int, detail: str = "") -> "_Refused":
         """Queue an error as the last answer of this connection and read no more."""
         self._input_over = True
         self._stop_timer()
         if self._stream is not None:
             self._stream.fail(ConnectionError("the body is broken"))
         request = HttpRequest("", "", "", {}, b"", self._peer)
-        text = f"{status} {_REASONS[status]}".encode()
+        text = f"{status} {_REASONS[status]}{detail}".encode()
         headers = [("Content-Type", "text/plain; charset=utf-8")]
         self._enqueue(_Pending(request, False, False, HttpResponse(status, headers, text)))
         return _Refused()
@@ -360,8 +397,8 @@ class Http1Connection(asyncio.Protocol):
             self._timer = None
 
     def _send_continue(self) -> None:
-        """Invite the body, unless answers to earlier requests have to go first."""
-        if self._continue_wanted and self._task is None and not self._queue:
+        """Invite the body, if that was asked for."""
+        if self._continue_wanted:
             self._continue_wanted = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -392,10 +429,12 @@ class Http1Connection(asyncio.Protocol):
                 pending = self._queue.popleft()
                 if not self._input_over and not self._transport.is_reading():
                     self._read_or_rest()
+                stream = pending.request.stream
+                if stream is not None and stream is self._stream:
+                    self._send_continue()
                 keep_alive = await self._answer(pending)
                 if self._taker is not None:
                     return
-                stream = pending.request.stream
                 unread = pending.refusal is not None or (stream is not None and not stream.ended)
                 if not keep_alive or unread:
                     self._close_politely(unread=unread)

@@ -170,9 +170,8 @@ class AnsweringConnection(Http2Connection):
         block += b"".join(encode_field(name, value) for name, value in headers)
         stream.headers_sent = True
         self._forgive_pings = True
-        self._out.append(
-            frames.headers_frames(stream_id, block, end_stream=False, max_frame_bytes=self._peer_frame_bytes)
-        )
+        head = frames.headers_frames(stream_id, block, end_stream=False, max_frame_bytes=self._peer_frame_bytes)
+        self._out.append(self._in_step(head))
         self.send_body(stream_id, body, end=end)
 
     def send_body(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
@@ -208,7 +207,7 @@ class AnsweringConnection(Http2Connection):
     def _send_headers(self, stream: Stream) -> None:
         stream.headers_sent = True
         self._forgive_pings = True
-        self._out.append(frames.frame(frames.HEADERS, frames.END_HEADERS, stream.id, RESPONSE_BLOCK))
+        self._out.append(self._in_step(frames.frame(frames.HEADERS, frames.END_HEADERS, stream.id, RESPONSE_BLOCK)))
 
     def _end_call(self, stream: Stream, block: bytes) -> None:
         if not stream.headers_sent:

@@ -69,4 +69,6 @@ class FirstBlocks:
 
 
 def _copy(head: Head) -> Head:
-    return Head(head.path, None, head.metadata, head.authority, head.user_agent, head.content_length)
+    return Head(
+        head.path, None, head.metadata, head.authority, head.user_agent, head.content_length, encoding=head.encoding
+    )

@@ -71,7 +71,11 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
 
 
 def headers_frames(stream_id: int, block: bytes, *, end_stream: bool, max_frame_bytes: int) -> bytes:
-    """A header block as HEADERS and as many CONTINUATION frames as its size asks for."""
+    """A header block as HEADERS and as many CONTINUATION frames as its size asks for.
+
+    The first has room for what `with_table_update` adds.
+    """
+    max_frame_bytes -= 1
     flags = END_STREAM if end_stream else 0
     if len(block) <= max_frame_bytes:
         return frame(HEADERS, flags | END_HEADERS, stream_id, block)
@@ -81,6 +85,12 @@ def headers_frames(stream_id: int, block: bytes, *, end_stream: bool, max_frame_
         last = start + max_frame_bytes >= len(block)
         parts.append(frame(CONTINUATION, END_HEADERS if last else 0, stream_id, chunk))
     return b"".join(parts)
+
+
+def with_table_update(headers: bytes) -> bytes:
+    """The same frames, whose header block begins with a dynamic table size update to 0 (RFC 7541 §6.3)."""
+    (size,) = _WORD.unpack(b"\0" + headers[:3])
+    return _WORD.pack(size + 1)[1:] + headers[3:9] + b"\x20" + headers[9:]
 
 
 def rst_stream_frame(stream_id: int, code: int) -> bytes:

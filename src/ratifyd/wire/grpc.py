@@ -17,6 +17,7 @@ from ratifyd.wire.answers import AnsweringConnection
 from ratifyd.wire.events import Call, Event, HalfClosed, HttpRequest, Message, Opened, Reset
 from ratifyd.wire.firstblocks import FirstBlocks
 from ratifyd.wire.frames import ErrorCode
+from ratifyd.wire.gzipped import GZIP, Unreadable, gunzip
 from ratifyd.wire.h2 import FRAME_HANDLERS, Counts, Traffic
 from ratifyd.wire.headers import (
     Head,
@@ -31,7 +32,7 @@ from ratifyd.wire.headers import (
 )
 from ratifyd.wire.hpack import Entry, HpackError
 from ratifyd.wire.limits import Limits
-from ratifyd.wire.stream import WHOLE, Stream
+from ratifyd.wire.stream import WHOLE, Stream, TokenBucket
 
 __all__ = ["GrpcConnection"]
 
@@ -76,6 +77,7 @@ class GrpcConnection(AnsweringConnection):
         "_block_id",
         "_blocks",
         "_careful",
+        "_expansion",
         "_fresh",
         "_pending",
         "_preface_seen",
@@ -96,6 +98,7 @@ class GrpcConnection(AnsweringConnection):
         self._fresh: list[int] = []
         self._blocks: dict[bytes, Head] = {}
         self._shapes: dict[tuple[Entry, ...], Head] = {}
+        self._expansion: TokenBucket | None = None  # full until it is needed
         self._usual = _NO_SHAPE
         """What the last request was like, if it came whole."""
 
@@ -339,7 +342,7 @@ class GrpcConnection(AnsweringConnection):
     def _refuse(self, stream_id: int, refusal: Refusal, *, end_stream: bool) -> None:
         block = refusal_block(refusal)
         answer = frames.headers_frames(stream_id, block, end_stream=True, max_frame_bytes=self._peer_frame_bytes)
-        self._queue_control(answer)
+        self._queue_control(self._in_step(answer))
         if not end_stream:
             self._out.append(frames.rst_stream_frame(stream_id, ErrorCode.NO_ERROR))
             self._remember_reset(stream_id)
@@ -444,7 +447,7 @@ class GrpcConnection(AnsweringConnection):
                 return
             if stream is not None:
                 self._on_trailers(stream_id, stream, fields[0], end_stream=end_stream)
-            elif not self._was_reset_here(stream_id):
+            elif not self._was_reset(stream_id):
                 skipped = any(first <= stream_id <= last for first, last in self._gaps or ())
                 code = ErrorCode.PROTOCOL_ERROR if skipped else ErrorCode.STREAM_CLOSED  # §5.1.1, §5.1
                 self._connection_error(code, "HEADERS on a closed stream")
@@ -513,8 +516,9 @@ class GrpcConnection(AnsweringConnection):
             return
         stream = self._streams.get(stream_id)
         if stream is None:
-            self._charge_idle_frame()
-            if not self._was_reset_here(stream_id):
+            if not content:  # what has some may be much of what a client sent before it heard; windows bound it
+                self._charge_idle_frame()
+            if not self._was_reset(stream_id):
                 self._connection_error(ErrorCode.STREAM_CLOSED, "DATA on a closed stream")
             return
         if type(stream) is Head:
@@ -547,7 +551,7 @@ class GrpcConnection(AnsweringConnection):
         self._buffered -= len(buffer)
         stream.buffer = bytearray()
         if type(stream.head) is Head:
-            self._take_messages(stream, buffer, content)
+            self._take_messages(stream, stream.head.encoding, buffer, content)
         else:
             buffer += content
         if stream.id not in self._streams or stream.last_frame:
@@ -559,8 +563,11 @@ class GrpcConnection(AnsweringConnection):
         elif self._buffered > self.limits.max_buffered_bytes:
             self._stream_error(stream.id, ErrorCode.ENHANCE_YOUR_CALM)
 
-    def _take_messages(self, stream: Stream, buffer: bytearray, content: bytes) -> None:
-        """Cut gRPC messages out of a stream's buffer and new content; the unfinished rest stays in the buffer."""
+    def _take_messages(self, stream: Stream, encoding: bytes, buffer: bytearray, content: bytes) -> None:
+        """Cut gRPC messages out of a stream's buffer and new content; the unfinished rest stays in the buffer.
+
+        Those of an encoding that is not known are handed out as they are: the session will not have them.
+        """
         source: bytes | bytearray = content
         if buffer:
             buffer += content
@@ -569,13 +576,19 @@ class GrpcConnection(AnsweringConnection):
         end = len(source)
         while end - pos >= 5:
             compressed, size = _message_prefix(source, pos)
-            if compressed or size > self.limits.max_message_bytes:
+            if size > self.limits.max_message_bytes or compressed > (1 if encoding else 0):
                 self._refuse_message(stream, compressed, size)
                 return
             stop = pos + 5 + size
             if stop > end:
                 break
-            self._take_message(stream, bytes(memoryview(source)[pos + 5 : stop]))
+            message = bytes(memoryview(source)[pos + 5 : stop])
+            if compressed and encoding == GZIP:
+                expanded = self._expand(stream, message)
+                if expanded is None:
+                    return
+                message = expanded
+            self._take_message(stream, message)
             pos = stop
         if source is buffer:
             del buffer[:pos]
@@ -590,6 +603,26 @@ class GrpcConnection(AnsweringConnection):
                 return
             self._announce(stream)
         self._events.append(Message(stream.id, message))
+
+    def _expand(self, stream: Stream, message: bytes) -> bytes | None:
+        """What was compressed; None when the stream has been answered instead.
+
+        A few bytes may become many: what does is bounded in a connection's burst and rate, for the memory and the time.
+        """
+        limits = self.limits
+        if self._expansion is None:
+            self._expansion = TokenBucket(limits.expansion_burst_bytes, limits.expansion_refill_bytes_per_s)
+        most = min(limits.max_message_bytes, limits.expansion_burst_bytes)
+        if not self._expansion.take(self._now, most):
+            self._answer(stream, Code.RESOURCE_EXHAUSTED, "too much compressed data")
+            return None
+        try:
+            expanded = gunzip(message, limits.max_message_bytes)
+        except Unreadable as error:
+            self._answer(stream, error.code, str(error))
+            return None
+        self._expansion.give(most - max(len(expanded) - len(message), 0))
+        return expanded
 
     def _refuse_message(self, stream: Stream, compressed: int, size: int) -> None:
         limit = self.limits.max_message_bytes

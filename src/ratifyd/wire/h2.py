@@ -14,7 +14,7 @@ from ratifyd.wire import frames
 from ratifyd.wire.events import Event, Ponged, Reset, Writable
 from ratifyd.wire.frames import ErrorCode, Setting
 from ratifyd.wire.headers import Head
-from ratifyd.wire.hpack import Decoder
+from ratifyd.wire.hpack import DEFAULT_TABLE_BYTES, Decoder
 from ratifyd.wire.limits import UNLIMITED_STREAMS, Limits
 from ratifyd.wire.stream import WHOLE, Stream, TokenBucket
 
@@ -71,8 +71,8 @@ class Http2Connection:
         "_peer_window",
         "_ping_strikes",
         "_received",
+        "_remembered_resets",
         "_reply_room",
-        "_reset_here",
         "_resets",
         "_send_window",
         "_settings_seen",
@@ -80,6 +80,7 @@ class Http2Connection:
         "_spoiled",
         "_stream_receive_window",
         "_streams",
+        "_table_shrunk",
         "_unread",
         "_waiting",
         "closed",
@@ -112,7 +113,7 @@ class Http2Connection:
         self._max_streams = limits.max_concurrent_streams
         self._last_id = -1
         self._gaps: deque[tuple[int, int]] | None = None
-        self._reset_here: dict[int, None] = {}
+        self._remembered_resets: dict[int, None] = {}
         self._forgotten_id = 0
         self._settings_seen = False
         self._going_away = False
@@ -135,6 +136,7 @@ class Http2Connection:
         self._peer_window = frames.DEFAULT_WINDOW
         self._peer_frame_bytes = frames.DEFAULT_FRAME_BYTES
         self._reply_room = frames.DEFAULT_FRAME_BYTES
+        self._table_shrunk = False  # by the peer, and our next header block has to say so
         self._send_window = frames.DEFAULT_WINDOW
         self._waiting = _NONE_WAITING  # by id: streams that wait for _send_window
         self._out: list[bytes | memoryview] = [
@@ -168,6 +170,11 @@ class Http2Connection:
         if self.draining and not self._streams:
             self.closed = True
         return data
+
+    def caught_up(self) -> None:
+        """The connection below has passed on what was handed to it, and takes more."""
+        self.stalled = False
+        self._unread = 0
 
     def go_away(self) -> None:
         """Shut down gracefully (RFC 9113 §6.8): warn, wait for the peer's PING answer, then refuse new streams.
@@ -265,16 +272,19 @@ class Http2Connection:
             self._connection_error(ErrorCode.ENHANCE_YOUR_CALM, "too many control frames")
 
     def _remember_reset(self, stream_id: int) -> None:
-        """Frames of a stream we reset may still be under way; they are ignored (RFC 9113 §5.1, closed)."""
-        resets = self._reset_here
+        """Frames of a stream that was reset may still be under way; they are ignored (RFC 9113 §5.1, closed).
+
+        There should be none of one that the client has reset, but etcd does not mind.
+        """
+        resets = self._remembered_resets
         resets[stream_id] = None
         if len(resets) > _REMEMBERED_RESETS:
             oldest = next(iter(resets))
             del resets[oldest]
             self._forgotten_id = max(self._forgotten_id, oldest)
 
-    def _was_reset_here(self, stream_id: int) -> bool:
-        return stream_id in self._reset_here or stream_id <= self._forgotten_id
+    def _was_reset(self, stream_id: int) -> bool:
+        return stream_id in self._remembered_resets or stream_id <= self._forgotten_id
 
     def _is_idle(self, stream_id: int) -> bool:
         return stream_id > self._last_id or not stream_id & 1
@@ -294,10 +304,14 @@ class Http2Connection:
             window = self._peer_window
             for key, value in frames.parse_settings(payload):
                 self._apply_setting(key, value)
-            self._reply_room = min(self._peer_window, self._peer_frame_bytes, _LARGEST_QUICK_REPLY)
+            self._set_reply_room()
             self._queue_control(frames.SETTINGS_ACK)
             if self._peer_window > window:
                 self._pump_streams()  # only now: before the ACK the peer holds us to its old windows and frame size
+
+    def _set_reply_room(self) -> None:
+        room = min(self._peer_window, self._peer_frame_bytes, _LARGEST_QUICK_REPLY)
+        self._reply_room = -1 if self._table_shrunk else room
 
     def _apply_setting(self, key: int, value: int) -> None:
         if key == Setting.INITIAL_WINDOW_SIZE:
@@ -311,6 +325,8 @@ class Http2Connection:
                 self._connection_error(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE")
                 return
             self._peer_frame_bytes = value
+        elif key == Setting.HEADER_TABLE_SIZE:
+            self._table_shrunk = self._table_shrunk or value < DEFAULT_TABLE_BYTES
         elif key == Setting.ENABLE_PUSH and value > 1:
             self._connection_error(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH")
 
@@ -397,6 +413,7 @@ class Http2Connection:
         elif (stream := self._drop(stream_id)) is None:
             self._charge_idle_frame()
         else:
+            self._remember_reset(stream_id)
             self._report_reset(stream_id, stream, frames.parse_word(payload))
             self._charge_reset()
 
@@ -479,6 +496,17 @@ class Http2Connection:
         if stream.queued > self.limits.send_low_water_bytes:
             stream.wants_writable = True
 
+    def _in_step(self, data: bytes) -> bytes:
+        """Frames that are sent now. The first header block after the peer has shrunk its table says so (RFC 7541 §4.2).
+
+        It says that we use none, which is less than any setting allows.
+        """
+        if self._table_shrunk and data[3] == frames.HEADERS:
+            self._table_shrunk = False
+            self._set_reply_room()
+            return frames.with_table_update(data)
+        return data
+
     def _finish_stream(self, stream: Stream, last_frame: bytes) -> None:
         """End a stream with `last_frame` once everything queued is sent."""
         stream.last_frame = last_frame
@@ -487,7 +515,7 @@ class Http2Connection:
             self._end_stream(stream)
 
     def _end_stream(self, stream: Stream) -> None:
-        self._out.append(stream.last_frame)
+        self._out.append(self._in_step(stream.last_frame))
         self._drop(stream.id)
         if not stream.remote_closed:  # the answer did not need the rest of the request (RFC 9113 §8.1)
             self._out.append(frames.rst_stream_frame(stream.id, ErrorCode.NO_ERROR))
@@ -560,7 +588,7 @@ def _preface(
     }
     if streams < UNLIMITED_STREAMS:
         settings[Setting.MAX_CONCURRENT_STREAMS] = streams
-    if table_bytes != 4_096:
+    if table_bytes != DEFAULT_TABLE_BYTES:
         settings[Setting.HEADER_TABLE_SIZE] = table_bytes
     out = frames.settings_frame({int(key): value for key, value in settings.items()})
     extra = window - frames.DEFAULT_WINDOW

@@ -30,7 +30,7 @@ _SHORT_MESSAGE = 256
 class Head:
     """Headers of a gRPC request. Shared by requests with equal headers: treat as immutable, except `route`."""
 
-    __slots__ = ("authority", "content_length", "metadata", "path", "route", "timeout_s", "user_agent")
+    __slots__ = ("authority", "content_length", "encoding", "metadata", "path", "route", "timeout_s", "user_agent")
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Head:
         user_agent: bytes,
         content_length: int = -1,
         route: object | None = None,
+        encoding: bytes = b"",
     ) -> None:
         self.path = path
         self.timeout_s = timeout_s
@@ -49,6 +50,8 @@ class Head:
         self.user_agent = user_agent
         self.content_length = content_length
         self.route = route
+        self.encoding = encoding
+        """How messages are compressed that say they are."""
 
 
 class HttpHead:
@@ -64,15 +67,14 @@ class HttpHead:
 
 
 class Refusal:
-    """A request that is answered at once: HTTP status, gRPC status, text, further headers."""
+    """A request that is answered at once: HTTP status, gRPC status, text."""
 
-    __slots__ = ("code", "http_status", "message", "more")
+    __slots__ = ("code", "http_status", "message")
 
-    def __init__(self, http_status: int, code: int, message: str, more: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    def __init__(self, http_status: int, code: int, message: str) -> None:
         self.http_status = http_status
         self.code = code
         self.message = message
-        self.more = more
 
 
 class MalformedRequest(ValueError):
@@ -180,11 +182,15 @@ def _grpc_request(
     if timeout_s == 0:
         return Refusal(200, Code.DEADLINE_EXCEEDED, "context deadline exceeded")
     encoding = _last(regular, b"grpc-encoding")
-    if encoding not in (b"", b"identity"):
-        text = f"grpc: Decompressor is not installed for grpc-encoding {quote(encoding)}"
-        return Refusal(200, Code.UNIMPLEMENTED, text, ((b"grpc-accept-encoding", b"identity"),))
-    authority = pseudo.get(b":authority") or _last(regular, b"host")
-    return Head(path, timeout_s, metadata, authority, _last(regular, b"user-agent"), content_length)
+    return Head(
+        path,
+        timeout_s,
+        metadata,
+        authority=pseudo.get(b":authority") or _last(regular, b"host"),
+        user_agent=_last(regular, b"user-agent"),
+        content_length=content_length,
+        encoding=b"" if encoding == b"identity" else encoding,
+    )
 
 
 def with_timeout(head: Head, timeout: bytes) -> Head | None:
@@ -196,7 +202,16 @@ def with_timeout(head: Head, timeout: bytes) -> Head | None:
     timeout_s = int(digits) * unit
     if timeout_s == 0:
         return None
-    return Head(head.path, timeout_s, head.metadata, head.authority, head.user_agent, head.content_length, head.route)
+    return Head(
+        head.path,
+        timeout_s,
+        head.metadata,
+        head.authority,
+        head.user_agent,
+        head.content_length,
+        head.route,
+        head.encoding,
+    )
 
 
 def parse_timeout(value: bytes) -> float | str:
@@ -281,5 +296,4 @@ _short_status_block = lru_cache(maxsize=1024)(_status_block)
 def refusal_block(refusal: Refusal) -> bytes:
     """A whole answer in one header list (Trailers-Only), with an HTTP status of its own."""
     block = encode_field(b":status", b"%d" % refusal.http_status) + encode_field(b"content-type", CONTENT_TYPE)
-    block += status_block(refusal.code, refusal.message)
-    return block + b"".join(encode_field(name, value) for name, value in refusal.more)
+    return block + status_block(refusal.code, refusal.message)

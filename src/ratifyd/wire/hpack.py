@@ -12,7 +12,7 @@ from ratifyd.wire.huffman import HuffmanError
 from ratifyd.wire.huffman import decode as huffman_decode
 
 ENTRY_OVERHEAD = 32
-_DEFAULT_TABLE_BYTES = 4_096
+DEFAULT_TABLE_BYTES = 4_096
 _MAX_INTEGER = 2**31 - 1
 _REMEMBERED_ENTRIES = 256
 _REMEMBERED_ENTRY_BYTES = 1_024
@@ -82,10 +82,10 @@ class Decoder:
 
     __slots__ = ("_borrowed", "_capacity", "_limit", "_remembered", "_size", "_table", "generation", "never_indexed")
 
-    def __init__(self, limit: int = _DEFAULT_TABLE_BYTES) -> None:
+    def __init__(self, limit: int = DEFAULT_TABLE_BYTES) -> None:
         """`limit` is the SETTINGS_HEADER_TABLE_SIZE we announce; until the peer says otherwise it uses 4,096."""
         self._limit = limit
-        self._capacity = _DEFAULT_TABLE_BYTES
+        self._capacity = DEFAULT_TABLE_BYTES
         self.adopt(_NO_TRACE)
         self.never_indexed = False
         """Whether there ever was a field that its sender wants to be nowhere remembered (§7.1.3)."""

@@ -19,6 +19,9 @@ class Limits:
     """One received gRPC message: etcd's max-request-bytes plus 512 KiB."""
     max_http_body_bytes: int = 2_097_152
     """Whole body of a request that is not gRPC; larger is answered 413."""
+    expansion_burst_bytes: int = 134_217_728
+    """What may come out of compressed messages at once, beyond what came in; more is refused."""
+    expansion_refill_bytes_per_s: float = 134_217_728.0
     max_buffered_bytes: int = 268_435_456
     """All unfinished messages and bodies of the connection together."""
     max_unread_bytes: int = 1 << 30

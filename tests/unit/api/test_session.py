@@ -18,11 +18,13 @@ from ratifyd.proto.rpc_pb2 import (
     WatchRequest,
     WatchResponse,
 )
-from simulation.http2 import ACK, DATA, END_STREAM, GOAWAY, PING, frame, wrap
+from ratifyd.wire.limits import Limits
+from simulation.http2 import ACK, DATA, END_STREAM, GOAWAY, PING, WINDOW_UPDATE, frame, wrap
 from tests.support_client import KEEP_ALIVE, KV, WATCH, Client
 from tests.support_member import Member
 
-CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 1, 2, 4, 11, 12, 13, 14
+CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED = 1, 2, 4, 8
+OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 11, 12, 13, 14
 RANGE = RangeRequest(key=b"k").SerializeToString()
 COUNT = RangeRequest(key=b"a", range_end=b"z", count_only=True).SerializeToString()
 WATCH_K = WatchRequest(create_request=WatchCreateRequest(key=b"k"))
@@ -394,11 +396,38 @@ def test_other_requests_on_a_one_message_stream_are_ignored(client: Client) -> N
     assert (client.answer(ended).status, client.answer(ended).message) == (UNKNOWN, "EOF")
 
 
+@pytest.mark.parametrize("path", [KV + "Range", WATCH])
+def test_an_unknown_encoding_is_refused_behind_an_unknown_method(client: Client, path: str) -> None:
+    for begin in (client.begin, client.open):
+        stream_id = begin(path, RANGE, grpc_encoding="zstd")
+        client.half_close(stream_id) if begin == client.open else None
+        answered = client.answer(stream_id)
+        message = 'grpc: Decompressor is not installed for grpc-encoding "zstd"'
+        assert (answered.status, answered.message) == (UNIMPLEMENTED, message)
+    unknown = client.call("/a/b", RANGE, grpc_encoding="zstd")
+    assert (unknown.status, unknown.message) == (UNIMPLEMENTED, "unknown service a")
+    assert client.call(KV + "Range", RANGE, grpc_encoding="gzip").status == 0
+    assert client.session.idle
+
+
 def test_a_slow_reader_is_not_read_from(client: Client) -> None:
     client.session.pause_writing()
     assert not client.link.reading
     client.session.resume_writing()
     assert client.link.reading
+
+
+def test_a_reader_that_has_caught_up_is_answered() -> None:
+    client = Client(Member().start(), limits=Limits(max_unread_bytes=100_000), window=2**30)
+    client.send(frame(WINDOW_UPDATE, 0, 0, bytes((64, 0, 0, 0))))
+    for key in b"bcdefg":
+        client.call(KV + "Put", PutRequest(key=bytes((key,)), value=bytes(12_000)))
+    many = RangeRequest(key=b"a", range_end=b"z").SerializeToString()
+    client.session.pause_writing()
+    answers = [client.call(KV + "Range", many) for _ in range(3)]
+    assert [answer.status for answer in answers] == [0, 0, RESOURCE_EXHAUSTED], "the link took two, and no third"
+    client.session.resume_writing()
+    assert client.call(KV + "Range", many).status == 0
 
 
 def test_garbage_ends_the_connection_only(client: Client) -> None:

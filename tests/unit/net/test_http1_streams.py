@@ -58,12 +58,39 @@ def test_a_streamed_body_and_the_requests_behind_it(run: Run) -> None:
             head = b"POST /up HTTP/1.1\r\nHost: h\r\n"
             writer.write(head + b"Content-Length: 5\r\n\r\nhello")
             writer.write(head + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n")
+            writer.write(head + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\nhello")
             writer.write(head + b"Content-Length: 0\r\n\r\n")
             writer.write(b"POST /other HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 3\r\n\r\nend")
             answers = await asyncio.wait_for(reader.read(), WAIT_S)
-            assert answers.count(b"HTTP/1.1 200 OK") == 4
-            assert answers.count(b"\r\n\r\nstreamed hello") == 2
+            assert answers.count(b"HTTP/1.1 200 OK") == 5
+            assert answers.count(b"\r\n\r\nstreamed hello") == 3
             assert b"\r\n\r\nstreamed HTTP/1.1" in answers and answers.endswith(b"\r\n\r\nend")
+            writer.close()
+
+    run(main())
+
+
+def test_a_streamed_body_behind_another_request_is_invited_in_its_turn(run: Run) -> None:
+    async def main() -> None:
+        go, seen = asyncio.Event(), asyncio.Event()
+
+        async def handle(request: HttpRequest) -> HttpResponse:
+            if request.path == "/first":
+                seen.set()
+                await go.wait()
+            return await collect(request)
+
+        async with serving(handle) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            head = b"POST /up HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+            writer.write(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n" + head)
+            await asyncio.wait_for(seen.wait(), WAIT_S)
+            go.set()
+            assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT_S)).startswith(b"HTTP/1.1 200 OK")
+            invited = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT_S)
+            assert invited == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"ok")
+            await asyncio.wait_for(reader.readuntil(b"streamed ok"), WAIT_S)
             writer.close()
 
     run(main())

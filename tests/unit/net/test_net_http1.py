@@ -169,6 +169,29 @@ def test_expect_continue(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("head", "text"),
+    [
+        (b"GET / HTTP/1.1\r\n", b"400 Bad Request: missing required Host header"),
+        (b"GET http://h/ HTTP/1.1\r\n", b"400 Bad Request: missing required Host header"),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nhost: h\r\n", b"400 Bad Request"),
+        (b"GET / HTTP/1.0\r\nHost: h\r\nHost: g\r\n", b"400 Bad Request"),
+    ],
+)
+def test_a_request_names_its_host_once(run: Run, head: bytes, text: bytes) -> None:
+    async def main() -> None:
+        async with Server() as server:
+            status, headers, body = parts(await server.talk(head + b"\r\n" + head + b"\r\n"))
+            assert (status[9:], headers[b"Connection"], body) == (b"400 Bad Request", b"close", text)
+            assert server.requests == []
+            fine = b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nHost:\r\n\r\n"
+            assert [parts(await server.talk(raw))[0][9:] for raw in fine] == [b"200 OK"] * 2
+            trailer = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nHost: g\r\n\r\n"
+            assert (await server.talk(trailer)).startswith(b"HTTP/1.1 200 OK")
+
+    run(main())
+
+
 def test_head_has_no_body(run: Run) -> None:
     async def main() -> None:
         async with Server() as server:
@@ -200,7 +223,7 @@ def test_http10_closes_unless_asked(run: Run) -> None:
         (b"GET / HTTP/1.1\r\nBad Header: 1\r\n\r\n", 400),
         (b"GET http://[ HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 101\r\n\r\n", 413),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n65\r\n" + b"x" * 101, 413),
+        (b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n65\r\n" + b"x" * 101, 413),
         (b"GET /" + b"x" * 1100 + b" HTTP/1.1\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 300 + b"\r\n", 431),
         (b"GET / HTTP/1.1\r\nA: " + b"x" * 2100, 431),
@@ -265,7 +288,7 @@ def test_what_is_finished_does_not_count_as_unfinished(run: Run) -> None:
         async with Server(limits=LIMITS._replace(header_timeout_s=WAIT_S)) as server:
             client = await server.connect()
             ready = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 90\r\n\r\n" + bytes(90)
-            client.writer.write(20 * ready + b"GET /last HTTP/1.1\r\nConnection: cl")
+            client.writer.write(20 * ready + b"GET /last HTTP/1.1\r\nHost: h\r\nConnection: cl")
             for _ in range(20):
                 await client.until(bytes(90))
             client.writer.write(b"ose\r\n\r\n")
@@ -343,6 +366,77 @@ def test_upgrade_offers_are_declined(run: Run) -> None:
             answer = await server.talk(raw + b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n")
             assert answer.count(b"HTTP/1.1 200 OK") == 2
             assert [request.path for request in server.requests] == ["/1", "/2"]
+
+    run(main())
+
+
+_INNER = b"GET /evil HTTP/1.1\r\nHost: h\r\n\r\n"
+_OFFER = b"Host: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "both sides"])
+@pytest.mark.parametrize("cut", ["whole", "body later", "by the byte"])
+def test_a_request_that_offers_an_upgrade_has_its_body(run: Run, framing: str, cut: str) -> None:
+    """Else the body would be the next request: curl --http2 and Java's client offer h2c with what they post."""
+    head, body = b"POST /1 HTTP/1.1\r\n" + _OFFER, _INNER
+    if framing == "chunked":
+        head += b"Transfer-Encoding: chunked\r\n\r\n"
+        body = b"%x;ext\r\n%b\r\n%x\r\n%b\r\n0\r\nTrailer: x\r\n\r\n" % (10, _INNER[:10], len(_INNER) - 10, _INNER[10:])
+    else:
+        head += b"Content-Length: %d\r\n\r\n" % len(body)
+    behind = b"GET /2 HTTP/1.1\r\n" + (_OFFER if framing == "both sides" else b"Host: h\r\n") + b"\r\n"
+
+    async def main() -> None:
+        async with Server() as server:
+            client = await server.connect()
+            data = head + body + behind
+            pieces = [data] if cut == "whole" else [data[at : at + 1] for at in range(len(data))]
+            for piece in [head, body, behind] if cut == "body later" else pieces:
+                client.writer.write(piece)
+                await asyncio.sleep(0)
+            assert (await client.until(_INNER)).startswith(b"HTTP/1.1 200 OK")
+            await client.until(b"X-Path: /2\r\n")
+            first, second = server.requests
+            assert (first.body, first.headers["upgrade"], first.headers["host"]) == (_INNER, "h2c", "h")
+            assert (first.method, first.path) == ("POST", "/1")
+            assert (second.method, second.path, second.body) == ("GET", "/2", b"")
+            client.writer.close()
+
+    run(main())
+
+
+def test_a_request_that_offers_an_upgrade_may_expect_and_close(run: Run) -> None:
+    async def main() -> None:
+        async with Server() as server:
+            client = await server.connect()
+            head = b"POST /1 HTTP/1.1\r\n" + _OFFER.replace(b"Upgrade,", b"Upgrade, close,")
+            client.writer.write(head + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+            assert await client.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.writer.write(b"ok")
+            status, headers, body = parts(await client.rest())
+            assert (status, headers[b"Connection"], body) == (b"HTTP/1.1 200 OK", b"close", b"ok")
+            assert len(server.requests) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        (b"Transfer-Encoding: gzip\r\n\r\nx", b"400 Bad Request"),
+        (b"Transfer-Encoding: chunked\r\n\r\nx\r\n", b"400 Bad Request"),
+        (b"Transfer-Encoding: chunked\r\n\r\nc8\r\n" + bytes(200), b"413 Request Entity Too Large"),
+        (b"Content-Length: 101\r\n\r\n", b"413 Request Entity Too Large"),
+        (b"Content-Length: 2\r\n\r\nx", b"408 Request Timeout"),
+    ],
+)
+def test_a_body_behind_an_offer_is_judged_as_any(run: Run, fields: bytes, status: bytes) -> None:
+    async def main() -> None:
+        async with Server(limits=LIMITS._replace(body_timeout_s=0.1)) as server:
+            client = await server.connect()
+            client.writer.write(b"POST /1 HTTP/1.1\r\n" + _OFFER + fields)
+            assert (await client.rest()).startswith(b"HTTP/1.1 " + status)
+            assert server.requests == []
 
     run(main())
 

@@ -1,5 +1,7 @@
 """gRPC over HTTP/2: requests, answers, refusals in grpc-go's words."""
 
+import gzip
+import random
 import struct
 from collections.abc import Callable
 from itertools import accumulate, pairwise
@@ -230,15 +232,88 @@ def test_repeated_host_is_refused(peer: Peer) -> None:
     assert peer.answer(1)[0][:3] == [(":status", "400"), OK[1], ("grpc-status", "13")]
 
 
-def test_compression_is_refused(peer: Peer) -> None:
-    assert peer.send(peer.call(1, grpc_encoding="gzip")) == []
-    assert peer.answer(1)[0] == [
-        *OK[:2],
-        ("grpc-status", "12"),
-        ("grpc-message", 'grpc: Decompressor is not installed for grpc-encoding "gzip"'),
-        ("grpc-accept-encoding", "identity"),
-    ]
-    assert types(peer.send(peer.call(3, grpc_encoding="identity"))) == [Call]
+def test_compressed_requests(peer: Peer) -> None:
+    """A call, a stream of both kinds of messages, one over many frames, and headers that are the same each time."""
+    data = message(gzip.compress(b"request"), 1)
+    for stream_id in (1, 3, 5):
+        (call,) = peer.send(peer.headers(stream_id, grpc_encoding="gzip") + frame(DATA, 1, stream_id, data))
+        assert call == Call(stream_id, call.head, b"request") and call.head.metadata == {}
+        peer.connection.reply(stream_id, b"plain")
+        assert peer.answer(stream_id)[1] == message(b"plain")
+    events = peer.send(peer.headers(7, grpc_encoding="gzip", grpc_timeout="9S") + frame(DATA, 0, 7, data * 2))
+    events += peer.send(frame(DATA, 0, 7, message(b"plain") + data[:9])) + peer.send(frame(DATA, 1, 7, data[9:]))
+    assert types(events) == [Opened, *4 * [Message], HalfClosed]
+    assert [each.data for each in events[1:5]] == [b"request", b"request", b"plain", b"request"]
+    assert types(peer.send(peer.call(9, grpc_encoding="gzip", grpc_timeout="8S"))) == [Call]
+
+
+def test_requests_compressed_in_an_unknown_way_are_the_sessions_affair(peer: Peer) -> None:
+    """It tells an unknown method first."""
+    (call,) = peer.send(peer.headers(1, grpc_encoding="zstd") + frame(DATA, 1, 1, message(b"x", 1)))
+    assert (type(call), call.head.encoding) == (Call, b"zstd")
+    (call,) = peer.send(peer.call(3, grpc_encoding="identity"))
+    assert call.head.encoding == b""
+
+
+@pytest.mark.parametrize("encoding", [None, "identity"])
+def test_compressed_messages_of_no_encoding(peer: Peer, encoding: str | None) -> None:
+    assert peer.send(peer.headers(1, grpc_encoding=encoding) + frame(DATA, 1, 1, message(b"x", 1))) == []
+    text = "grpc: compressed flag set with identity or empty encoding"
+    assert peer.answer(1)[0][2:] == [("grpc-status", "13"), ("grpc-message", text)]
+
+
+_ZIPPED = gzip.compress(b"abc", mtime=0)
+_INVALID = "grpc: failed to decompress the message: gzip: invalid header"
+_READING = "grpc: failed to read decompressed data: "
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "grpc: failed to decompress the message: EOF"),
+        (_ZIPPED[:9], "grpc: failed to decompress the message: unexpected EOF"),
+        (b"x" * 30, _INVALID),
+        (_ZIPPED[:2] + b"\7" + _ZIPPED[3:], _INVALID),
+        (_ZIPPED[:12], _READING + "unexpected EOF"),
+        (_ZIPPED[:-1], _READING + "unexpected EOF"),
+        (_ZIPPED[:-8] + b"abcd" + _ZIPPED[-4:], _READING + "gzip: invalid checksum"),
+        (_ZIPPED[:-1] + b"\1", _READING + "gzip: invalid checksum"),
+        (_ZIPPED[:10] + b"\xff" * 9, _READING + "flate: corrupt input"),
+        (_ZIPPED + b"x" * 40, _READING + "gzip: invalid header"),
+        (_ZIPPED * 2, _READING + "gzip: invalid header"),
+        (gzip.compress(bytes(101), mtime=0), "grpc: received message after decompression larger than max 100"),
+        (gzip.compress(bytes(50_000), mtime=0)[:-8], "grpc: received message after decompression larger than max 100"),
+    ],
+)
+def test_broken_compressed_messages(make_peer: Callable[..., Peer], data: bytes, text: str) -> None:
+    peer = make_peer(Limits(max_message_bytes=100))
+    assert peer.send(peer.headers(1, grpc_encoding="gzip") + frame(DATA, 1, 1, message(data, 1))) == []
+    code = "8" if "larger" in text else "13"
+    assert peer.answer(1)[0] == [*OK[:2], ("grpc-status", code), ("grpc-message", text)]
+    opened = peer.headers(3, grpc_encoding="gzip") + frame(DATA, 0, 3, message(gzip.compress(bytes(100)), 1))
+    assert types(peer.send(opened)) == [Opened, Message]
+    (event,) = peer.send(frame(DATA, 0, 3, message(data, 1) + message(b"more")))
+    assert (type(event), event.code) == (Reset, 0)
+    assert peer.answer(3)[0][-1] == ("grpc-message", text)
+    assert peer.connection.open_streams == 0
+
+
+def test_what_comes_out_of_compressed_messages_is_bounded(make_peer: Callable[..., Peer]) -> None:
+    """Else two kilobytes would become as many megabytes, as often as the client likes."""
+    limits = Limits(max_message_bytes=10_000, expansion_burst_bytes=100_000, expansion_refill_bytes_per_s=50_000.0)
+    peer = make_peer(limits)
+    small = message(gzip.compress(bytes(10_000)), 1)
+    for stream_id in range(1, 21, 2):
+        peer.send(peer.headers(stream_id, grpc_encoding="gzip") + frame(DATA, 1, stream_id, small))
+    peer.send(peer.headers(21, grpc_encoding="gzip") + frame(DATA, 1, 21, small))
+    assert peer.answer(21)[0][-2:] == [("grpc-status", "8"), ("grpc-message", "too much compressed data")]
+    peer.now = 1.0
+    (call,) = peer.send(peer.headers(23, grpc_encoding="gzip") + frame(DATA, 1, 23, small))
+    assert call.message == bytes(10_000)
+    peer.now = 2.0
+    noise = message(gzip.compress(random.Random(1).randbytes(9_000)), 1)
+    for stream_id in range(25, 525, 2):  # what does not grow costs nothing
+        assert types(peer.send(peer.headers(stream_id, grpc_encoding="gzip") + frame(DATA, 1, stream_id, noise)))
 
 
 @pytest.mark.parametrize(

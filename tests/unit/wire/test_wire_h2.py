@@ -68,16 +68,6 @@ CASES: list[tuple[str, Script, tuple[str, int]]] = [
     ("5.1 half-closed: HEADERS", lambda p: p.call(1) + p.headers(1, flags=5), ("stream", CLOSED)),
     ("5.1 half-closed by HEADERS: DATA", lambda p: p.headers(1, flags=5) + frame(DATA, 1, 1, b"x"), ("stream", CLOSED)),
     ("5.1 half-closed: CONTINUATION", lambda p: p.call(1) + frame(CONTINUATION, 4, 1, b""), ("connection", PROTOCOL)),
-    (
-        "5.1 closed: DATA after RST_STREAM",
-        lambda p: p.headers(1) + frame(RST_STREAM, 0, 1, word(8)) + frame(DATA, 1, 1, b"x"),
-        ("connection", CLOSED),
-    ),
-    (
-        "5.1 closed: HEADERS after RST_STREAM",
-        lambda p: p.headers(1) + frame(RST_STREAM, 0, 1, word(8)) + p.headers(1),
-        ("connection", CLOSED),
-    ),
     ("5.1.1 even stream id", lambda p: p.headers(2), ("connection", PROTOCOL)),
     ("5.1.1 stream id 0", lambda p: p.headers(0), ("connection", PROTOCOL)),
     ("5.1.1 smaller id than an open one", lambda p: p.headers(5) + p.headers(3), ("connection", PROTOCOL)),
@@ -315,6 +305,20 @@ def test_frames_of_a_stream_we_reset_are_ignored(peer: Peer) -> None:
     assert event.head.metadata == {b"x": [b"z"]}
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["before the session knows", "after"])
+def test_frames_of_a_stream_the_client_has_reset_are_ignored(make_peer: Callable[..., Peer], known: bool) -> None:
+    """Against §5.1, as etcd does; they count for the windows."""
+    peer = make_peer(Limits(connection_window_bytes=65_535))
+    head, gone = peer.headers(1), frame(RST_STREAM, 0, 1, word(CANCEL))
+    for data in [head, gone] if known else [head + gone]:
+        peer.send(data)
+    late = peer.headers(1, [("x", "y")], flags=5) + frame(DATA, 1, 1, b"x")
+    assert peer.send(frame(DATA, 0, 1, bytes(16_384)) * 2 + late) == []
+    assert peer.frames() == [(WINDOW_UPDATE, 0, 0, word(2 * 16_384 + 1))]
+    (event,) = peer.send(peer.call(3, x="z"))  # header compression stayed in step
+    assert isinstance(event, Call) and event.head.metadata == {b"x": [b"z"]}
+
+
 def test_rst_stream_reports_what_the_session_knows(peer: Peer) -> None:
     """§6.4."""
     assert peer.send(peer.headers(1) + frame(RST_STREAM, 0, 1, word(8))) == []
@@ -392,6 +396,72 @@ def test_settings_that_change_no_window_leave_the_streams_alone(
     assert not looked_at
     peer.send(frame(SETTINGS, 0, 0, setting(4, 60)))
     assert len(looked_at) == 50
+
+
+def _ask(peer: Peer, stream_id: int, how: str) -> None:
+    """Have a stream answered, in each of the ways that begin with a header block."""
+    connection = peer.connection
+    if how == "refused":
+        peer.send(peer.call(stream_id, content_type="application/grpc-web"))
+        return
+    peer.send(peer.call(stream_id) if how != "page" else peer.headers(stream_id, content_type="text/plain", flags=5))
+    if how == "reply":
+        connection.reply(stream_id, b"answer")
+    elif how == "failure":
+        connection.fail(stream_id, 13, "x" * 16_400)
+    elif how == "page":
+        connection.respond(stream_id, 200, [(b"x", b"y" * 40_000)], b"")
+    elif how == "stream":
+        connection.send_headers(stream_id)
+
+
+_BEGINNINGS = ["reply", "failure", "page", "stream", "refused"]
+
+
+@pytest.mark.parametrize("how", _BEGINNINGS)
+@pytest.mark.parametrize("late", [False, True], ids=["first settings", "later settings"])
+def test_a_client_that_shrinks_its_header_table_is_told_that_it_is_not_used(
+    make_peer: Callable[..., Peer], how: str, late: bool
+) -> None:
+    """RFC 7541 §4.2: once, at the start of the next header block. nghttp2 and Node's http2 insist on it."""
+    small = setting(1, 100) + setting(1, 0) + setting(1, 8_192) + setting(1, 50)
+    peer = make_peer(settings=b"" if late else small)
+    if late:
+        peer.send(peer.call(1))
+        peer.connection.reply(1, b"before")
+        peer.answer(1)
+        peer.send(frame(SETTINGS, 0, 0, small))
+    peer.decoder.max_allowed_table_size = 0
+    peer.decoder.max_header_list_size = 100_000
+    seen = 0
+    for stream_id, each in enumerate([how, *_BEGINNINGS], 1):
+        _ask(peer, 2 * stream_id + 1, each)
+        found = peer.frames()
+        blocks = b"".join(payload for kind, _, _, payload in found if kind in (HEADERS, CONTINUATION))
+        assert max(len(payload) for *_, payload in found) <= 16_384
+        assert blocks.startswith(b"\x20") == (stream_id == 1)
+        seen += len(peer.decoder.decode(blocks))
+    assert seen > 10
+
+
+def test_a_table_that_shrinks_while_trailers_wait(make_peer: Callable[..., Peer]) -> None:
+    """The next header block is the next one sent, not the next one made."""
+    peer = make_peer(settings=setting(4, 8))
+    peer.send(peer.call(1) + peer.headers(3, content_type="text/plain", flags=5))
+    peer.connection.reply(1, b"answer")
+    peer.connection.respond(3, 200, [], b"larger than that")
+    peer.answer(1)
+    peer.send(frame(SETTINGS, 0, 0, setting(1, 0)) + frame(WINDOW_UPDATE, 0, 3, word(100)))
+    assert [(kind, payload) for kind, _, _, payload in peer.frames()] == [
+        (SETTINGS, b""), (DATA, b"han that"), (DATA, b""),
+    ]  # fmt: skip
+    peer.send(frame(WINDOW_UPDATE, 0, 1, word(100)))
+    (kind, _, _, payload) = peer.frames()[-1]
+    assert (kind, payload[:1]) == (HEADERS, b"\x20")
+    assert peer.decoder.decode(payload) == [("grpc-status", "0")]
+    peer.send(peer.call(5))
+    peer.connection.reply(5, b"")
+    assert [kind for kind, *_ in peer.frames()] == [HEADERS, DATA, HEADERS]
 
 
 def test_http_requests(peer: Peer) -> None:

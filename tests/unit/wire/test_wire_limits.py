@@ -95,6 +95,33 @@ def test_frames_without_content(make_peer: Callable[..., Peer], flood: bytes) ->
     assert peer.error() == CALM
 
 
+def test_content_for_streams_that_were_answered_early_is_no_flood(peer: Peer) -> None:
+    """A client may have sent all of many large requests before it hears that they are refused."""
+    content = frame(DATA, 0, 1, bytes(16_384))
+    for stream_id in range(1, 120, 2):
+        peer.send(peer.headers(stream_id) + frame(DATA, 0, stream_id, struct.pack(">BI", 0, 8_000_000)))
+        for at in range(8):
+            peer.send(content.replace(b"\0\0\0\1", struct.pack(">I", stream_id), 1) * 32)
+            assert not peer.connection.closed, (stream_id, at)
+    assert ("grpc-status", "8") in peer.answer(119)[0]
+    (event,) = peer.send(peer.call(121))
+    assert isinstance(event, Call)
+
+
+@pytest.mark.parametrize(
+    "flood", [frame(DATA, 0, 1), frame(DATA, 8, 1, b"\xff" + bytes(255))], ids=["empty", "padding"]
+)
+def test_empty_frames_for_a_stream_that_was_answered_are_a_flood(make_peer: Callable[..., Peer], flood: bytes) -> None:
+    peer = make_peer(Limits(idle_frame_burst=100, idle_frame_refill_per_s=10.0))
+    peer.send(peer.headers(1))
+    peer.connection.fail(1, 5, "early")
+    peer.frames()
+    peer.send(flood * 100)
+    assert not peer.connection.closed
+    peer.send(flood)
+    assert peer.error() == CALM
+
+
 def test_queued_answers_are_bounded(make_peer: Callable[..., Peer]) -> None:
     limits = Limits(max_control_frames=100, min_ping_interval_s=0.0, idle_ping_interval_s=0.0)
     peer = make_peer(limits)
