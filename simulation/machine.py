@@ -148,10 +148,7 @@ class SimMember:
         self.transport = SimTransport(machine.network, machine)
         self.metrics = Metrics()
         self.loop = SimLoop(clock)
-        imports = SimImports(machine.backends, image_worker)
-        self.received = ReceivedFiles(
-            disk, DIR.snap, self.backend, imports, image_worker, self.loop, self.metrics, fsync=True
-        )
+        self.received = self._received(image_worker)
         self.host = MemberHost(members, (machine.url,), self.metrics, self.received)
         self.raft = self._raft(recovered, ids.NodeID)
         parts = Parts(
@@ -247,6 +244,11 @@ class SimMember:
 
     def _restore_s(self) -> float:
         return self.options.restore_s * 2 * self.random.random() if self.machine.network.faulty else 0.0
+
+    def _received(self, worker: SimWorker) -> ReceivedFiles:
+        machine = self.machine
+        imports = SimImports(machine.backends, worker)
+        return ReceivedFiles(machine.disk, DIR.snap, self.backend, imports, worker, self.loop, self.metrics, fsync=True)
 
     def _policy(self) -> SyncPolicy:
         return SometimesInPlace(self.options.in_place, self.options.in_kernel, self.random)

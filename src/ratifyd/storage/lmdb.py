@@ -245,13 +245,16 @@ class _LmdbFile:
         return self.read()
 
     def copy_to(self, path: str) -> None:
-        """Write a compact copy of the last commit, durably."""
+        """Write a compact copy of the last commit, durably; LMDB would let the world read a file that it makes."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            self._env.copy(path, compact=True)
+            self._env.copyfd(fd, compact=True)
+            if self._fsync:
+                os.fsync(fd)
         except lmdb.Error as error:
             raise _failure(error, path) from error
-        if self._fsync:
-            _sync(path)
+        finally:
+            os.close(fd)
 
     def rename(self, path: str) -> None:
         """Move the open file over another one."""

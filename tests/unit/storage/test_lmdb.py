@@ -67,6 +67,7 @@ def test_defragment_shrinks_the_file_and_leaves_nothing_behind(tmp_path: Path) -
     backend.defragment(lambda _: None)
     worker.run()
     assert backend.size() <= in_use + 16 * 4096
+    assert (tmp_path / "db").stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["db", "db-lock"]
     with pytest.raises(BackendInUse):
         open_backend(tmp_path / "db", worker)
