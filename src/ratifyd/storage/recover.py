@@ -55,7 +55,7 @@ class DataDir:
 
     @property
     def wal(self) -> str:
-        return self.wal_path.rstrip("/") or f"{self.member}/wal"
+        return (self.wal_path.rstrip("/") or "/") if self.wal_path else f"{self.member}/wal"
 
     @property
     def snap(self) -> str:
@@ -97,7 +97,6 @@ class Recovered:
 def lock_data_dir(disk: Disk, data_dir: DataDir) -> File:
     """Make the directories and lock them; keep the file open as long as the member runs. Raises DataDirInUse."""
     disk.make_dirs(data_dir.snap)
-    disk.make_dirs(data_dir.wal.rpartition("/")[0] or ".")
     file = disk.open(data_dir.lock_file, create=True)
     if not file.lock():
         file.close()
