@@ -7,7 +7,6 @@ is opened close-on-exec. Knows nothing of what is stored.
 import errno
 import fcntl
 import os
-import shutil
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -162,11 +161,6 @@ class OsDisk:
 
     def remove(self, path: str) -> None:
         Path(path).unlink()
-
-    def remove_tree(self, directory: str) -> None:
-        """Delete a directory with all it holds; nothing happens when it does not exist."""
-        if os.path.lexists(directory):
-            shutil.rmtree(directory)
 
     def sync_dir(self, directory: str) -> None:
         """Make created, renamed and removed names of a directory durable."""

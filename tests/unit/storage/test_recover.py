@@ -1,6 +1,8 @@
 """Coming back from a data directory: every state a crash can leave is accepted, anything else refused in words."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from ratifyd.raft.confstate import decode_conf_state_json, encode_conf_state_jso
 from ratifyd.raft.messages import ConfState, Entry, EntryKind, HardState, Snapshot, SnapshotMeta
 from ratifyd.storage.disk import OsDisk
 from ratifyd.storage.lmdb import BackendInUse, LmdbBackend
+from ratifyd.storage.lmdbcheck import BackendOfEtcd, check_backend
 from ratifyd.storage.recover import (
     DataDir,
     DataDirInUse,
@@ -21,7 +24,7 @@ from ratifyd.storage.recover import (
 )
 from ratifyd.storage.snapshots import SnapshotFiles, received_name
 from ratifyd.storage.wal import Wal
-from ratifyd.storage.walread import LogReading, WalContents, WalCorrupt, read_log
+from ratifyd.storage.walread import LogReading, SegmentLocked, WalContents, WalCorrupt, read_log
 from simulation.disk import StepWorker
 
 METADATA = b"\x08\x01\x10\x02"
@@ -116,12 +119,12 @@ def test_a_new_member(member: Member) -> None:
     assert found.wal is None
     member.stop(None, found.backend)
     # Bootstrap was cut short before the log appeared: still new.
-    member.disk.make_dirs(member.dir.wal + ".tmp")
-    member.disk.open(member.dir.wal + ".tmp/junk", create=True).close()
+    member.disk.make_dirs(member.dir.wal)
+    Path(member.dir.wal, "0.tmp").write_bytes(b"half a log")
     found = member.recover()
     assert found.fresh
-    assert not member.disk.exists(member.dir.wal + ".tmp")
     member.stop(member.create_wal(), found.backend)
+    assert [path.suffix for path in Path(member.dir.wal).iterdir()] == [".wal"]
     found = member.recover()
     assert not found.fresh
     assert list(found.entries) == FIRST
@@ -177,7 +180,7 @@ def test_a_broken_snapshot_is_set_aside_for_an_older_one(member: Member) -> None
 
 def test_without_its_log_a_member_is_refused(member: Member) -> None:
     member.life(5, applied=5)
-    member.disk.remove_tree(member.dir.wal)
+    shutil.rmtree(member.dir.wal)
     with pytest.raises(RecoveryRefused, match=r"applied up to index 5.*--wal-dir"):
         member.recover()
 
@@ -208,6 +211,81 @@ def test_a_received_backend_nobody_logged_is_dropped(member: Member) -> None:
     assert found.applied == 7
     names = {path.name for path in Path(member.dir.snap).iterdir()}
     assert names == {"db", "db-lock", "0000000000000001-0000000000000005.snap"}
+    member.stop(found.wal, found.backend)
+
+
+LEFTOVERS = ("wal/0.tmp", "wal/1.tmp", "snap/tmp123", "snap/db.tmp.defrag", f"snap/{received_name(30)}")
+
+
+def leave_behind(member: Member) -> set[str]:
+    """What a killed process may leave; all file names then."""
+    for name in LEFTOVERS:
+        Path(member.dir.member, name).write_bytes(b"partial")
+    return names(member)
+
+
+def names(member: Member) -> set[str]:
+    return {str(path.relative_to(member.dir.member)) for path in Path(member.dir.member).rglob("*")}
+
+
+@contextmanager
+def locked(pattern: str, directory: str) -> Iterator[None]:
+    """Another process has the files."""
+    files = [OsDisk().open(str(path)) for path in Path(directory).glob(pattern)]
+    assert files and all(file.lock() for file in files)
+    yield
+    for file in files:
+        file.close()
+
+
+def test_nothing_is_removed_while_another_process_has_the_log(member: Member) -> None:
+    """Without its preallocated file, it would end where the next one begins."""
+    member.life(9, applied=7, snapshot=5)
+    unreadable = Path(member.dir.snap, f"{1:016x}-{8:016x}.snap")
+    unreadable.write_bytes(b"half")
+    before = leave_behind(member)
+    with locked("*.wal", member.dir.wal), pytest.raises(SegmentLocked, match=r"Stop that one.*--wal-dir"):
+        member.recover()
+    assert names(member) == before
+    with locked("?.tmp", member.dir.wal), pytest.raises(SegmentLocked, match=r"Stop that one.*--wal-dir"):
+        member.recover()
+    assert {name for name in names(member) if name.startswith("wal")} == {
+        name for name in before if name.startswith("wal")
+    }
+    member.worker.run()
+    found = member.recover()
+    member.stop(found.wal, found.backend)
+    assert not names(member) & set(LEFTOVERS)
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_nothing_is_removed_beside_a_backend_of_etcd(member: Member, logged: bool) -> None:
+    member.life(9, applied=7)
+    if not logged:
+        shutil.rmtree(member.dir.wal)
+        member.disk.make_dirs(member.dir.wal)
+    Path(member.dir.backend).write_bytes(bytes(16) + bytes.fromhex("edda0ced") + bytes(4096))
+    before = leave_behind(member)
+
+    def open_backend(path: str) -> Backend:
+        check_backend(path)
+        return member.open_backend(path)
+
+    with pytest.raises(BackendOfEtcd, match="was not changed"):
+        recover(member.disk, member.dir, open_backend=open_backend, open_wal=member.open_wal)
+    assert names(member) == before
+
+
+def test_a_log_that_was_read_can_be_written_by_nobody_else(member: Member) -> None:
+    """What was read would not be all of it any more."""
+    member.life(9, applied=7)
+
+    def open_backend(path: str) -> Backend:
+        with pytest.raises(SegmentLocked):
+            member.open_wal(member.dir.wal, SnapshotMeta(), read_log(member.disk, member.dir.wal))
+        return member.open_backend(path)
+
+    found = recover(member.disk, member.dir, open_backend=open_backend, open_wal=member.open_wal)
     member.stop(found.wal, found.backend)
 
 
