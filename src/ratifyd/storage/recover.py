@@ -110,7 +110,8 @@ def lock_data_dir(disk: Disk, data_dir: DataDir) -> File:
 def recover(disk: Disk, data_dir: DataDir, *, open_backend: OpenBackend, open_wal: OpenWal) -> Recovered:
     """Bring back what a member had. The data directory must be locked; blocks.
 
-    Nothing is removed before backend and log are known to be ours and nobody else's.
+    Nothing is removed before backend and log are known to be ours and nobody else's, and no backend takes the place of
+    another because of what the log says before that is durable.
     Raises RecoveryRefused, WalCorrupt, SegmentLocked and whatever opening the backend raises; nothing is open then.
     """
     with ExitStack() as opened:
@@ -140,6 +141,8 @@ def _recover_all(
     backend = open_backend(data_dir.backend)
     received = _received_backend(disk, data_dir, snapshot.meta, _number(backend, schema.CONSISTENT_INDEX))
     _discard_unfinished(disk, data_dir)
+    wal, contents = open_wal(data_dir.wal, snapshot.meta, reading)
+    opened.callback(wal.close)
     if received:
         backend.close()
         _log.info("taking over received backend %s", received)
@@ -149,8 +152,6 @@ def _recover_all(
     for name in disk.list(data_dir.snap):
         if name.endswith((".snap.db", ".snap.db-lock")):
             disk.remove(f"{data_dir.snap}/{name}")
-    wal, contents = open_wal(data_dir.wal, snapshot.meta, reading)
-    opened.callback(wal.close)
     return _fit_together(data_dir, snapshot, backend, wal, contents)
 
 

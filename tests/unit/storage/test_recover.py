@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -11,7 +12,7 @@ from ratifyd import schema
 from ratifyd.ports import Backend
 from ratifyd.raft.confstate import decode_conf_state_json, encode_conf_state_json
 from ratifyd.raft.messages import ConfState, Entry, EntryKind, HardState, Snapshot, SnapshotMeta
-from ratifyd.storage.disk import OsDisk
+from ratifyd.storage.disk import OsDisk, OsFile
 from ratifyd.storage.lmdb import BackendInUse, LmdbBackend
 from ratifyd.storage.lmdbcheck import BackendOfEtcd, check_backend
 from ratifyd.storage.recover import (
@@ -25,7 +26,8 @@ from ratifyd.storage.recover import (
 from ratifyd.storage.snapshots import SnapshotFiles, received_name
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import LogReading, SegmentLocked, WalContents, WalCorrupt, read_log
-from simulation.disk import StepWorker
+from simulation.backend import BackendFiles
+from simulation.disk import Crashed, SimDisk, StepWorker
 
 METADATA = b"\x08\x01\x10\x02"
 ONE = ConfState(voters=(1,))
@@ -287,6 +289,112 @@ def test_a_log_that_was_read_can_be_written_by_nobody_else(member: Member) -> No
 
     found = recover(member.disk, member.dir, open_backend=open_backend, open_wal=member.open_wal)
     member.stop(found.wal, found.backend)
+
+
+def test_the_log_is_synced_before_a_backend_takes_anothers_place(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process may have left the snapshot's record to the kernel."""
+    member.life(9, applied=3, snapshot=5, conf=THREE)
+    received = member.open_backend(f"{member.dir.snap}/{received_name(5)}")
+    member.commit(received, 5, THREE)
+    received.close()
+    done: list[str] = []
+
+    class Recording(OsDisk):
+        def rename(self, old: str, new: str) -> None:
+            done.append("rename")
+            super().rename(old, new)
+
+        def remove(self, path: str) -> None:
+            done.append("remove")
+            super().remove(path)
+
+        def sync_dir(self, directory: str) -> None:
+            done.append(f"sync {Path(directory).name}")
+            super().sync_dir(directory)
+
+    def datasync(file: OsFile) -> None:
+        done.append("sync segment")
+        original(file)
+
+    original = OsFile.datasync
+    monkeypatch.setattr(OsFile, "datasync", datasync)
+    member.disk = Recording()
+    found = member.recover()
+    member.stop(found.wal, found.backend)
+    assert done[:5] == ["sync segment", "sync wal", "sync member", "rename", "sync snap"]
+
+
+def test_a_power_failure_while_a_received_backend_is_taken_over() -> None:
+    """Entries that never committed must not count as committed because the backend is ahead of them."""
+    outcomes = set()
+    for step in range(12):
+        for seed in range(6):
+            disk = SimDisk()
+            backends = BackendFiles(disk)
+            _killed_while_recording_a_snapshot(disk, backends)
+            disk.crash_at = disk.steps + step
+            try:
+                _start(disk, backends)
+            except Crashed:
+                outcomes.add("in between")
+            disk.crash(Random(seed))
+            found = _start(disk, backends)
+            outcomes.add((found.snapshot.meta.index, found.hard_state.commit, found.applied))
+    assert outcomes == {"in between", (0, 5, 5), (20, 20, 20)}
+
+
+def _start(disk: SimDisk, backends: BackendFiles) -> Recovered:
+    worker = StepWorker()
+
+    def open_wal(path: str, start: SnapshotMeta, reading: LogReading) -> tuple[Wal, WalContents]:
+        return Wal.open(
+            disk,
+            path,
+            snapshot_index=start.index,
+            snapshot_term=start.term,
+            reading=reading,
+            worker=worker,
+            segment_bytes=4096,
+        )
+
+    return recover(disk, DataDir("d"), open_backend=lambda path: backends.open(path, worker), open_wal=open_wal)
+
+
+def _killed_while_recording_a_snapshot(disk: SimDisk, backends: BackendFiles) -> None:
+    """A member of three, with entries of an old term, of which half are committed."""
+    worker, directory = StepWorker(), DataDir("d")
+    lock_data_dir(disk, directory)
+
+    def rows(index: int) -> dict[bytes, dict[bytes, bytes | None]]:
+        stored: dict[bytes, bytes | None] = {
+            schema.CONSISTENT_INDEX: schema.encode_u64(index),
+            schema.TERM: schema.encode_u64(3),
+            schema.CONF_STATE: encode_conf_state_json(THREE),
+        }
+        return {schema.META: stored}
+
+    for path, index in ((directory.backend, 5), (f"{directory.snap}/{received_name(20)}", 20)):
+        backends.create(path, rows(index), worker)
+        disk.open(path).datasync()
+    wal = Wal.create(
+        disk,
+        directory.wal,
+        METADATA,
+        worker=worker,
+        segment_bytes=4096,
+        entries=[Entry(2, index, b"old") for index in range(1, 11)],
+        hard_state=HardState(2, 0, 5),
+    )
+    meta = SnapshotMeta(20, 3, THREE)
+    SnapshotFiles(disk, directory.snap).save(Snapshot(meta, b""))
+    worker.run()
+    disk.crash_at = disk.steps + 1  # written, not synced
+    with pytest.raises(Crashed):
+        wal.save_snapshot(meta, lambda _: None)
+        worker.run()
+    disk.abandon()
 
 
 def test_a_single_member_with_a_shortened_log_is_refused(member: Member) -> None:
