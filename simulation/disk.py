@@ -202,12 +202,6 @@ class SimDisk:
         del self._names[path]
         self._changed(path)
 
-    def remove_tree(self, directory: str) -> None:
-        if directory in self._names:
-            self.step("remove_tree")
-            self._drop(directory)
-            self._changed(directory)
-
     def sync_dir(self, directory: str) -> None:
         self.step("sync_dir")
         # Journals commit in order: everything before the last change in this directory becomes durable too.

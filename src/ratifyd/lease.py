@@ -6,7 +6,7 @@ may end a lease a tick late, never early. Times are seconds of one monotonic clo
 the key space: revoking a lease tells which keys to delete.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from math import ceil
 
@@ -16,7 +16,7 @@ MAX_TTL_S = 9_000_000_000
 """Largest TTL that can be granted (etcd MaxLeaseTTL)."""
 
 RETRY_S = 3.0
-"""An expired lease that is still there is reported again after this time."""
+"""An expired lease that is still there is reported again after this time, and one whose checkpoint was refused."""
 
 CHECKPOINT_INTERVAL_S = 300.0
 """Leases with more time left than this have it written to the log this often."""
@@ -156,7 +156,17 @@ class LeaseTimer:
     have promised as much); expiries that pile up are spread out.
     """
 
-    __slots__ = ("_armed", "_book", "_changed", "_due", "_expiry", "_min_ttl_s", "_next_checkpoint", "_scheduled")
+    __slots__ = (
+        "_again",
+        "_armed",
+        "_book",
+        "_changed",
+        "_due",
+        "_expiry",
+        "_min_ttl_s",
+        "_next_checkpoint",
+        "_scheduled",
+    )
 
     def __init__(self, book: LeaseBook, now: float, *, min_ttl_s: int = 0, extend_s: float = 0.0) -> None:
         self._book = book
@@ -167,6 +177,8 @@ class LeaseTimer:
         """When each lease is to be looked at: its expiry before it was renewed, later while a revoke is under way."""
         self._next_checkpoint: dict[int, float] = {}
         """When each long lease is to be checkpointed; in order of time, because the interval is the same for all."""
+        self._again: dict[int, float] = {}
+        """The same for those whose checkpoint came to nothing."""
         self._changed: list[int] = []
         book.changed = self._changed
         leases = book.leases
@@ -267,20 +279,26 @@ class LeaseTimer:
         """Up to `limit` (lease, whole seconds left) to propose as checkpoints; applied ones are scheduled again."""
         self.tick(now)
         found: list[tuple[int, int]] = []
-        waiting = self._next_checkpoint
-        while waiting and len(found) < limit:
-            lease_id = next(iter(waiting))
-            if waiting[lease_id] > now:
-                break
-            del waiting[lease_id]
-            lease = self._book.leases.get(lease_id)
-            if lease is None or (left := self._expiry[lease_id] - now) <= 0:
-                continue
-            if ceil(left) < lease.ttl_s:
-                found.append((lease_id, ceil(left)))
-            else:
-                self._schedule_checkpoint(lease, now)
+        for waiting in (self._again, self._next_checkpoint):
+            while waiting and len(found) < limit:
+                lease_id = next(iter(waiting))
+                if waiting[lease_id] > now:
+                    break
+                del waiting[lease_id]
+                lease = self._book.leases.get(lease_id)
+                if lease is None or (left := self._expiry[lease_id] - now) <= 0:
+                    continue
+                if ceil(left) < lease.ttl_s:
+                    found.append((lease_id, ceil(left)))
+                else:
+                    self._schedule_checkpoint(lease, now)
         return found
+
+    def checkpoint_again(self, lease_ids: Iterable[int], now: float) -> None:
+        """Name leases again soon: what `checkpoints` gave for them will not be applied."""
+        for lease_id in lease_ids:
+            if lease_id not in self._next_checkpoint and lease_id in self._expiry:
+                self._again.setdefault(lease_id, now + RETRY_S)
 
     def _ttl(self, lease: Lease) -> int:
         return lease.remaining_s or max(lease.ttl_s, self._min_ttl_s)
@@ -310,9 +328,11 @@ class LeaseTimer:
         del self._expiry[lease_id]
         del self._armed[lease_id]
         self._next_checkpoint.pop(lease_id, None)
+        self._again.pop(lease_id, None)
 
     def _schedule_checkpoint(self, lease: Lease, now: float) -> None:
         if lease.effective_ttl_s > CHECKPOINT_INTERVAL_S:
+            self._again.pop(lease.id, None)
             self._next_checkpoint.pop(lease.id, None)
             self._next_checkpoint[lease.id] = now + CHECKPOINT_INTERVAL_S
 

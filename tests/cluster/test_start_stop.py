@@ -16,6 +16,7 @@ import grpc
 import pytest
 
 from harness import stubs
+from harness.clusters import wait_for
 from harness.servers import EtcdServer, StartFailed
 from ratifyd.proto import rpc_pb2
 from ratifyd.proto.lock_pb2 import LockRequest
@@ -32,6 +33,26 @@ def wait_for_files(server: EtcdServer, count: int, timeout_s: float = 20.0) -> N
         if spin % 20 == 0 and ("ready to serve client requests" in server.log_text() or not server.running):
             return
         assert time.monotonic() < deadline, f"{count} files never appeared"
+
+
+@pytest.mark.parametrize(("first", "shared"), [("etcd", "data"), ("etcd", "wal"), ("ratifyd", "wal")])
+def test_a_start_that_is_refused_leaves_the_one_that_runs_alone(first: str, shared: str, tmp_path: Path) -> None:
+    """It goes on, also when its log needs the next file, which lies there preallocated."""
+    wal = tmp_path / "data" / "member" / "wal" if shared == "data" else tmp_path / "wal"
+    flags = ["--unsafe-no-fsync", *([f"--wal-dir={wal}"] if shared == "wal" else [])]
+    with EtcdServer(first, flags, data_dir=tmp_path / "data") as running:
+        wait_for("preallocated file", lambda: list(wal.glob("*.tmp")) or None)
+        before = set(wal.iterdir())
+        directory = tmp_path / ("data" if shared == "data" else "other")
+        second = EtcdServer("ratifyd", flags, data_dir=directory, start=False)
+        with pytest.raises(StartFailed, match=r"locked by another process|in use by another process"):
+            second.start()
+        second.stop()
+        assert set(wal.iterdir()) == before
+        with Client(running.client_endpoint) as client:
+            for number in range(70):
+                client.put(b"big%d" % (number % 3), bytes(1_000_000))
+        assert len(list(wal.glob("*.wal"))) == 2
 
 
 @pytest.mark.parametrize("files", range(1, 9))

@@ -62,8 +62,7 @@ from ratifyd.storage.lmdbcheck import BackendDamaged, BackendOfEtcd, check_backe
 from ratifyd.storage.recover import DataDir, DataDirInUse, Recovered, RecoveryRefused, lock_data_dir, recover
 from ratifyd.storage.snapshots import SaveTimes, SnapshotFiles, SnapshotStore
 from ratifyd.storage.wal import Wal
-from ratifyd.storage.walread import LogReading, WalContents, WalCorrupt, WalSnapshotMissing
-from ratifyd.storage.walsegments import SegmentLocked
+from ratifyd.storage.walread import LogReading, SegmentLocked, WalContents, WalCorrupt, WalSnapshotMissing
 from ratifyd.storage.worker import ThreadWorker
 from ratifyd.version import ETCD_VERSION
 from ratifyd.wire.limits import Limits

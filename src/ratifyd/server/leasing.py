@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 
 from ratifyd.apply.entries import Answer
-from ratifyd.errors import EtcdError
+from ratifyd.errors import EtcdError, NotLeader, RequestTooLarge, RequestTooManyRequests
 from ratifyd.lease import Lease, LeaseBook, LeaseTimer
 from ratifyd.proto.rpc_pb2 import LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest
 
 EXPIRY_LIMIT = 500
 """Leases revoked in one pass at most (semantics 8.13)."""
+
+_NEVER_PROPOSED = (NotLeader, RequestTooLarge, RequestTooManyRequests)
+"""Errors that say of what the leader wanted that it is not in the log."""
 
 Renewed = Callable[[int | None], None]
 """Gets the TTL in seconds, 0 when there is no such lease any more, None when this member's clock no longer decides."""
@@ -86,17 +89,24 @@ class Leasing:
         for lease_id in self._timer.expired(now, EXPIRY_LIMIT):
             self._propose(LeaseRevokeRequest(ID=lease_id).SerializeToString(), self._revoked)
         if self._checkpoints and (points := self._timer.checkpoints(now)):
-            leases, under_way = {lease_id for lease_id, _ in points}, self._checkpointed
-            under_way.update(leases)
-
-            def answered(_body: bytes, error: EtcdError | None) -> None:
-                if error is None:  # else it may still be applied, as long as this member leads
-                    under_way.difference_update(leases)
-
-            self._propose_checkpoints(points, answered)
+            self._propose_points(points, self._timer)
 
     def _revoked(self, _body: bytes, error: EtcdError | None) -> None:
         self.expired_total += error is None  # if it failed it is tried again
+
+    def _propose_points(self, points: list[tuple[int, int]], timer: LeaseTimer) -> None:
+        """Have the log say how long leases have left; what is refused is tried again."""
+        leases, under_way = {lease_id for lease_id, _ in points}, self._checkpointed
+        under_way.update(leases)
+
+        def answered(_body: bytes, error: EtcdError | None) -> None:
+            refused = isinstance(error, _NEVER_PROPOSED)
+            if error is None or refused:  # else it may still be applied, as long as this member leads
+                under_way.difference_update(leases)
+            if refused:
+                timer.checkpoint_again(leases, self._now())
+
+        self._propose_checkpoints(points, answered)
 
     def _propose_checkpoints(self, points: list[tuple[int, int]], answer: Answer) -> None:
         request = LeaseCheckpointRequest(

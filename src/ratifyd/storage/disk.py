@@ -7,13 +7,17 @@ is opened close-on-exec. Knows nothing of what is stored.
 import errno
 import fcntl
 import os
-import shutil
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 _NO_FALLOCATE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", -1)
+"""Locks of an open file; where the kernel has none, etcd, too, takes flock."""
+_WHOLE_FILE = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+"""A `struct flock`."""
 _DSYNC = getattr(os, "RWF_DSYNC", 0)
 _MAX_CHUNKS = 1024
 """Buffers of one vectored write (Linux UIO_MAXIOV)."""
@@ -98,8 +102,14 @@ class OsFile:
         return self._fd
 
     def lock(self) -> bool:
+        """Lock the file as etcd does, which neither sees nor respects locks of another kind."""
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.fcntl(self._fd, _OFD_SETLK, _WHOLE_FILE)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
@@ -151,11 +161,6 @@ class OsDisk:
 
     def remove(self, path: str) -> None:
         Path(path).unlink()
-
-    def remove_tree(self, directory: str) -> None:
-        """Delete a directory with all it holds; nothing happens when it does not exist."""
-        if os.path.lexists(directory):
-            shutil.rmtree(directory)
 
     def sync_dir(self, directory: str) -> None:
         """Make created, renamed and removed names of a directory durable."""

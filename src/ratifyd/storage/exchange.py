@@ -112,9 +112,8 @@ def import_image(path: str, target: str, *, check_digest: bool = True, fsync: bo
     `target` is replaced and durable on return; it may be `path` itself, which adopts a file in place. Raises
     ImageRefused, and OSError or lmdb.Error when the disk fails.
     """
-    directory, _, name = target.rpartition("/")
-    directory = directory or "."
-    unfinished = f"{directory}/tmp.{name}.import"
+    directory = str(Path(target).parent)
+    unfinished = f"{directory}/tmp.{Path(target).name}.import"
     _remove(unfinished)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -55,7 +55,7 @@ class DataDir:
 
     @property
     def wal(self) -> str:
-        return self.wal_path.rstrip("/") or f"{self.member}/wal"
+        return (self.wal_path.rstrip("/") or "/") if self.wal_path else f"{self.member}/wal"
 
     @property
     def snap(self) -> str:
@@ -97,7 +97,6 @@ class Recovered:
 def lock_data_dir(disk: Disk, data_dir: DataDir) -> File:
     """Make the directories and lock them; keep the file open as long as the member runs. Raises DataDirInUse."""
     disk.make_dirs(data_dir.snap)
-    disk.make_dirs(data_dir.wal.rpartition("/")[0] or ".")
     file = disk.open(data_dir.lock_file, create=True)
     if not file.lock():
         file.close()
@@ -111,9 +110,10 @@ def lock_data_dir(disk: Disk, data_dir: DataDir) -> File:
 def recover(disk: Disk, data_dir: DataDir, *, open_backend: OpenBackend, open_wal: OpenWal) -> Recovered:
     """Bring back what a member had. The data directory must be locked; blocks.
 
+    Nothing is removed before backend and log are known to be ours and nobody else's, and no backend takes the place of
+    another because of what the log says before that is durable.
     Raises RecoveryRefused, WalCorrupt, SegmentLocked and whatever opening the backend raises; nothing is open then.
     """
-    _discard_unfinished(disk, data_dir)
     with ExitStack() as opened:
 
         def open_one(path: str) -> Backend:
@@ -135,21 +135,28 @@ def _recover_all(
     files = SnapshotFiles(disk, data_dir.snap)
     # Nearly always the newest file counts, and the log has to be read only once.
     newest = files.load_newest(None) or Snapshot(SnapshotMeta())
-    reading = read_log(disk, data_dir.wal, newest.meta.index, newest.meta.term)
+    reading = read_log(disk, data_dir.wal, newest.meta.index, newest.meta.term, lock=True)
+    opened.callback(reading.close)
     snapshot = files.load_newest(reading.valid_snapshots()) or Snapshot(SnapshotMeta())
-    backend = _open_matching_backend(disk, data_dir, snapshot.meta, open_backend)
+    backend = open_backend(data_dir.backend)
+    received = _received_backend(disk, data_dir, snapshot.meta, _number(backend, schema.CONSISTENT_INDEX))
+    _discard_unfinished(disk, data_dir)
     wal, contents = open_wal(data_dir.wal, snapshot.meta, reading)
     opened.callback(wal.close)
+    if received:
+        backend.close()
+        _log.info("taking over received backend %s", received)
+        disk.rename(received, data_dir.backend)
+        disk.sync_dir(data_dir.snap)
+        backend = open_backend(data_dir.backend)
+    for name in disk.list(data_dir.snap):
+        if name.endswith((".snap.db", ".snap.db-lock")):
+            disk.remove(f"{data_dir.snap}/{name}")
     return _fit_together(data_dir, snapshot, backend, wal, contents)
 
 
 def _discard_unfinished(disk: Disk, data_dir: DataDir) -> None:
-    """Drop what a crash left half done or unused: a log being created, log files preallocated, a file being received,
-    a backend being rewritten."""
-    disk.remove_tree(data_dir.wal + ".tmp")
-    for name in disk.list(data_dir.wal):
-        if name.endswith(".tmp"):
-            disk.remove(f"{data_dir.wal}/{name}")
+    """Drop what a crash left half done: files being received, a backend being rewritten."""
     for name in disk.list(data_dir.snap):
         if name.startswith(("tmp", "db.tmp")):
             disk.remove(f"{data_dir.snap}/{name}")
@@ -165,30 +172,22 @@ def _recover_nothing(disk: Disk, data_dir: DataDir, open_backend: OpenBackend) -
             f"{consistent_index}. If the log lives in another directory, give it as --wal-dir; if it is lost, remove "
             "this member from the cluster, delete its data directory and add it again, or restore it from a snapshot."
         )
+    _discard_unfinished(disk, data_dir)
     return Recovered(fresh=True, backend=backend)
 
 
-def _open_matching_backend(disk: Disk, data_dir: DataDir, snapshot: SnapshotMeta, open_backend: OpenBackend) -> Backend:
-    """The live backend, or the received one when the crash came between logging its snapshot and renaming it."""
+def _received_backend(disk: Disk, data_dir: DataDir, snapshot: SnapshotMeta, consistent_index: int) -> str:
+    """The backend to take over when the crash came between logging its snapshot and renaming it; else empty."""
+    if consistent_index >= snapshot.index:
+        return ""
     received = f"{data_dir.snap}/{received_name(snapshot.index)}"
-    backend = open_backend(data_dir.backend)
-    consistent_index = _number(backend, schema.CONSISTENT_INDEX)
-    if consistent_index < snapshot.index:
-        backend.close()
-        if not disk.exists(received):
-            what = "older than the snapshot" if consistent_index else "missing or empty, but there is a snapshot"
-            raise RecoveryRefused(
-                f"backend {data_dir.backend} is {what} at index {snapshot.index}, and the entries before that are no "
-                f"longer in the log. {RESTORE_OR_REPLACE}."
-            )
-        _log.info("taking over received backend %s", received)
-        disk.rename(received, data_dir.backend)
-        disk.sync_dir(data_dir.snap)
-        backend = open_backend(data_dir.backend)
-    for name in disk.list(data_dir.snap):
-        if name.endswith((".snap.db", ".snap.db-lock")):
-            disk.remove(f"{data_dir.snap}/{name}")
-    return backend
+    if not disk.exists(received):
+        what = "older than the snapshot" if consistent_index else "missing or empty, but there is a snapshot"
+        raise RecoveryRefused(
+            f"backend {data_dir.backend} is {what} at index {snapshot.index}, and the entries before that are no "
+            f"longer in the log. {RESTORE_OR_REPLACE}."
+        )
+    return received
 
 
 def _fit_together(

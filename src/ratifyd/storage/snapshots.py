@@ -70,15 +70,19 @@ class SnapshotFiles:
         return SaveTimes(encoded - began, synced - written, perf_counter() - began)
 
     def load_newest(self, named_by_wal: Collection[SnapshotMeta] | None) -> Snapshot | None:
-        """The newest readable snapshot the log names by index and term (None: or not); None when there is none."""
+        """The newest readable snapshot the log names by index and term; None when there is none.
+
+        Unreadable ones are set aside. Without what the log names this is a guess, and nothing is changed.
+        """
         named = None if named_by_wal is None else {(meta.term, meta.index) for meta in named_by_wal}
         for name in reversed(self.names()):
             path = f"{self._directory}/{name}"
             try:
                 snapshot = self._read(path)
             except (SnapCorrupt, DecodeError) as error:
-                _log.warning("setting unreadable snapshot %s aside: %s", path, error)
-                self._disk.rename(path, path + ".broken")
+                if named is not None:
+                    _log.warning("setting unreadable snapshot %s aside: %s", path, error)
+                    self._disk.rename(path, path + ".broken")
                 continue
             if named is None or (snapshot.meta.term, snapshot.meta.index) in named:
                 return snapshot

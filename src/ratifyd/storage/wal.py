@@ -22,6 +22,7 @@ from ratifyd.storage.walread import (
     LogReading,
     SegmentName,
     WalContents,
+    open_locked,
     read_log,
     repair,
     segment_names,
@@ -33,7 +34,7 @@ from ratifyd.storage.walrecord import (
     encode_records,
     encode_snapshot_record,
 )
-from ratifyd.storage.walsegments import SegmentLocked, SegmentWriter
+from ratifyd.storage.walsegments import SPARES, SegmentWriter, discard_spares
 
 SEGMENT_BYTES = 64_000_000
 WARN_SYNC_S = 1.0
@@ -163,10 +164,11 @@ class Wal:
     ) -> "Wal":
         """Make a new log holding `entries` and `hard_state`, whole or not at all.
 
-        It is built in `<directory>.tmp`, then renamed. Blocks; raises FileExistsError when something is there already.
+        Blocks; raises FileExistsError when something is there already, SegmentLocked when another process does this.
         """
-        if disk.list(directory):
+        if not set(disk.list(directory)) <= set(SPARES):
             raise FileExistsError(f"{directory} is not empty, but a new log needs a directory of its own (--wal-dir)")
+        discard_spares(disk, directory)
         out = [encode_crc_record(0)]
         crc = encode_records(RecordKind.METADATA, (metadata,), 0, out)
         crc = encode_records(RecordKind.SNAPSHOT, (encode_snapshot_record(SnapshotMeta()),), crc, out)
@@ -208,22 +210,24 @@ class Wal:
     ) -> tuple["Wal", WalContents]:
         """Read the log from a snapshot on, cut a torn write off its end, and go on writing there. Blocks the caller.
 
-        A `reading` from that snapshot on, made while nobody else could write, spares reading it again.
+        A `reading` of the log, its lock included, is taken over: one from that snapshot on spares reading it again.
+        What a crash left beside the log is removed, once the log is ours.
 
         Raises WalCorrupt, WalSnapshotMissing, and SegmentLocked when another process writes this log.
         """
         names = select_segments(disk, directory, snapshot_index)
         files: list[tuple[SegmentName, File]] = []
+        tail = None if reading is None else reading.tail
         try:
-            for name in names:
-                path = f"{directory}/{name}"
-                files.append((name, disk.open(path)))
-                if not files[-1][1].lock():
-                    raise SegmentLocked(f"{path} is locked by another process")
-            if reading is None or (reading.index, reading.term) != (snapshot_index, snapshot_term):
-                reading = read_log(disk, directory, snapshot_index, snapshot_term)
-            reading.check(directory)
-            contents, end = reading.contents, reading.end
+            files.extend((name, open_locked(disk, f"{directory}/{name}")) for name in names[:-1])
+            files.append((names[-1], tail or open_locked(disk, f"{directory}/{names[-1]}")))
+            if reading is not None and (reading.index, reading.term) == (snapshot_index, snapshot_term):
+                fitting = reading
+            else:
+                fitting = read_log(disk, directory, snapshot_index, snapshot_term)
+            fitting.check(directory)
+            contents, end = fitting.contents, fitting.end
+            discard_spares(disk, directory)
             if end.torn:
                 _log.warning("cutting a torn write off %s/%s at offset %d", directory, names[-1], end.offset)
                 repair(disk, f"{directory}/{names[-1]}", end.offset)
@@ -234,6 +238,8 @@ class Wal:
             for _, file in files:
                 file.close()
             raise
+        if reading is not None:
+            reading.tail = None
         wal = cls(
             writer,
             metadata=contents.metadata,
@@ -502,5 +508,5 @@ def _warn_of(what: str) -> Callable[[None, BaseException | None], None]:
 
 
 def wal_exists(disk: Disk, directory: str) -> bool:
-    """Whether a log was created here; an unfinished `<directory>.tmp` is none."""
+    """Whether a log was created here; an unfinished one is none."""
     return bool(segment_names(disk, directory))

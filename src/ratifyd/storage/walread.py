@@ -42,6 +42,16 @@ class WalCorrupt(Exception):
         self.reason = reason
 
 
+class SegmentLocked(Exception):
+    """Another process holds a file of this log; the message says what to do."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path} is locked by another process, which has this log open. Stop that one, or give this member "
+            "directories of its own with --data-dir and --wal-dir"
+        )
+
+
 class WalSnapshotMissing(Exception):
     """The log does not hold the snapshot record it should be read from."""
 
@@ -111,18 +121,36 @@ def select_segments(disk: Disk, directory: str, snapshot_index: int) -> list[Seg
     return names
 
 
+def open_locked(disk: Disk, path: str, *, create: bool = False) -> File:
+    """Open a file of a log for this process alone. Raises SegmentLocked."""
+    file = disk.open(path, create=create)
+    if not file.lock():
+        file.close()
+        raise SegmentLocked(path)
+    return file
+
+
 class LogReading:
     """A whole log, read once: its `contents` from the snapshot at `index` and `term` on, and where it ends."""
 
-    __slots__ = ("contents", "end", "index", "matched", "term")
+    __slots__ = ("contents", "end", "index", "matched", "tail", "term")
 
-    def __init__(self, contents: WalContents, end: WalEnd, index: int, term: int, *, matched: bool) -> None:
+    def __init__(
+        self, contents: WalContents, end: WalEnd, index: int, term: int, *, matched: bool, tail: File | None
+    ) -> None:
         self.contents = contents
         self.end = end
         self.index = index
         self.term = term
         self.matched = matched
         """Whether the log has a record of that snapshot."""
+        self.tail = tail
+        """The last file, if it was locked, until whoever goes on writing there takes it over."""
+
+    def close(self) -> None:
+        """Unlock the log, unless it is written by now."""
+        if self.tail is not None:
+            self.tail.close()
 
     def valid_snapshots(self) -> list[SnapshotMeta]:
         """Snapshots the log names at or below its last commit index, oldest first."""
@@ -146,21 +174,30 @@ class LogReading:
         )
 
 
-def read_log(disk: Disk, directory: str, snapshot_index: int = 0, snapshot_term: int = 0) -> LogReading:
-    """Read all files of a log; entries from a snapshot on, which the log need not know. Raises WalCorrupt."""
+def read_log(
+    disk: Disk, directory: str, snapshot_index: int = 0, snapshot_term: int = 0, *, lock: bool = False
+) -> LogReading:
+    """Read all files of a log; entries from a snapshot on, which the log need not know. Raises WalCorrupt.
+
+    With `lock` nobody else can write it until the reading is closed or written on from. Raises SegmentLocked then.
+    """
     contents = WalContents()
     collect = _Collector(contents, snapshot_index, snapshot_term)
-    wanted = select_segments(disk, directory, snapshot_index)
+    paths = [f"{directory}/{name}" for name in segment_names(disk, directory)]
     files: list[tuple[str, File]] = []
+    tail = None
     try:
-        for name in segment_names(disk, directory):
-            path = f"{directory}/{name}"
-            files.append((path, disk.open(path)))
+        for path in paths:
+            locked = lock and path == paths[-1]  # whoever writes the log has that one
+            files.append((path, open_locked(disk, path) if locked else disk.open(path)))
+        wanted = select_segments(disk, directory, snapshot_index)
         end = _read_files(files, len(files) - len(wanted), collect)
+        if lock:
+            _, tail = files.pop()
     finally:
         for _, file in files:
             file.close()
-    return LogReading(contents, end, snapshot_index, snapshot_term, matched=collect.matched)
+    return LogReading(contents, end, snapshot_index, snapshot_term, matched=collect.matched, tail=tail)
 
 
 def repair(disk: Disk, path: str, offset: int) -> None:

@@ -4,14 +4,14 @@ Writes come one at a time, from the worker or the loop; everything else runs on 
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import PurePath
 from typing import Protocol, runtime_checkable
 
 from ratifyd.ports import Disk, File
-from ratifyd.storage.walread import SegmentName, segment_names
+from ratifyd.storage.walread import SegmentName, open_locked, segment_names
 
-
-class SegmentLocked(Exception):
-    """Another process holds a file of this log."""
+SPARES = ("0.tmp", "1.tmp")
+"""Names of files that are not part of the log yet, in turn."""
 
 
 @runtime_checkable
@@ -62,23 +62,28 @@ class SegmentWriter:
 
     @classmethod
     def create(cls, disk: Disk, directory: str, image: bytes, *, fsync: bool, segment_bytes: int) -> "SegmentWriter":
-        """Make the directory with a first file that starts with `image`, whole or not at all."""
-        parent, unfinished = directory.rpartition("/")[0] or ".", directory + ".tmp"
-        disk.remove_tree(unfinished)
-        disk.make_dirs(unfinished)
-        name = SegmentName(0, 0)
-        file = disk.open(f"{unfinished}/{name}", create=True)
-        if not file.lock():
-            raise SegmentLocked(f"{unfinished}/{name} is locked by another process")
-        file.allocate(segment_bytes)
-        file.pwrite(image, 0)
-        if fsync:
-            file.datasync()
-            disk.sync_dir(unfinished)
-        disk.rename(unfinished, directory)
-        if fsync:
-            disk.sync_dir(parent)
-        return cls(disk, directory, [(name, file)], len(image), fsync=fsync, segment_bytes=segment_bytes)
+        """Make a first file that starts with `image`, whole or not at all, and its directory if there is none.
+
+        The file is renamed, and not its directory as etcd does: that may be a mount point, or named by a link.
+        """
+        disk.make_dirs(directory)
+        name, unfinished = SegmentName(0, 0), f"{directory}/{SPARES[0]}"
+        file = _preallocated(disk, unfinished, segment_bytes)
+        try:
+            if segment_names(disk, directory):  # only now that the file is ours can there be no other log any more
+                raise FileExistsError(f"another process has just made a log in {directory}")
+            file.pwrite(image, 0)
+            if fsync:
+                file.datasync()
+            disk.rename(unfinished, f"{directory}/{name}")
+            writer = cls(disk, directory, [(name, file)], len(image), fsync=fsync, segment_bytes=segment_bytes)
+            writer._sync_names()
+        except BaseException:
+            file.close()
+            if disk.exists(unfinished):
+                disk.remove(unfinished)
+            raise
+        return writer
 
     def zero_tail(self, *, needed: bool) -> None:
         """Make the rest of the last file zeros, preallocated: leftovers of a torn write must not be read later."""
@@ -93,8 +98,7 @@ class SegmentWriter:
         if self.fsync:
             for _, file in self._segments:
                 file.datasync()
-            self._disk.sync_dir(self._directory)
-            self._disk.sync_dir(self._directory.rpartition("/")[0] or ".")
+        self._sync_names()
 
     def write(self, chunks: Sequence[bytes], size: int) -> None:
         """Write chunks of `size` bytes in all at the end, durably unless syncs are off."""
@@ -142,17 +146,8 @@ class SegmentWriter:
         """Preallocate the next file, unless there is one."""
         if self._spare is not None:
             return
-        path = f"{self._directory}/{self._spares_made % 2}.tmp"
-        file = self._disk.open(path, create=True)
-        try:
-            if not file.lock():
-                raise SegmentLocked(f"{path} is locked by another process")
-            file.truncate(0)
-            file.allocate(self._segment_bytes)
-        except BaseException:
-            file.close()
-            self._disk.remove(path)  # what it holds of a full disk, others need
-            raise
+        path = f"{self._directory}/{SPARES[self._spares_made % 2]}"
+        file = _preallocated(self._disk, path, self._segment_bytes)
         self._spares_made += 1
         self._spare = (path, file)
 
@@ -190,6 +185,11 @@ class SegmentWriter:
             self._disk.remove(path)
             self._spare = None
 
+    def _sync_names(self) -> None:
+        if self.fsync:
+            self._disk.sync_dir(self._directory)
+            self._disk.sync_dir(str(PurePath(self._directory).parent))
+
     def _writing(self, file: File) -> Callable[[Sequence[bytes], int], None]:
         if self.fsync and isinstance(file, _SyncingFile):
             return file.pwrite_datasync
@@ -200,3 +200,26 @@ class SegmentWriter:
                 file.datasync()
 
         return write
+
+
+def discard_spares(disk: Disk, directory: str) -> None:
+    """Remove what a crash left preallocated or unfinished. Raises SegmentLocked when a process is at work on it."""
+    for name in disk.list(directory):
+        if name in SPARES:
+            path = f"{directory}/{name}"
+            file = open_locked(disk, path)
+            disk.remove(path)
+            file.close()
+
+
+def _preallocated(disk: Disk, path: str, size: int) -> File:
+    """A file of zeros, locked."""
+    file = open_locked(disk, path, create=True)
+    try:
+        file.truncate(0)
+        file.allocate(size)
+    except BaseException:
+        file.close()
+        disk.remove(path)  # what it holds of a full disk, others need
+        raise
+    return file

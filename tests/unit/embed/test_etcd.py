@@ -169,11 +169,14 @@ def test_a_second_member_on_the_same_directory(tmp_path: Path) -> None:
     run(work())
 
 
-@pytest.mark.parametrize(("made", "slash"), [(True, ""), (False, "/"), (True, "//")])
-def test_the_directory_given_for_the_log(tmp_path: Path, made: bool, slash: str) -> None:
-    """It may be there, as long as nothing is in it, and it may be written with a slash at the end."""
-    if made:
+@pytest.mark.parametrize(("made", "slash"), [("directory", ""), ("", "/"), ("directory", "//"), ("link", "")])
+def test_the_directory_given_for_the_log(tmp_path: Path, made: str, slash: str) -> None:
+    """It may be there, as long as nothing is in it; it may be a link, and be written with a slash at the end."""
+    if made == "directory":
         (tmp_path / "wal").mkdir()
+    elif made == "link":
+        (tmp_path / "fast").mkdir()
+        (tmp_path / "wal").symlink_to("fast")
 
     async def work() -> None:
         for _ in range(2):
@@ -183,6 +186,7 @@ def test_the_directory_given_for_the_log(tmp_path: Path, made: bool, slash: str)
 
     run(work())
     assert list((tmp_path / "wal").glob("*.wal"))
+    assert (tmp_path / "wal").is_symlink() == (made == "link")
 
 
 def test_somebody_elses_directory_for_the_log(tmp_path: Path) -> None:
@@ -195,6 +199,16 @@ def test_somebody_elses_directory_for_the_log(tmp_path: Path) -> None:
 
     run(work())
     assert [path.name for path in (tmp_path / "wal").iterdir()] == ["diary"]
+
+
+def test_the_root_is_no_directory_for_the_log(tmp_path: Path) -> None:
+    """Nor does it mean that none was given."""
+
+    async def work() -> None:
+        with pytest.raises(StartError, match=r"/ is not empty.*--wal-dir"):
+            await Etcd(config(tmp_path, wal_dir="/")).start()
+
+    run(work())
 
 
 def test_faults_the_operator_can_mend_are_explained(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import cast
 
 from ratifyd.apply.entries import Answer
-from ratifyd.errors import EtcdError, Timeout
+from ratifyd.errors import EtcdError, NotLeader, RequestTooManyRequests, Timeout
 from ratifyd.lease import LeaseBook
 from ratifyd.proto.rpc_pb2 import LeaseCheckpointRequest
 from ratifyd.server.leader import Leadership
@@ -101,6 +101,46 @@ def test_a_checkpoint_nobody_waits_for_any_more_may_still_be_applied() -> None:
         bench.book.checkpoint(point.ID, point.remaining_TTL)
     promised(bench, bench.apply)
     assert bench.answers == [TTL_S]
+
+
+def test_a_checkpoint_that_was_refused_is_made_again() -> None:
+    """While leadership is handed over nothing is proposed; if that comes to nothing the leader goes on."""
+    bench = Bench()
+    bench.pass_time(301)
+    bench.apply(NotLeader())
+    bench.pass_time(1)
+    assert not bench.checkpoints
+    bench.pass_time(2)
+    bench.apply(RequestTooManyRequests())
+    bench.pass_time(3)
+    bench.apply()
+    assert bench.left_for_another_leader == 694
+    bench.pass_time(0)
+    bench.pass_time(299)
+    assert not bench.checkpoints
+    bench.pass_time(1)
+    bench.apply()
+    assert bench.left_for_another_leader == 394
+
+
+def test_a_checkpoint_that_was_refused_stands_in_no_renewals_way() -> None:
+    bench = Bench()
+    bench.pass_time(301)
+    bench.apply(NotLeader())
+    bench.renew()
+    promised(bench)
+    assert bench.answers and not bench.checkpoints
+    bench.pass_time(3)
+    assert [point.remaining_TTL for point in bench.checkpoints[0][0].checkpoints] == [997]
+
+
+def test_a_lease_that_is_gone_needs_no_other_checkpoint() -> None:
+    bench = Bench()
+    bench.pass_time(301)
+    bench.book.revoke(LEASE)
+    bench.apply(NotLeader())
+    bench.pass_time(3)
+    assert not bench.checkpoints
 
 
 def test_a_renewal_whose_clearing_fails_is_not_confirmed() -> None:

@@ -1,11 +1,13 @@
 """Files of the machine, and the simulated disk that must behave alike."""
 
+import fcntl
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from ratifyd.ports import Disk
+from ratifyd.storage import disk as disks
 from ratifyd.storage.disk import OsDisk
 from simulation.disk import SimDisk
 
@@ -43,10 +45,24 @@ def test_files(disk: Disk, tmp_path: Path) -> None:
     disk.remove(f"{base}/g")
     assert disk.list(base) == []
     assert disk.list(f"{base}/never") == []
-    disk.remove_tree(f"{tmp_path}/a")
-    disk.remove_tree(f"{tmp_path}/a")
-    assert not disk.exists(f"{tmp_path}/a")
     assert disk.free_bytes(str(tmp_path)) > 0
+
+
+def test_files_are_locked_as_etcd_locks_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With locks of open files, which record locks of processes respect, unlike flock."""
+    path = str(tmp_path / "f")
+    for kind, respected in ((None, True), (-1, False)):
+        if kind is not None:
+            monkeypatch.setattr(disks, "_OFD_SETLK", kind)  # as where the kernel has none
+        file, other, stranger = (OsDisk().open(path, create=True) for _ in range(3))
+        assert file.lock() and not other.lock()
+        if respected:
+            with pytest.raises(BlockingIOError):
+                fcntl.lockf(stranger.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.close()
+        assert other.lock()
+        other.close()
+        stranger.close()
 
 
 def test_modes_are_private(tmp_path: Path) -> None:

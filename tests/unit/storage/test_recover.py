@@ -1,7 +1,10 @@
 """Coming back from a data directory: every state a crash can leave is accepted, anything else refused in words."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -9,8 +12,9 @@ from ratifyd import schema
 from ratifyd.ports import Backend
 from ratifyd.raft.confstate import decode_conf_state_json, encode_conf_state_json
 from ratifyd.raft.messages import ConfState, Entry, EntryKind, HardState, Snapshot, SnapshotMeta
-from ratifyd.storage.disk import OsDisk
+from ratifyd.storage.disk import OsDisk, OsFile
 from ratifyd.storage.lmdb import BackendInUse, LmdbBackend
+from ratifyd.storage.lmdbcheck import BackendOfEtcd, check_backend
 from ratifyd.storage.recover import (
     DataDir,
     DataDirInUse,
@@ -21,8 +25,9 @@ from ratifyd.storage.recover import (
 )
 from ratifyd.storage.snapshots import SnapshotFiles, received_name
 from ratifyd.storage.wal import Wal
-from ratifyd.storage.walread import LogReading, WalContents, WalCorrupt, read_log
-from simulation.disk import StepWorker
+from ratifyd.storage.walread import LogReading, SegmentLocked, WalContents, WalCorrupt, read_log
+from simulation.backend import BackendFiles
+from simulation.disk import Crashed, SimDisk, StepWorker
 
 METADATA = b"\x08\x01\x10\x02"
 ONE = ConfState(voters=(1,))
@@ -116,12 +121,12 @@ def test_a_new_member(member: Member) -> None:
     assert found.wal is None
     member.stop(None, found.backend)
     # Bootstrap was cut short before the log appeared: still new.
-    member.disk.make_dirs(member.dir.wal + ".tmp")
-    member.disk.open(member.dir.wal + ".tmp/junk", create=True).close()
+    member.disk.make_dirs(member.dir.wal)
+    Path(member.dir.wal, "0.tmp").write_bytes(b"half a log")
     found = member.recover()
     assert found.fresh
-    assert not member.disk.exists(member.dir.wal + ".tmp")
     member.stop(member.create_wal(), found.backend)
+    assert [path.suffix for path in Path(member.dir.wal).iterdir()] == [".wal"]
     found = member.recover()
     assert not found.fresh
     assert list(found.entries) == FIRST
@@ -177,7 +182,7 @@ def test_a_broken_snapshot_is_set_aside_for_an_older_one(member: Member) -> None
 
 def test_without_its_log_a_member_is_refused(member: Member) -> None:
     member.life(5, applied=5)
-    member.disk.remove_tree(member.dir.wal)
+    shutil.rmtree(member.dir.wal)
     with pytest.raises(RecoveryRefused, match=r"applied up to index 5.*--wal-dir"):
         member.recover()
 
@@ -209,6 +214,187 @@ def test_a_received_backend_nobody_logged_is_dropped(member: Member) -> None:
     names = {path.name for path in Path(member.dir.snap).iterdir()}
     assert names == {"db", "db-lock", "0000000000000001-0000000000000005.snap"}
     member.stop(found.wal, found.backend)
+
+
+LEFTOVERS = ("wal/0.tmp", "wal/1.tmp", "snap/tmp123", "snap/db.tmp.defrag", f"snap/{received_name(30)}")
+
+
+def leave_behind(member: Member) -> set[str]:
+    """What a killed process may leave; all file names then."""
+    for name in LEFTOVERS:
+        Path(member.dir.member, name).write_bytes(b"partial")
+    return names(member)
+
+
+def names(member: Member) -> set[str]:
+    return {str(path.relative_to(member.dir.member)) for path in Path(member.dir.member).rglob("*")}
+
+
+@contextmanager
+def locked(pattern: str, directory: str) -> Iterator[None]:
+    """Another process has the files."""
+    files = [OsDisk().open(str(path)) for path in Path(directory).glob(pattern)]
+    assert files and all(file.lock() for file in files)
+    yield
+    for file in files:
+        file.close()
+
+
+def test_nothing_is_removed_while_another_process_has_the_log(member: Member) -> None:
+    """Without its preallocated file, it would end where the next one begins."""
+    member.life(9, applied=7, snapshot=5)
+    unreadable = Path(member.dir.snap, f"{1:016x}-{8:016x}.snap")
+    unreadable.write_bytes(b"half")
+    before = leave_behind(member)
+    with locked("*.wal", member.dir.wal), pytest.raises(SegmentLocked, match=r"Stop that one.*--wal-dir"):
+        member.recover()
+    assert names(member) == before
+    with locked("?.tmp", member.dir.wal), pytest.raises(SegmentLocked, match=r"Stop that one.*--wal-dir"):
+        member.recover()
+    assert {name for name in names(member) if name.startswith("wal")} == {
+        name for name in before if name.startswith("wal")
+    }
+    member.worker.run()
+    found = member.recover()
+    member.stop(found.wal, found.backend)
+    assert not names(member) & set(LEFTOVERS)
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_nothing_is_removed_beside_a_backend_of_etcd(member: Member, logged: bool) -> None:
+    member.life(9, applied=7)
+    if not logged:
+        shutil.rmtree(member.dir.wal)
+        member.disk.make_dirs(member.dir.wal)
+    Path(member.dir.backend).write_bytes(bytes(16) + bytes.fromhex("edda0ced") + bytes(4096))
+    before = leave_behind(member)
+
+    def open_backend(path: str) -> Backend:
+        check_backend(path)
+        return member.open_backend(path)
+
+    with pytest.raises(BackendOfEtcd, match="was not changed"):
+        recover(member.disk, member.dir, open_backend=open_backend, open_wal=member.open_wal)
+    assert names(member) == before
+
+
+def test_a_log_that_was_read_can_be_written_by_nobody_else(member: Member) -> None:
+    """What was read would not be all of it any more."""
+    member.life(9, applied=7)
+
+    def open_backend(path: str) -> Backend:
+        with pytest.raises(SegmentLocked):
+            member.open_wal(member.dir.wal, SnapshotMeta(), read_log(member.disk, member.dir.wal))
+        return member.open_backend(path)
+
+    found = recover(member.disk, member.dir, open_backend=open_backend, open_wal=member.open_wal)
+    member.stop(found.wal, found.backend)
+
+
+def test_the_log_is_synced_before_a_backend_takes_anothers_place(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process may have left the snapshot's record to the kernel."""
+    member.life(9, applied=3, snapshot=5, conf=THREE)
+    received = member.open_backend(f"{member.dir.snap}/{received_name(5)}")
+    member.commit(received, 5, THREE)
+    received.close()
+    done: list[str] = []
+
+    class Recording(OsDisk):
+        def rename(self, old: str, new: str) -> None:
+            done.append("rename")
+            super().rename(old, new)
+
+        def remove(self, path: str) -> None:
+            done.append("remove")
+            super().remove(path)
+
+        def sync_dir(self, directory: str) -> None:
+            done.append(f"sync {Path(directory).name}")
+            super().sync_dir(directory)
+
+    def datasync(file: OsFile) -> None:
+        done.append("sync segment")
+        original(file)
+
+    original = OsFile.datasync
+    monkeypatch.setattr(OsFile, "datasync", datasync)
+    member.disk = Recording()
+    found = member.recover()
+    member.stop(found.wal, found.backend)
+    assert done[:5] == ["sync segment", "sync wal", "sync member", "rename", "sync snap"]
+
+
+def test_a_power_failure_while_a_received_backend_is_taken_over() -> None:
+    """Entries that never committed must not count as committed because the backend is ahead of them."""
+    outcomes = set()
+    for step in range(12):
+        for seed in range(6):
+            disk = SimDisk()
+            backends = BackendFiles(disk)
+            _killed_while_recording_a_snapshot(disk, backends)
+            disk.crash_at = disk.steps + step
+            try:
+                _start(disk, backends)
+            except Crashed:
+                outcomes.add("in between")
+            disk.crash(Random(seed))
+            found = _start(disk, backends)
+            outcomes.add((found.snapshot.meta.index, found.hard_state.commit, found.applied))
+    assert outcomes == {"in between", (0, 5, 5), (20, 20, 20)}
+
+
+def _start(disk: SimDisk, backends: BackendFiles) -> Recovered:
+    worker = StepWorker()
+
+    def open_wal(path: str, start: SnapshotMeta, reading: LogReading) -> tuple[Wal, WalContents]:
+        return Wal.open(
+            disk,
+            path,
+            snapshot_index=start.index,
+            snapshot_term=start.term,
+            reading=reading,
+            worker=worker,
+            segment_bytes=4096,
+        )
+
+    return recover(disk, DataDir("d"), open_backend=lambda path: backends.open(path, worker), open_wal=open_wal)
+
+
+def _killed_while_recording_a_snapshot(disk: SimDisk, backends: BackendFiles) -> None:
+    """A member of three, with entries of an old term, of which half are committed."""
+    worker, directory = StepWorker(), DataDir("d")
+    lock_data_dir(disk, directory)
+
+    def rows(index: int) -> dict[bytes, dict[bytes, bytes | None]]:
+        stored: dict[bytes, bytes | None] = {
+            schema.CONSISTENT_INDEX: schema.encode_u64(index),
+            schema.TERM: schema.encode_u64(3),
+            schema.CONF_STATE: encode_conf_state_json(THREE),
+        }
+        return {schema.META: stored}
+
+    for path, index in ((directory.backend, 5), (f"{directory.snap}/{received_name(20)}", 20)):
+        backends.create(path, rows(index), worker)
+        disk.open(path).datasync()
+    wal = Wal.create(
+        disk,
+        directory.wal,
+        METADATA,
+        worker=worker,
+        segment_bytes=4096,
+        entries=[Entry(2, index, b"old") for index in range(1, 11)],
+        hard_state=HardState(2, 0, 5),
+    )
+    meta = SnapshotMeta(20, 3, THREE)
+    SnapshotFiles(disk, directory.snap).save(Snapshot(meta, b""))
+    worker.run()
+    disk.crash_at = disk.steps + 1  # written, not synced
+    with pytest.raises(Crashed):
+        wal.save_snapshot(meta, lambda _: None)
+        worker.run()
+    disk.abandon()
 
 
 def test_a_single_member_with_a_shortened_log_is_refused(member: Member) -> None:

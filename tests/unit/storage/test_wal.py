@@ -1,6 +1,7 @@
 """The write-ahead log: bytes, order of answers, files, locks and damage."""
 
 import copy
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -10,12 +11,11 @@ import pytest
 from ratifyd.metrics import Metrics
 from ratifyd.raft.codec import encode_hard_state
 from ratifyd.raft.messages import ConfState, Entry, EntryKind, HardState, SnapshotMeta
-from ratifyd.storage.disk import OsDisk
+from ratifyd.storage.disk import OsDisk, OsFile
 from ratifyd.storage.syncpolicy import SyncPolicy
 from ratifyd.storage.wal import Wal, WalFailed
-from ratifyd.storage.walread import WalContents, WalCorrupt, WalSnapshotMissing, read_log
+from ratifyd.storage.walread import SegmentLocked, WalContents, WalCorrupt, WalSnapshotMissing, read_log
 from ratifyd.storage.walrecord import RecordKind, encode_records
-from ratifyd.storage.walsegments import SegmentLocked
 from simulation.disk import SimDisk, StepWorker, WorkerSyncs
 from tests.support_wal import entries_of, read_records
 
@@ -112,6 +112,10 @@ def images(directory: str) -> list[bytes]:
     return [path.read_bytes() for path in sorted(Path(directory).glob("*.wal"))]
 
 
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
 def test_a_new_log_starts_with_etcds_bytes(directory: str) -> None:
     worker = StepWorker()
     wal = create(OsDisk(), directory, worker)
@@ -119,7 +123,7 @@ def test_a_new_log_starts_with_etcds_bytes(directory: str) -> None:
     assert len(image) == SEGMENT
     assert image[:16] == bytes.fromhex("04000000000000840804100000000000")
     assert read_records([image]) == [(4, b""), (1, METADATA), (5, bytes.fromhex("08001000"))]
-    assert not Path(directory + ".tmp").exists()
+    assert names(Path(directory).parent) == {"wal"}
     worker.run()
     assert Path(directory, "0.tmp").stat().st_size == SEGMENT
     close(wal, worker)
@@ -440,6 +444,49 @@ def test_a_second_process_is_refused(directory: str) -> None:
     close(wal, worker)
     wal, _ = reopen(OsDisk(), directory, worker)
     close(wal, worker)
+
+
+def test_a_log_that_another_process_creates_is_left_to_it(directory: str) -> None:
+    OsDisk().make_dirs(directory)
+    other = OsDisk().open(f"{directory}/0.tmp", create=True)
+    assert other.lock()
+    with pytest.raises(SegmentLocked, match="locked by another process"):
+        create(OsDisk(), directory, StepWorker())
+    assert names(Path(directory)) == {"0.tmp"}
+    other.close()
+    wal = create(OsDisk(), directory, worker := StepWorker())
+    close(wal, worker)
+
+
+@pytest.mark.parametrize("failing", ["rename", "sync_dir", "allocate"])
+def test_a_log_that_cannot_be_created_leaves_nothing_open(
+    directory: str, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    opened = names(Path("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(OsFile if failing == "allocate" else OsDisk, failing, fail)
+        with pytest.raises(OSError, match="broken"):
+            create(OsDisk(), directory, StepWorker())
+    assert names(Path("/proc/self/fd")) == opened
+    assert not list(Path(directory).glob("*.tmp"))
+
+
+@pytest.mark.parametrize(("path", "parent"), [("/wal", "/"), ("wal", "."), ("d/wal", "d"), ("/d/wal", "/d")])
+def test_the_name_of_the_log_is_synced_where_it_stands(path: str, parent: str) -> None:
+    class Recording(SimDisk):
+        def sync_dir(self, directory: str) -> None:
+            synced.append(directory)
+            super().sync_dir(directory)
+
+    synced: list[str] = []
+    disk, worker = Recording(), StepWorker()
+    close(create(disk, path, worker), worker)
+    assert synced == [path, parent]
+    close(reopen(disk, path, worker)[0], worker)
+    assert synced == [path, parent, path, parent]
 
 
 def test_a_missing_file_in_between_is_refused(directory: str) -> None:
