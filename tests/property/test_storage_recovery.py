@@ -128,7 +128,7 @@ class Machine:
         wal.append([], HardState(1, 1, index), lambda _: None)
 
         def recorded(_: BaseException | None) -> None:
-            files.purge(2)
+            files.purge(2, meta)
             wal.release_to(index)
             wal.purge(2)
 

@@ -149,10 +149,12 @@ def _recover_all(
         disk.rename(received, data_dir.backend)
         disk.sync_dir(data_dir.snap)
         backend = open_backend(data_dir.backend)
+    found = _fit_together(data_dir, snapshot, backend, wal, contents)
+    files.discard_after(snapshot.meta)
     for name in disk.list(data_dir.snap):
         if name.endswith((".snap.db", ".snap.db-lock")):
             disk.remove(f"{data_dir.snap}/{name}")
-    return _fit_together(data_dir, snapshot, backend, wal, contents)
+    return found
 
 
 def _discard_unfinished(disk: Disk, data_dir: DataDir) -> None:

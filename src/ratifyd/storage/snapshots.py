@@ -88,11 +88,23 @@ class SnapshotFiles:
                 return snapshot
         return None
 
-    def purge(self, keep: int) -> None:
-        """Delete all but the newest `keep` snapshots. Call when the newest one is recorded in the WAL."""
-        names = self.names()
-        for name in names[: max(0, len(names) - keep)]:
+    def purge(self, keep: int, newest: SnapshotMeta) -> None:
+        """Delete all but the newest `keep` snapshots up to `newest`, the last that the log names."""
+        recorded = [name for name in self.names() if name <= snapshot_name(newest)]
+        for name in recorded[: max(0, len(recorded) - keep)]:
             self._disk.remove(f"{self._directory}/{name}")
+
+    def discard_after(self, newest: SnapshotMeta) -> None:
+        """Delete, durably, those after the one that a start begins with: they must not count later, either.
+
+        The crash came before the log knew of them. A record of which only the commit was lost would count once the log
+        has committed as much, and there is no backend for it any more.
+        """
+        unknown = [name for name in self.names() if name > snapshot_name(newest)]
+        for name in unknown:
+            self._disk.remove(f"{self._directory}/{name}")
+        if unknown:
+            self._disk.sync_dir(self._directory)
 
     def names(self) -> list[str]:
         """File names, oldest first."""
@@ -117,7 +129,7 @@ def _untold(_times: SaveTimes) -> None:
 class SnapshotStore:
     """Saves snapshots off the loop: the file first, then its record in the log. Its calls do not block."""
 
-    __slots__ = ("_files", "_keep_files", "_keep_segments", "_saved", "_wal", "_worker")
+    __slots__ = ("_files", "_keep_files", "_keep_segments", "_recorded", "_saved", "_wal", "_worker")
 
     def __init__(
         self,
@@ -135,10 +147,17 @@ class SnapshotStore:
         self._worker = worker
         self._keep_files = keep_files
         self._keep_segments = keep_segments
+        self._recorded = SnapshotMeta()
+        """The newest that this life has recorded in the log."""
         self._saved = saved
 
     def save(self, snapshot: Snapshot, done: Done) -> None:
         """Make a snapshot durable. When the log was closed meanwhile nobody is told: without its record it is none."""
+
+        def recorded(error: BaseException | None) -> None:
+            if error is None:
+                self._recorded = max(self._recorded, snapshot.meta, key=snapshot_name)
+            done(error)
 
         def saved(times: SaveTimes | None, error: BaseException | None) -> None:
             if times is not None:
@@ -147,11 +166,11 @@ class SnapshotStore:
                 if self._wal.closed:
                     return
                 try:
-                    if not self._wal.save_snapshot(snapshot.meta, done):
+                    if not self._wal.save_snapshot(snapshot.meta, recorded):
                         return
                 except WalFailed as failed:  # the disk may have failed while the file was under way
                     error = failed
-            done(error)
+            recorded(error)
 
         self._worker.submit(lambda: self._files.save(snapshot), saved)
 
@@ -161,7 +180,8 @@ class SnapshotStore:
         if self._keep_segments:
             self._wal.purge(self._keep_segments)
         if self._keep_files:
-            self._worker.submit(lambda: self._files.purge(self._keep_files), _purged)
+            newest = self._recorded
+            self._worker.submit(lambda: self._files.purge(self._keep_files, newest), _purged)
 
 
 def _purged(_result: None, error: BaseException | None) -> None:

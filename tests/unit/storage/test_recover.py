@@ -23,7 +23,7 @@ from ratifyd.storage.recover import (
     lock_data_dir,
     recover,
 )
-from ratifyd.storage.snapshots import SnapshotFiles, received_name
+from ratifyd.storage.snapshots import SnapshotFiles, SnapshotStore, received_name
 from ratifyd.storage.wal import Wal
 from ratifyd.storage.walread import LogReading, SegmentLocked, WalContents, WalCorrupt, read_log
 from simulation.backend import BackendFiles
@@ -521,5 +521,52 @@ def test_snapshots_are_purged_oldest_first(member: Member) -> None:
     files = SnapshotFiles(member.disk, member.dir.snap)
     for term, index in ((1, 5), (1, 20), (2, 12)):
         files.save(Snapshot(SnapshotMeta(index, term, ONE), b"x"))
-    files.purge(2)
+    files.purge(2, SnapshotMeta(12, 2))
     assert files.names() == [f"{1:016x}-{20:016x}.snap", f"{2:016x}-{12:016x}.snap"]
+
+
+def test_a_snapshot_that_a_start_passes_over_never_counts(member: Member) -> None:
+    """Power was lost when the log had its record, not yet the commit behind it. Its backend is not kept."""
+    three = ConfState(voters=(1, 2, 3))
+    member.life(50, applied=50, conf=three)
+    found = member.recover()
+    assert found.wal is not None
+    meta = SnapshotMeta(100, 1, three)
+    SnapshotFiles(member.disk, member.dir.snap).save(Snapshot(meta, b"v2"))
+    state, found.wal._state = found.wal._state, None
+    found.wal.save_snapshot(meta, lambda _: None)
+    member.worker.run()
+    found.wal._state = state
+    received = member.open_backend(f"{member.dir.snap}/{received_name(100)}")
+    member.commit(received, 100, three)
+    received.close()
+    member.stop(found.wal, found.backend)
+    found = member.recover()
+    assert found.wal is not None and found.snapshot.meta.index == 0
+    found.wal.append([Entry(1, index, b"") for index in range(51, 151)], HardState(1, 1, 150), lambda _: None)
+    member.commit(found.backend, 60, three)
+    member.stop(found.wal, found.backend)
+    found = member.recover()
+    assert (found.applied, found.hard_state.commit, found.entries[-1].index) == (60, 150, 150)
+    member.stop(found.wal, found.backend)
+
+
+def test_one_that_the_log_does_not_name_pushes_out_no_other(member: Member) -> None:
+    """Killed between the file and its record, with --max-snapshots 1."""
+    files = SnapshotFiles(member.disk, member.dir.snap)
+    member.life(20, applied=20)
+    member.snapshot(None, 100, ONE)
+    found = member.recover()
+    assert found.wal is not None and not files.names()
+    store = SnapshotStore(files, found.wal, member.worker, keep_files=1, keep_segments=1)
+    told: list[BaseException | None] = []
+    store.save(Snapshot(SnapshotMeta(20, 1, ONE), b"v2"), told.append)
+    member.worker.run()
+    member.snapshot(None, 100, ONE)  # and again, while this one is recorded
+    store.release(20)
+    member.worker.run()
+    assert told == [None]
+    member.stop(found.wal, found.backend)
+    found = member.recover()
+    assert (found.snapshot.meta.index, found.applied) == (20, 20)
+    member.stop(found.wal, found.backend)
