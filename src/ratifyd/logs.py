@@ -12,12 +12,15 @@ exception. Only `configure` changes the process; a program that embeds a member 
 
 import json
 import logging
+import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from math import floor, log10
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 PANIC = 45
 """Levels above ERROR: etcd's panic, and fatal (logging.CRITICAL), after which the process ends."""
@@ -32,6 +35,7 @@ LEVELS = {
     "fatal": logging.CRITICAL,
 }
 _ROOT = "ratifyd"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 _encode_spaced = json.JSONEncoder(ensure_ascii=False, default=str).encode
@@ -103,9 +107,9 @@ def caller(record: logging.LogRecord) -> str:
 
 
 def configure(level: str, form: str, outputs: Sequence[str]) -> None:
-    """Send everything under `ratifyd`, and warnings of other libraries, to `outputs` (stderr, stdout, default, paths).
+    """Send everything under `ratifyd`, and warnings of other libraries, to `outputs`.
 
-    OSError when a file cannot be opened.
+    These are stderr, stdout, default, paths and file:// URLs. Raises ValueError, which names one that cannot be opened.
     """
     formatter = ConsoleFormatter() if form == "console" else JsonFormatter()
     handlers = [] if "/dev/null" in outputs else [_handler(name) for name in sorted(set(outputs))]
@@ -126,7 +130,27 @@ def _handler(name: str) -> logging.Handler:
         return logging.StreamHandler(sys.stderr)
     if name == "stdout":
         return logging.StreamHandler(sys.stdout)
-    return logging.FileHandler(name, encoding="utf-8")
+    return _file_handler(name)
+
+
+def _file_handler(name: str) -> logging.Handler:
+    """A file by its path or URL. Raises ValueError, in zap's words."""
+    refused = f'couldn\'t open sink "{name}": '
+    path = name
+    if _SCHEME.match(name):
+        url = urlsplit(name)
+        path = unquote(url.path) if url.path.startswith("/") else ""
+        if url.scheme != "file":
+            raise ValueError(f'{refused}no sink found for scheme "{url.scheme}"')
+        if url.netloc not in ("", "localhost"):
+            raise ValueError(f"{refused}file URLs must leave host empty or use localhost: got {name}")
+    if not path:
+        raise ValueError(f"{refused}open : no such file or directory")
+    try:
+        return logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise ValueError(f"{refused}open {path}: {reason}") from error
 
 
 def _extra_fields(record: logging.LogRecord) -> dict[str, Any]:

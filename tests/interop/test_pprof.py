@@ -141,6 +141,8 @@ def test_stacks_of_threads_and_tasks(profiled: EtcdServer) -> None:
 
 
 def test_the_other_pages(profiled: EtcdServer) -> None:
+    status, headers, _ = ask(profiled, "/debug/pprof")
+    assert (status, headers["location"]) == (301, "/debug/pprof/")
     status, headers, body = ask(profiled, "/debug/pprof/")
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert b"href='profile'" in body

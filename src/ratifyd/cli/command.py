@@ -121,12 +121,11 @@ def _run_member(
     config = parsed.config
     try:
         logs.configure(config.log_level, config.log_format, config.log_outputs)
-    except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    except ValueError as error:
         log.critical(
             "failed to verify flags",
             extra=logs.fields(
-                error=f'couldn\'t open sink "{error.filename}": open {error.filename}: {reason}',
+                error=str(error),
                 hint="--log-outputs must name files this process can write",
             ),
         )

@@ -40,7 +40,15 @@ def pprof_pages(loop: asyncio.AbstractEventLoop) -> Mapping[str, Page]:
         "goroutine": lambda method, query, answer: _stacks(loop, query, answer),
         "profile": profiler.page,
     }
-    return {PREFIX + name: page for name, page in {**dict.fromkeys(_ABSENT, _unknown), **pages}.items()}
+    known = {**dict.fromkeys(_ABSENT, _unknown), **pages}
+    return {PREFIX.rstrip("/"): _moved, **{PREFIX + name: page for name, page in known.items()}}
+
+
+def _moved(method: str, query: str, answer: Answer) -> None:
+    """As Go's mux sends to the path with a slash at its end."""
+    target = f"{PREFIX}?{query}" if query else PREFIX
+    body = f'<a href="{html.escape(target)}">Moved Permanently</a>.\n\n' if method == "GET" else ""
+    answer(301, [("Content-Type", "text/html; charset=utf-8"), ("Location", target)], body.encode())
 
 
 def _index(method: str, query: str, answer: Answer) -> None:

@@ -175,6 +175,25 @@ def test_log_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     )
 
 
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("file:x.log", "open : no such file or directory"),
+        ("http://x/y", 'no sink found for scheme "http"'),
+        ("file://host/x", "file URLs must leave host empty or use localhost: got file://host/x"),
+        ("file:///nonexistent/log", "open /nonexistent/log: no such file or directory"),
+    ],
+)
+def test_outputs_of_the_log_that_are_no_files(output: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(f"--log-outputs={output}")[0] == 1
+    assert last_line(capsys)["error"] == f'couldn\'t open sink "{output}": {reason}'
+
+
+def test_a_file_for_the_log_named_by_a_url(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(f"--log-outputs=file://{tmp_path}/a%20log")[0] == 0
+    assert json.loads((tmp_path / "a log").read_text().splitlines()[0])["msg"] == "Running: "
+
+
 SCRIPT = """
 import asyncio, os, sys
 from ratifyd.cli import command
