@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Lock, Thread
+from time import sleep
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -19,6 +20,29 @@ class Loop(Protocol):
     """What a worker needs of the event loop (asyncio and uvloop have it)."""
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> object: ...
+
+
+class GivenUp(Exception):
+    """Nobody wants any more what a long job would give."""
+
+
+class Pauses:
+    """What a long job calls between its slices: others get the interpreter, and it ends once nobody waits for it."""
+
+    __slots__ = ("_given_up",)
+
+    def __init__(self) -> None:
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """End the job at its next pause."""
+        self._given_up = True
+
+    def __call__(self) -> None:
+        """Pause. Raises GivenUp."""
+        if self._given_up:
+            raise GivenUp
+        sleep(0)
 
 
 class ThreadWorker:
