@@ -91,7 +91,7 @@ def run(
         try:
             await test(received, worker)
         finally:
-            worker.close()
+            await worker.close()
 
     asyncio.run(main())
 
