@@ -17,6 +17,7 @@ from ratifyd.formats.v2 import decode_v2
 from ratifyd.ports import Backend, Worker
 from ratifyd.raft.codec import decode_message, encode_message
 from ratifyd.raft.messages import Message, Snapshot
+from ratifyd.storage.worker import Pauses
 from simulation.backend import BackendFiles
 from simulation.clock import SimTimer
 from simulation.tasks import SimFuture, SimLoop, SimTask
@@ -41,8 +42,9 @@ class SimImports:
         self._files = files
         self._worker = worker
 
-    def make(self, image: str, path: str, snapshot: Snapshot) -> None:
-        """Verify an image and make a backend of it."""
+    def make(self, image: str, path: str, snapshot: Snapshot, pauses: Pauses) -> None:
+        """Verify an image and make a backend of it, without a pause: no more than a step of the simulation."""
+        pauses()
         file = self._files.disk.open(image)
         data = file.pread(file.size(), 0)
         rows: dict[bytes, dict[bytes, bytes | None]] = {name: {} for name in schema.BUCKETS}

@@ -169,10 +169,10 @@ def start_trusts_the_kernel(patch: Patch) -> None:
 def image_not_synced(patch: Patch) -> None:
     """A backend made of an image is not synced before it gets its name."""
 
-    def convert(self: Any, path: str, snapshot: Any) -> float:
+    def convert(self: Any, path: str, snapshot: Any, pauses: Any) -> float:
         self._fsync = False
         try:
-            return original(self, path, snapshot)
+            return original(self, path, snapshot, pauses)
         finally:
             self._fsync = True
 

@@ -29,7 +29,7 @@ class _Collector:
     """
 
     def __init__(self) -> None:
-        self.thawed = False
+        self._thawed = False
         """Whether a member has stopped since all was frozen."""
         self._members = 0
         self._thresholds = gc.get_threshold()
@@ -41,7 +41,7 @@ class _Collector:
             if not self._members:
                 self._thresholds = gc.get_threshold()
             self._members += 1
-            self.freeze_living()
+            self._freeze_living()
             gc.set_threshold(*GC_THRESHOLDS)
 
     def end(self) -> None:
@@ -49,15 +49,26 @@ class _Collector:
         with self._lock:
             gc.unfreeze()
             self._members -= 1
-            self.thawed = self._members > 0
+            self._thawed = self._members > 0
             if not self._members:
                 gc.set_threshold(*self._thresholds)
 
-    def freeze_living(self) -> None:
+    def go_on(self, *, grown: bool) -> bool:
+        """Freeze anew what a stop has thawed, or else what has come if that is much; whether anything was frozen."""
+        with self._lock:
+            if self._thawed:
+                self._freeze_living()
+            elif grown:
+                gc.freeze()
+            else:
+                return False
+            return True
+
+    def _freeze_living(self) -> None:
         """Freeze, once it is known what is garbage."""
+        self._thawed = False
         gc.collect()
         gc.freeze()
-        self.thawed = False
 
 
 _COLLECTOR = _Collector()
@@ -87,11 +98,7 @@ class CollectorPace:
 
     def _look(self) -> None:
         self._frozen = min(self._frozen, self._keys())  # those that come after deleted ones are new
-        if _COLLECTOR.thawed:
-            _COLLECTOR.freeze_living()
-            self._frozen = self._keys()
-        elif self._keys() >= self._frozen + FREEZE_KEYS:
-            gc.freeze()
+        if _COLLECTOR.go_on(grown=self._keys() >= self._frozen + FREEZE_KEYS):
             self._frozen = self._keys()
         self._again()
 

@@ -11,7 +11,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -74,6 +74,7 @@ MAX_INFLIGHT = 512
 MAX_UNCOMMITTED_BYTES = 1 << 30
 STOP_TIMEOUT_S = 2.0
 """How long requests under way keep a member that stops; etcd cuts its connections at once."""
+_STOPPED = "the member was stopped"
 
 _OPERATOR_ERRORS = (
     JoinRefused,
@@ -128,30 +129,44 @@ class Etcd:
         self._descriptors: DescriptorWatch | None = None
         self._room: int | None = None
         """How many clients may be connected."""
+        self._received: ReceivedFiles | None = None
+        self._images: BackendImages | None = None
         self._failure: asyncio.Future[BaseException | None] | None = None
         self._ready = False
+        self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
 
     @property
     def server(self) -> Server:
         """The running member."""
-        assert self._server is not None, "not started"
+        assert self._server is not None, "not running"
         return self._server
 
     async def start(self) -> None:
-        """Recover, join, and serve; returns when clients are served. Raises StartError."""
+        """Recover, join, and serve; returns when clients are served. Raises StartError, when it is stopped too."""
+        if self._stopping is not None:
+            raise StartError(_STOPPED)
         loop = asyncio.get_running_loop()
         self._failure = loop.create_future()
+        self._starting = loop.create_task(self._start(loop))
         try:
-            self._room = room_for_clients()
-            self._bind()
-            await self._start(loop)
+            await self._starting
         except (*_OPERATOR_ERRORS, OSError) as error:
             await self.stop()
             raise StartError(explain(error) or str(error)) from error
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            stopped = self._stopping is not None and caller is not None and not caller.cancelling()
+            await self.stop()
+            if stopped:
+                raise StartError(_STOPPED) from None
+            raise
         except BaseException:
             await self.stop()
             raise
+        if self._stopping is not None:
+            await self.stop()
+            raise StartError(_STOPPED)
 
     async def wait(self) -> BaseException | None:
         """Wait until the member is stopped (None) or has failed (why)."""
@@ -159,6 +174,8 @@ class Etcd:
         return await asyncio.shield(self._failure)
 
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._room = room_for_clients()
+        self._bind()
         config = self.config
         disk = OsDisk()
         data_dir = DataDir(config.data_dir, config.wal_dir)
@@ -234,7 +251,10 @@ class Etcd:
         assert self._wal is not None
         image_worker = self._worker(loop, "image")
         imports = LmdbImports(loop.call_soon, fsync=fsync)
-        received = ReceivedFiles(disk, data_dir.snap, backend, imports, image_worker, loop, self.metrics, fsync=fsync)
+        self._received = received = ReceivedFiles(
+            disk, data_dir.snap, backend, imports, image_worker, loop, self.metrics, fsync=fsync
+        )
+        self._images = BackendImages(backend, image_worker)
         backend.on_commit = self._committed
         self.metrics.backend_open_reads = lambda: backend.open_views
         host = MemberHost(state.members, config.initial_advertise_peer_urls, self.metrics, received)
@@ -250,7 +270,7 @@ class Etcd:
             backend=backend,
             transport=self._transport,
             calls=self._calls,
-            images=BackendImages(backend, image_worker),
+            images=self._images,
             received=received,
             snapshot_store=SnapshotStore(
                 files,
@@ -468,48 +488,77 @@ class Etcd:
         await asyncio.shield(self._stopping)
 
     async def _stop(self) -> None:
+        try:
+            for step in self._steps_of_stop():
+                try:
+                    under_way = step()
+                    if under_way is not None:
+                        await under_way
+                except (Exception, asyncio.CancelledError):  # what would stay open then keeps the next start out
+                    log.exception("a step of the stop failed", extra={"fields": {"step": step.__qualname__}})
+            self._let_go()
+        finally:
+            if self._failure is not None and not self._failure.done():
+                self._failure.set_result(None)
+
+    def _steps_of_stop(self) -> Iterator[Callable[[], Awaitable[object] | None]]:
+        """Each is made when those before have been taken."""
+        yield self._give_up_start
         if self._descriptors is not None:
-            self._descriptors.stop()
-        await self._hand_over()
+            yield self._descriptors.stop
+        yield self._hand_over
         for listener in self._listeners:
-            listener.close()
-        await self._see_clients_off()
+            yield listener.close
+        for acceptor in self._acceptors:
+            yield acceptor.go_away
+        yield self._see_clients_off
+        for acceptor in self._acceptors:
+            yield acceptor.abort
         if self._server is not None:
-            self._server.stop()
+            yield self._server.stop
+        if self._images is not None:
+            yield self._images.stop
         if self._transport is not None:
-            await self._transport.stop()
+            yield self._transport.stop
         if self._calls is not None:
-            await self._calls.stop()
+            yield self._calls.stop
         if self._peer_acceptor is not None:
-            self._peer_acceptor.abort()
-        if self._server is not None:
-            await self._settle(self._server)
+            yield self._peer_acceptor.go_away
+            yield self._peer_acceptor.abort
+        if self._received is not None:
+            yield self._received.stop
+        yield self._settle
         if self._wal is not None:
-            closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._wal.close(partial(_settle_future, closed))
-            await closed
+            yield self._close_log
         if self._syncs is not None:
-            self._syncs.close()
+            yield self._syncs.close
         for worker in self._workers:
-            worker.close()  # after this nothing uses the backend any more: a copy of it may have been under way
+            yield worker.close  # after this nothing uses the backend any more: a copy of it may have been under way
         if self._recovered is not None:
-            self._recovered.backend.close()
+            yield self._recovered.backend.close
         if self._lock is not None:
-            self._lock.close()
+            yield self._lock.close
         if self._collector is not None:
-            self._collector.stop()  # no sooner: clients and successors should not wait while it is walked
-        if self._failure is not None and not self._failure.done():
-            self._failure.set_result(None)
+            yield self._collector.stop  # no sooner: clients and successors should not wait while it is walked
+
+    async def _give_up_start(self) -> None:
+        """Have a start under way end first: it would go on with what is closed meanwhile."""
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait((self._starting,))
+
+    def _let_go(self) -> None:
+        """Hold nothing of what was running: who keeps this object need not keep all keys in memory."""
+        self.metrics = metrics_table.Metrics()  # the former one has readings of the server
+        self._starting = self._server = self._recovered = self._wal = self._transport = self._calls = None
+        self._received = self._images = self._peer_acceptor = self._collector = self._descriptors = None
+        self._listeners, self._acceptors, self._workers = [], [], []
 
     async def _see_clients_off(self) -> None:
-        """Send clients elsewhere: streams end at once, requests under way have a moment to finish."""
-        for acceptor in self._acceptors:
-            acceptor.go_away()
+        """Streams end at once, requests under way have a moment to finish."""
         if self._server is not None and self._failure is not None and not self._failure.done():
             self._server.leave()
             await asyncio.gather(*(acceptor.drained(STOP_TIMEOUT_S) for acceptor in self._acceptors))
-        for acceptor in self._acceptors:
-            acceptor.abort()
 
     async def _hand_over(self) -> None:
         """Have another member lead before this one goes, so that the others need no election timeout to notice."""
@@ -530,14 +579,19 @@ class Etcd:
         self._server.node.wake()
         await self._first_of(handed_over)
 
-    async def _settle(self, server: Server) -> None:
+    async def _settle(self) -> None:
         """Bring the backend up to what was applied, unless the member has failed: then nothing more is written."""
-        assert self._failure is not None
-        if self._failure.done():
+        if self._server is None or self._failure is None or self._failure.done():
             return
         settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        server.committer.sync(partial(_settle_future, settled))
+        self._server.committer.sync(partial(_settle_future, settled))
         await self._first_of(settled)
+
+    async def _close_log(self) -> None:
+        assert self._wal is not None
+        closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._wal.close(partial(_settle_future, closed))
+        await closed
 
     async def _first_of(self, event: "asyncio.Future[None]") -> None:
         """Wait for an event, or for the member to fail."""

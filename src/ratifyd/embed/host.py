@@ -56,7 +56,9 @@ class MemberHost:
 
     async def save_snapshot(self, message: Message, body: AsyncIterator[bytes]) -> None:
         """Store an image, then hand its message to raft. Raises OSError and ValueError."""
-        await self._received.save(message, body)
+        await self._received.save(message, body, lambda: self._deliver(message))
+
+    def _deliver(self, message: Message) -> None:
         assert message.snapshot is not None
         node = self._running.node
         node.receive([message])

@@ -7,6 +7,7 @@ from typing import Protocol
 from ratifyd.ports import BackendView, Worker
 from ratifyd.server.parts import Image
 from ratifyd.storage.exchange import Export, export_image
+from ratifyd.storage.worker import GivenUp, Pauses
 
 log = logging.getLogger("ratifyd.embed")
 
@@ -45,6 +46,11 @@ class BackendImages:
     def __init__(self, backend: Pinnable, worker: Worker) -> None:
         self._backend = backend
         self._worker = worker
+        self._pauses = Pauses()
+
+    def stop(self) -> None:
+        """Lay out no more: who wanted it is gone."""
+        self._pauses.give_up()
 
     def prepare(self, done: Callable[[Image | None, BaseException | None], None]) -> None:
         """Pin the last commit and lay its image out on the worker."""
@@ -53,9 +59,10 @@ class BackendImages:
         def laid_out(export: Export | None, error: BaseException | None) -> None:
             if export is None:
                 view.close()
-                log.error("failed to make an image of the backend", exc_info=error)
+                if not isinstance(error, GivenUp):
+                    log.error("failed to make an image of the backend", exc_info=error)
                 done(None, error)
             else:
                 done(_Image(view, export, self._worker), None)
 
-        self._worker.submit(lambda: export_image(view), laid_out)
+        self._worker.submit(lambda: export_image(view, self._pauses), laid_out)

@@ -8,7 +8,7 @@ from ratifyd.membership import Member, hex_id
 from ratifyd.raft.messages import Snapshot
 from ratifyd.storage.exchange import ImageRefused, import_image
 from ratifyd.storage.lmdb import BackendBroken, LmdbBackend
-from ratifyd.storage.worker import SoonWorker
+from ratifyd.storage.worker import Pauses, SoonWorker
 
 
 class LmdbImports:
@@ -18,10 +18,10 @@ class LmdbImports:
         self._call_soon = call_soon
         self._fsync = fsync
 
-    def make(self, image: str, path: str, snapshot: Snapshot) -> None:
-        """Verify a bbolt image and make an LMDB file of it, not synced. Raises OSError and ValueError."""
+    def make(self, image: str, path: str, snapshot: Snapshot, pauses: Pauses) -> None:
+        """Verify a bbolt image and make an LMDB file of it, not synced. Raises OSError, ValueError and GivenUp."""
         try:
-            imported = import_image(image, path, fsync=False)
+            imported = import_image(image, path, fsync=False, pauses=pauses)
             if imported.consistent_index < snapshot.meta.index:
                 raise ValueError(
                     f"the image has applied index {imported.consistent_index}, its snapshot is of {snapshot.meta.index}"

@@ -15,6 +15,7 @@ from ratifyd.config.values import parse_url, split_host_port
 from ratifyd.membership import Member, hex_id, member_id
 from ratifyd.peer.client import PeerClient
 from ratifyd.peer.connection import PeerUnreachable
+from ratifyd.peer.headers import parse_id
 from ratifyd.proto.etcdserver_pb2 import Metadata
 from ratifyd.server.members import members_of_json
 from ratifyd.server.versions import version_told
@@ -85,7 +86,9 @@ async def _fetch_members(
     for url in urls:
         try:
             answer = await client.get(url, "/members", timeout_s=timeout_s)
-            cluster_id = int(answer.headers.get("x-etcd-cluster-id", ""), 16)
+            cluster_id = parse_id(answer.headers.get("x-etcd-cluster-id", ""))
+            if cluster_id is None:
+                raise ValueError("no cluster id")
             members = members_of_json(answer.body)
         except (PeerUnreachable, ValueError, KeyError) as error:
             if not quiet:
@@ -149,12 +152,12 @@ async def _version(client: PeerClient, member: Member) -> tuple[int, int] | None
 @lru_cache
 def _resolved(url: str) -> str:
     """A URL with an IP address in the place of a host name, as far as the name can be looked up."""
-    scheme, address, path = parse_url(url)
-    if scheme.startswith("unix"):
-        return url
-    host, port = split_host_port(address)
     try:
+        scheme, address, path = parse_url(url)
+        if scheme.startswith("unix"):
+            return url
+        host, port = split_host_port(address)
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
+    except (OSError, ValueError):  # no URL, or a host name that none can be: another member may name anything
         return url
     return f"{scheme}://{min(str(entry[4][0]) for entry in found)}:{port}{path}"

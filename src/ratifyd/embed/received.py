@@ -14,6 +14,7 @@ from ratifyd.metrics import Metrics
 from ratifyd.ports import Backend, Disk, Done, File, Worker
 from ratifyd.raft.messages import Message, Snapshot
 from ratifyd.storage.snapshots import received_name
+from ratifyd.storage.worker import Pauses
 
 T = TypeVar("T")
 
@@ -34,8 +35,11 @@ class Loop(Protocol):
 class Makes(Protocol):
     """Makes backends of images, and opens them."""
 
-    def make(self, image: str, path: str, snapshot: Snapshot) -> None:
-        """Verify the file `image` and make a backend of it at `path`, which need not be durable. Raises ValueError."""
+    def make(self, image: str, path: str, snapshot: Snapshot, pauses: Pauses) -> None:
+        """Verify the file `image` and make a backend of it at `path`, which need not be durable.
+
+        Raises ValueError, and GivenUp by `pauses`.
+        """
         ...
 
     def open(self, path: str) -> Backend: ...
@@ -95,10 +99,17 @@ class ReceivedFiles:
         self._loop = loop
         self._fsync = fsync
         self._count = 0
+        self._saving = 0
+        self._saved: Any = None
+        """A future that `stop` waits for."""
         self._adopting: set[int] = set()
 
-    async def save(self, message: Message, body: AsyncIterator[bytes]) -> None:
-        """Store, verify and convert the image of a snapshot message. Raises OSError and ValueError."""
+    async def save(self, message: Message, body: AsyncIterator[bytes], deliver: Callable[[], object]) -> None:
+        """Store, verify and convert the image of a snapshot message, then `deliver`. Raises OSError and ValueError.
+
+        Cancelled before the backend has its name, nothing is left of it; after that it is delivered all the same, as
+        etcd does: it would be in nobody's care otherwise.
+        """
         snapshot = message.snapshot
         if snapshot is None:
             raise ValueError("a snapshot message without a snapshot")
@@ -106,18 +117,34 @@ class ReceivedFiles:
         index = snapshot.meta.index
         self._count += 1
         path = f"{self._directory}/tmp.{index:016x}.{self._count}"
+        pauses = Pauses()
+        self._saving += 1
         try:
             size = await self._write(f"{path}.received", body)
-            sync_s: float = await self._on_worker(partial(self._convert, path, snapshot))
+            sync_s: float = await self._on_worker(partial(self._convert, path, snapshot, pauses))
+
+            def in_place() -> None:
+                self._metrics.snapshot_db_fsync_seconds.observe(sync_s)
+                self._metrics.snapshot_db_save_seconds.observe(self._loop.time() - began)
+                fields = {"index": index, "size-bytes": size, "from": hex_id(message.sender)}
+                log.info("received and saved database snapshot", extra={"fields": fields})
+                deliver()
+
             if index not in self._adopting:  # else it is here already, and must not change its file half way
                 self._disk.rename(f"{path}.backend", self._path(index))
-                await self._on_worker(self._sync_directory)
+            await self._on_worker(self._sync_directory, in_place)
         finally:
-            await self._on_worker(partial(self._discard, path))
-        self._metrics.snapshot_db_fsync_seconds.observe(sync_s)
-        self._metrics.snapshot_db_save_seconds.observe(self._loop.time() - began)
-        fields = {"index": index, "size-bytes": size, "from": hex_id(message.sender)}
-        log.info("received and saved database snapshot", extra={"fields": fields})
+            pauses.give_up()
+            try:
+                await self._on_worker(partial(self._discard, path))
+            finally:
+                self._ended()
+
+    async def stop(self) -> None:
+        """Wait for the end of what is being saved. Call when its senders were hung up on, which cancels it."""
+        while self._saving:
+            self._saved = self._loop.create_future()
+            await self._saved
 
     def open(self, index: int) -> Backend:
         """Open the backend of a snapshot."""
@@ -147,6 +174,11 @@ class ReceivedFiles:
             if name.endswith((".snap.db", ".snap.db-lock")) and chosen(name.removesuffix("-lock")):
                 self._disk.remove(f"{self._directory}/{name}")
 
+    def _ended(self) -> None:
+        self._saving -= 1
+        if self._saved is not None and not self._saved.done():
+            self._saved.set_result(None)
+
     def _path(self, index: int) -> str:
         return f"{self._directory}/{received_name(index)}"
 
@@ -164,10 +196,10 @@ class ReceivedFiles:
             await self._on_worker(incoming.close)
         return incoming.size
 
-    def _convert(self, path: str, snapshot: Snapshot) -> float:
+    def _convert(self, path: str, snapshot: Snapshot, pauses: Pauses) -> float:
         """Make the backend, durable but for its name. Runs on the worker; returns the seconds its sync took."""
         converted = f"{path}.backend"
-        self._backends.make(f"{path}.received", converted, snapshot)
+        self._backends.make(f"{path}.received", converted, snapshot, pauses)
         began = self._loop.time()
         if self._fsync:
             file = self._disk.open(converted)
@@ -187,11 +219,13 @@ class ReceivedFiles:
             if found.startswith(name):
                 self._disk.remove(f"{self._directory}/{found}")
 
-    def _on_worker(self, job: Callable[[], T]) -> Any:
-        """A future of what a job on the worker gives."""
+    def _on_worker(self, job: Callable[[], T], then: Callable[[], None] | None = None) -> Any:
+        """A future of what a job on the worker gives. When it succeeds `then` is called, whoever waits or does not."""
         future = self._loop.create_future()
 
         def done(result: T | None, error: BaseException | None) -> None:
+            if then is not None and error is None:
+                then()
             if future.done():
                 return
             if error is not None:

@@ -212,6 +212,9 @@ class Acceptor:
 
     def abort(self) -> None:
         """Cut every connection now."""
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
         for connection in list(self.connections):
             connection.abort()
 

@@ -60,10 +60,11 @@ class Listener:
         if accept.max_connections is not None:
             self._accepting = LimitedAccepting(loop, self._sock, accept, ssl)
             self._accepting.start()
-        elif self._unix_path:
-            self._server = await loop.create_unix_server(accept, sock=self._sock, ssl=ssl, backlog=BACKLOG)
-        else:
-            self._server = await loop.create_server(accept, sock=self._sock, ssl=ssl, backlog=BACKLOG)
+            return
+        create = loop.create_unix_server if self._unix_path else loop.create_server
+        # Known before it starts: who is cancelled in the start closes it all the same.
+        self._server = await create(accept, sock=self._sock, ssl=ssl, backlog=BACKLOG, start_serving=False)
+        await self._server.start_serving()
 
     def close(self) -> None:
         """Stop listening; connections already made live on."""

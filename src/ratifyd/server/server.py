@@ -14,6 +14,7 @@ from ratifyd.config.values import show_duration
 from ratifyd.errors import Compacted, EtcdError, Stopped
 from ratifyd.membership import Change, ChangeKind, Member, hex_id
 from ratifyd.metrics import Metrics
+from ratifyd.ports import Timer
 from ratifyd.proto import fast
 from ratifyd.proto.rpc_pb2 import NOSPACE, AlarmRequest, CompactionRequest, LeaseGrantResponse
 from ratifyd.raft.messages import Snapshot
@@ -120,6 +121,7 @@ class Server:
         self._take_duties(parts, election_s)
         self._cluster_version = self.members.cluster_version
         self._ticked_at = now()
+        self._next_tick: Timer | None = None
         self._led = False
         """Whether this member led at the last tick."""
         self._confirming = False
@@ -372,11 +374,13 @@ class Server:
         self.proposals.stop()
         self.reads.stop()
         self.node.stop()
+        if self._next_tick is not None:
+            self._next_tick.cancel()
 
     def _tick(self) -> None:
         if self.node.stopped:
             return
-        self.clock.call_later(self._tick_s, self._tick)
+        self._next_tick = self.clock.call_later(self._tick_s, self._tick)
         try:
             self._ticked(self.clock.time())
         except Exception as error:  # as in a turn: a member that cannot do its duties must not linger

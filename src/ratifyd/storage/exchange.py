@@ -1,8 +1,8 @@
 """The backend as a bbolt image and back: what snapshots between members, client snapshots and etcd's data dirs hold.
 
 Images carry all buckets under etcd's names with etcd's bytes. Exporting and importing are long: run them on a worker;
-they let go of the interpreter after every slice. What is imported is checked whole before its name appears; a crash
-leaves a `tmp` file that recovery discards. Does not know what the rows mean beyond the shape of their keys.
+they pause after every slice, and can be given up there. What is imported is checked whole before its name appears; a
+crash leaves a `tmp` file that recovery discards. Does not know what the rows mean beyond the shape of their keys.
 """
 
 import os
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from time import sleep
 from typing import NamedTuple
 
 from ratifyd import schema
@@ -18,7 +17,7 @@ from ratifyd.formats.bbolt import BboltCorrupt, BoltFile, Pread, Row, newest_met
 from ratifyd.formats.bboltwrite import BoltImage, OpenRows
 from ratifyd.ports import BackendView, Rows
 from ratifyd.storage.lmdb import LmdbBackend
-from ratifyd.storage.worker import SoonWorker
+from ratifyd.storage.worker import Pauses, SoonWorker
 
 DIGEST_BYTES = 32
 _SECTOR = 512
@@ -64,17 +63,18 @@ class Imported:
     """Whether a SHA-256 followed the image, as in the files `etcdctl snapshot save` writes."""
 
 
-def export_image(view: BackendView) -> Export:
+def export_image(view: BackendView, pauses: Pauses | None = None) -> Export:
     """Lay a pinned view out as a bbolt image; blocks for a first walk over the rows, the chunks do the second.
 
     `view` is one of the backend itself, taken after a seal: not of the write buffer, whose rows may change meanwhile.
     Close it on the loop after the last chunk. May be called again, for the same bytes, as long as it is open.
     """
+    pause = pauses or Pauses()
     image = BoltImage({name: _rows_of(view, name) for name in schema.BUCKETS})
     for number, _ in enumerate(image.measure()):
         if not number % _SLICES_A_TURN:
-            sleep(0)
-    return Export(image.size, _paced(image.chunks()))
+            pause()
+    return Export(image.size, _paced(image.chunks(), pause))
 
 
 def with_digest(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -105,19 +105,21 @@ def adopt_image(path: str, *, fsync: bool = True) -> Imported | None:
     return import_image(path, path, fsync=fsync)
 
 
-def import_image(path: str, target: str, *, check_digest: bool = True, fsync: bool = True) -> Imported:
+def import_image(
+    path: str, target: str, *, check_digest: bool = True, fsync: bool = True, pauses: Pauses | None = None
+) -> Imported:
     """Make the backend file `target` of the bbolt image at `path`, verifying both image and digest (if it has one).
 
     `path` may be an image received from a member, a client's snapshot file, or the `member/snap/db` of a stopped etcd.
     `target` is replaced and durable on return; it may be `path` itself, which adopts a file in place. Raises
-    ImageRefused, and OSError or lmdb.Error when the disk fails.
+    ImageRefused, OSError or lmdb.Error when the disk fails, and GivenUp.
     """
     directory = str(Path(target).parent)
     unfinished = f"{directory}/tmp.{Path(target).name}.import"
     _remove(unfinished)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        imported = _import(fd, unfinished, check_digest=check_digest)
+        imported = _import(fd, unfinished, pauses or Pauses(), check_digest=check_digest)
         if fsync:
             _sync(unfinished)
         Path(unfinished).replace(target)
@@ -144,7 +146,7 @@ def _rows_of(view: BackendView, bucket: bytes) -> OpenRows:
     return rows
 
 
-def _paced(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _paced(chunks: Iterator[bytes], pause: Pauses) -> Iterator[bytes]:
     """The chunks that hold anything; others get the interpreter after each, and after some slices without one."""
     slices = 0
     for chunk in chunks:
@@ -153,15 +155,15 @@ def _paced(chunks: Iterator[bytes]) -> Iterator[bytes]:
             yield chunk
         if chunk or slices == _SLICES_A_TURN:
             slices = 0
-            sleep(0)
+            pause()
 
 
-def _import(fd: int, target: str, *, check_digest: bool) -> Imported:
+def _import(fd: int, target: str, pause: Pauses, *, check_digest: bool) -> Imported:
     size = os.fstat(fd).st_size
     imported = Imported(has_digest=size % _SECTOR == DIGEST_BYTES)
     if imported.has_digest:
         size -= DIGEST_BYTES
-        if check_digest and _digest(fd, size) != os.pread(fd, DIGEST_BYTES, size):
+        if check_digest and _digest(fd, size, pause) != os.pread(fd, DIGEST_BYTES, size):
             raise ImageRefused("its SHA-256 does not match its content")
     file = read_pages(_pread(fd), size)
     names = file.buckets()
@@ -170,7 +172,7 @@ def _import(fd: int, target: str, *, check_digest: bool) -> Imported:
     imported.skipped = [name for name in names if name not in schema.BUCKETS]
     backend = LmdbBackend(target, worker=SoonWorker(_at_once), fsync=False)
     try:
-        imported.rows = _copy(file, backend)
+        imported.rows = _copy(file, backend, pause)
         imported.consistent_index = _number(backend, schema.CONSISTENT_INDEX)
         imported.term = _number(backend, schema.TERM)
     finally:
@@ -178,13 +180,14 @@ def _import(fd: int, target: str, *, check_digest: bool) -> Imported:
     return imported
 
 
-def _copy(file: BoltFile, backend: LmdbBackend) -> dict[bytes, int]:
+def _copy(file: BoltFile, backend: LmdbBackend, pause: Pauses) -> dict[bytes, int]:
     """Write all rows of etcd's buckets, in batches; the number of rows in each bucket."""
     counts = dict.fromkeys(schema.BUCKETS, 0)
     batch: dict[bytes, dict[bytes, bytes | None]] = {name: {} for name in counts}
     size = turn_rows = turn_bytes = 0
     for name, rows in file.audit():
         if name not in counts:
+            pause()
             continue
         _check_keys(name, rows)
         counts[name] += len(rows)
@@ -199,7 +202,7 @@ def _copy(file: BoltFile, backend: LmdbBackend) -> dict[bytes, int]:
             _commit(backend, batch)
             batch = {name: {} for name in counts}
             size = 0
-        sleep(0)
+        pause()
     _commit(backend, batch)
     return counts
 
@@ -231,12 +234,13 @@ def _number(backend: LmdbBackend, key: bytes) -> int:
     return schema.decode_u64(value)
 
 
-def _digest(fd: int, size: int) -> bytes:
+def _digest(fd: int, size: int, pause: Pauses) -> bytes:
     digest = sha256()
     at = 0
     while at < size and (data := os.pread(fd, min(_READ_BYTES, size - at), at)):
         digest.update(data)
         at += len(data)
+        pause()
     return digest.digest()
 
 

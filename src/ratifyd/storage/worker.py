@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Lock, Thread
+from time import sleep
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -19,6 +20,31 @@ class Loop(Protocol):
     """What a worker needs of the event loop (asyncio and uvloop have it)."""
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> object: ...
+
+    def create_future(self) -> Any: ...
+
+
+class GivenUp(Exception):
+    """Nobody wants any more what a long job would give."""
+
+
+class Pauses:
+    """What a long job calls between its slices: others get the interpreter, and it ends once nobody waits for it."""
+
+    __slots__ = ("_given_up",)
+
+    def __init__(self) -> None:
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """End the job at its next pause."""
+        self._given_up = True
+
+    def __call__(self) -> None:
+        """Pause. Raises GivenUp."""
+        if self._given_up:
+            raise GivenUp
+        sleep(0)
 
 
 class ThreadWorker:
@@ -37,19 +63,27 @@ class ThreadWorker:
         self._thread.start()
 
     def submit(self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]) -> None:
-        """Run `job` on the thread, then `done(result, error)` on the loop. Raises RuntimeError after close()."""
-        if self._closed:
-            raise RuntimeError("worker is closed")
+        """Run `job` on the thread, then `done(result, error)` on the loop. Once closed, that is a RuntimeError."""
+        if self._closed:  # not raised: answers given during the close may ask for more, and must not break off
+            self._answer(done, None, RuntimeError("worker is closed"))
+            return
         self._jobs.put((job, done))
 
-    def close(self) -> None:
-        """Refuse new jobs, wait for those submitted, and deliver their answers before returning. Call from the loop."""
+    async def close(self) -> None:
+        """Refuse new jobs, and wait until those submitted have run and were answered.
+
+        Who is cancelled waits for them all the same, holding up the loop: what they use is going to be closed.
+        """
         if self._closed:
             return
+        answered = self._loop.create_future()
+        self.submit(_nothing, lambda _, __: answered.done() or answered.set_result(None))
         self._closed = True
         self._jobs.put(None)
-        self._thread.join()
-        self._deliver()
+        try:
+            await answered
+        finally:
+            self._thread.join()
 
     def _run(self) -> None:
         get = self._jobs.get
@@ -71,7 +105,7 @@ class ThreadWorker:
         self._wake()
 
     def _wake(self) -> None:
-        # A loop that is closed already takes no calls: close() then delivers what is left.
+        # A loop that is closed already takes no calls, and nobody is left who waits for an answer.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._deliver)
 
@@ -112,3 +146,7 @@ def _run_soon(job: Callable[[], T], done: Callable[[T | None, BaseException | No
         done(None, error)
     else:
         done(result, None)
+
+
+def _nothing() -> None:
+    """Runs when everything submitted before has."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import weakref
 from collections.abc import Iterator
 
@@ -134,5 +135,34 @@ def test_the_others_collect_what_a_stopped_member_was_and_freeze_anew(monkeypatc
             await asyncio.sleep(0)
         assert is_walked(later), "once is enough"
         second.stop()
+
+    asyncio.run(run())
+
+
+def test_a_stop_while_another_member_collects_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members of several loops stop at any time of each other, even in a collection, which runs finalizers."""
+
+    async def run() -> None:
+        kept, stopped, collecting_one = pace_of(), pace_of(), pace_of()
+        for pace in (kept, stopped, collecting_one):
+            pace.start()
+        stopped.stop()
+        collect = gc.collect
+        stops: list[threading.Thread] = []
+
+        def collecting_slowly() -> int:
+            if not stops:
+                stops.append(threading.Thread(target=collecting_one.stop))
+                stops[0].start()
+                stops[0].join(0.1)  # it waits for us, or is forgotten
+            return collect()
+
+        monkeypatch.setattr(gc, "collect", collecting_slowly)
+        collecting._COLLECTOR.go_on(grown=False)
+        stops[0].join(10)
+        monkeypatch.undo()
+        assert not gc.get_freeze_count(), "it thawed all after the collection"
+        assert collecting._COLLECTOR.go_on(grown=False), "and is collected at the next turn"
+        kept.stop()
 
     asyncio.run(run())

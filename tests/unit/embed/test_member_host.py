@@ -1,7 +1,7 @@
 """What becomes of an image once raft has seen the message that it came with."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from ratifyd.embed.host import MemberHost
@@ -15,9 +15,10 @@ from tests.support_member import DIR, Member
 class Saved(ReceivedFiles):
     """Images come at once, and are names."""
 
-    async def save(self, message: Message, body: AsyncIterator[bytes]) -> None:
+    async def save(self, message: Message, body: AsyncIterator[bytes], deliver: Callable[[], object]) -> None:
         assert message.snapshot is not None
         self._disk.open(f"{DIR.snap}/{received_name(message.snapshot.meta.index)}", create=True)
+        deliver()
 
 
 async def nothing() -> AsyncIterator[bytes]:

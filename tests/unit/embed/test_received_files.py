@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ratifyd import schema
+from ratifyd.embed import importing
 from ratifyd.embed.importing import LmdbImports
 from ratifyd.embed.received import WRITE_BYTES, ReceivedFiles
 from ratifyd.formats.v2 import V2Store, encode_v2
@@ -19,7 +20,7 @@ from ratifyd.raft.messages import Message, MessageKind, Snapshot, SnapshotMeta
 from ratifyd.storage.disk import OsDisk, OsFile
 from ratifyd.storage.exchange import export_image
 from ratifyd.storage.lmdb import LmdbBackend
-from ratifyd.storage.worker import SoonWorker, ThreadWorker
+from ratifyd.storage.worker import Pauses, SoonWorker, ThreadWorker
 
 INDEX = 9
 NAME = f"{INDEX:016x}.snap.db"
@@ -90,9 +91,13 @@ def run(
         try:
             await test(received, worker)
         finally:
-            worker.close()
+            await worker.close()
 
     asyncio.run(main())
+
+
+def ignored() -> None:
+    """Nobody wants the message."""
 
 
 def names(directory: Path) -> list[str]:
@@ -120,7 +125,7 @@ async def whole(image: bytes) -> AsyncIterator[bytes]:
 
 def test_an_image_becomes_a_backend(tmp_path: Path, image: bytes) -> None:
     async def test(received: ReceivedFiles, _: ThreadWorker) -> None:
-        await received.save(message(), whole(image))
+        await received.save(message(), whole(image), ignored)
         assert names(tmp_path) == [NAME]
         received.remove(INDEX - 1)
         assert names(tmp_path) == [NAME]
@@ -143,7 +148,7 @@ def test_a_file_is_not_closed_while_it_is_written(tmp_path: Path) -> None:
         await asyncio.sleep(WAIT_S)
 
     async def test(received: ReceivedFiles, _: ThreadWorker) -> None:
-        task = asyncio.create_task(received.save(message(), body()))
+        task = asyncio.create_task(received.save(message(), body(), ignored))
         await reached(gate)
         task.cancel()
         for _ in range(5):
@@ -165,7 +170,7 @@ def test_a_sender_that_hangs_up_at_once_leaves_no_descriptor(tmp_path: Path) -> 
         worker.submit(gate, lambda result, error: None)
         await reached(gate)
         before = descriptors()
-        tasks = [asyncio.create_task(received.save(message(index), whole(b"x"))) for index in range(10)]
+        tasks = [asyncio.create_task(received.save(message(index), whole(b"x"), ignored)) for index in range(10)]
         await asyncio.sleep(0)
         for task in tasks:
             task.cancel()
@@ -185,35 +190,89 @@ def test_a_sender_that_hangs_up_late_leaves_no_backend(
     gate = Gate()
     make = LmdbImports.make
 
-    def gated(self: LmdbImports, image: str, path: str, snapshot: Snapshot) -> None:
+    def gated(self: LmdbImports, image: str, path: str, snapshot: Snapshot, pauses: Pauses) -> None:
         gate()
-        make(self, image, path, snapshot)
+        make(self, image, path, snapshot, pauses)
 
     monkeypatch.setattr(LmdbImports, "make", gated)
 
     async def test(received: ReceivedFiles, _: ThreadWorker) -> None:
-        task = asyncio.create_task(received.save(message(), whole(image)))
+        delivered: list[int] = []
+        task = asyncio.create_task(received.save(message(), whole(image), lambda: delivered.append(INDEX)))
         await reached(gate)
         task.cancel()
         gate.open.set()
         await ended(task)
+        assert not delivered
 
     run(tmp_path, test)
     assert not names(tmp_path)
+
+
+def test_a_sender_that_hangs_up_ends_the_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take minutes, for nobody; and a stop waits for its end."""
+    begun = Event()
+
+    def endless(_image: str, _target: str, *, fsync: bool, pauses: Pauses) -> None:
+        begun.set()
+        while True:
+            pauses()
+
+    monkeypatch.setattr(importing, "import_image", endless)
+
+    async def test(received: ReceivedFiles, _: ThreadWorker) -> None:
+        tasks = [asyncio.create_task(received.save(message(index), whole(b"x"), ignored)) for index in range(2)]
+        assert await asyncio.to_thread(begun.wait, WAIT_S)
+        stopping = asyncio.create_task(received.stop())
+        await asyncio.sleep(0)
+        assert not stopping.done()
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            await ended(task)
+        await asyncio.wait_for(stopping, WAIT_S)
+        assert not names(tmp_path)
+
+    run(tmp_path, test)
+
+
+def test_what_a_sender_that_hangs_up_has_brought_is_delivered(tmp_path: Path, image: bytes) -> None:
+    """Once it has its name somebody has to care for it; it is durable by then."""
+    gate = Gate()
+
+    class GatedDisk(OsDisk):
+        def sync_dir(self, path: str) -> None:
+            gate()
+            super().sync_dir(path)
+
+    async def test(received: ReceivedFiles, _: ThreadWorker) -> None:
+        delivered: list[list[str]] = []
+        task = asyncio.create_task(received.save(message(), whole(image), lambda: delivered.append(names(tmp_path))))
+        await reached(gate)
+        task.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not delivered
+        gate.open.set()
+        await ended(task)
+        assert len(delivered) == 1 and NAME in delivered[0]
+        assert names(tmp_path) == [NAME]
+
+    run(tmp_path, test, GatedDisk())
 
 
 def test_the_same_again_while_it_is_installed(tmp_path: Path, image: bytes) -> None:
     """The leader has not heard that it arrived. The file that is about to become the live one stays what it is."""
 
     async def test(received: ReceivedFiles, _: ThreadWorker) -> None:
-        await received.save(message(), whole(image))
+        await received.save(message(), whole(image), ignored)
         backend = received.open(INDEX)
         live: Any = received._live
         told: list[BaseException | None] = []
         received.adopt(INDEX, backend, told.append)
         ((path, adopted),) = live.replaced
         before = Path(path).stat().st_ino
-        await received.save(message(), whole(image))
+        await received.save(message(), whole(image), ignored)
         assert Path(path).stat().st_ino == before and names(tmp_path) == [NAME]
         Path(path).unlink()
         (tmp_path / f"{INDEX - 1:016x}.snap.db").touch()

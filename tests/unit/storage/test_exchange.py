@@ -14,6 +14,7 @@ from ratifyd.storage.exchange import ImageRefused, adopt_image, export_image, im
 from ratifyd.storage.lmdb import LmdbBackend
 from ratifyd.storage.memory import MemoryBackend
 from ratifyd.storage.snapshots import received_name
+from ratifyd.storage.worker import GivenUp, Pauses
 from simulation.disk import StepWorker
 
 Content = dict[bytes, dict[bytes, bytes | None]]
@@ -203,6 +204,48 @@ def test_what_is_no_sound_image_is_refused(tmp_path: Path) -> None:
     refuse(tmp_path, bolt({schema.META: {}, schema.KEY: {b"short": b"v"}}), "bucket key has keys of 5 bytes")
     refuse(tmp_path, bolt({schema.KEY: {}, schema.META: {b"k" * 600: b""}}), "bucket meta has keys of 600 bytes")
     refuse(tmp_path, bolt({schema.KEY: {}, schema.META: {schema.TERM: b"5"}}), "term is unreadable")
+
+
+class Impatient(Pauses):
+    """Gives up after some pauses."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self._left = left
+
+    def __call__(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            self.give_up()
+        super().__call__()
+
+
+def test_an_import_can_be_given_up_and_leaves_nothing(tmp_path: Path) -> None:
+    """At any of its pauses, of which there are more the larger it is: also where buckets are left out."""
+    data = image_of(sample(), tmp_path)
+    (tmp_path / "image").write_bytes(data + sha256(data).digest())
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for left in range(100):
+        try:
+            import_image(str(tmp_path / "image"), str(tmp_path / "db"), fsync=False, pauses=Impatient(left))
+        except GivenUp:
+            assert sorted(path.name for path in tmp_path.iterdir()) == before
+        else:
+            break
+    assert 5 < left < 99
+
+
+def test_an_export_can_be_given_up(tmp_path: Path) -> None:
+    backend, worker = open_lmdb(tmp_path / "source")
+    backend.commit(sample(), lambda _: None)
+    worker.run()
+    view = backend.own_view()
+    with pytest.raises(GivenUp):
+        export_image(view, Impatient(2))
+    view.close()
+    backend.close()
 
 
 def test_a_wrong_digest_can_be_overlooked_on_demand(tmp_path: Path) -> None:

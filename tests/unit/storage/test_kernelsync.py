@@ -92,12 +92,12 @@ def test_a_log_on_a_real_disk_answers_in_order(tmp_path: Path) -> None:
         wal.close(closed.set_result)
         assert await asyncio.wait_for(closed, 10) is None
         syncs.close()
-        worker.close()
+        await worker.close()
         assert order == list(range(1, 301))
         worker = ThreadWorker(loop)
         wal, contents = Wal.open(OsDisk(), path, snapshot_index=0, snapshot_term=0, worker=worker)
         assert [entry.index for entry in contents.entries] == order
         wal.close()
-        worker.close()
+        await worker.close()
 
     asyncio.run(main())

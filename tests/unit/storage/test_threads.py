@@ -37,13 +37,13 @@ def test_the_log_answers_in_order(tmp_path: Path) -> None:
             if index % 7 == 0:
                 await asyncio.sleep(0)
         wal.close()
-        worker.close()
+        await worker.close()
         assert order == list(range(1, 301))
         worker = ThreadWorker(loop)
         wal, contents = Wal.open(OsDisk(), str(tmp_path / "wal"), snapshot_index=0, snapshot_term=0, worker=worker)
         assert [entry.index for entry in contents.entries] == order
         wal.close()
-        worker.close()
+        await worker.close()
 
     asyncio.run(main())
 
@@ -71,7 +71,7 @@ def test_the_backend_keeps_its_readers_apart(tmp_path: Path) -> None:
             assert {value for _, value in backend.range(schema.LEASE, b"\0", None)} == {text}
         assert first.range(schema.LEASE, b"\0", None) == []
         first.close()
-        worker.close()
+        await worker.close()
         backend.close()
 
     asyncio.run(main())
