@@ -102,7 +102,9 @@ class SnapshotInstaller:
         self._state.take_over(self._fresh)
         self._fresh = self._backend = None
         self._committer.resume()
+        if self._stopped:
+            return
         self._done(self._snapshot)
-        if self._next is not None and not self._stopped:
+        if self._next is not None:
             snapshot, self._next = self._next, None
             self._begin(snapshot)
