@@ -263,6 +263,13 @@ def test_configuration_file_wins_over_flags_and_environment() -> None:
     assert read == ["/from/env"]
 
 
+def test_outputs_of_the_log_in_a_configuration_file() -> None:
+    """etcd takes an empty list, and none, for the default; an output without a name is one that cannot be opened."""
+    assert from_file({"log-outputs": []}).log_outputs == ("default",)
+    assert from_file({"log-outputs": None}).log_outputs == ("default",)
+    assert from_file({"log-outputs": [""]}).log_outputs == ("",)
+
+
 def test_configuration_file_values() -> None:
     config = from_file(
         {
