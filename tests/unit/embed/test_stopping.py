@@ -281,6 +281,27 @@ def test_a_stop_while_a_start_waits_for_others(tmp_path: Path) -> None:
     run(work())
 
 
+def test_the_end_is_told_once_everything_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ratifyd")
+
+    async def work() -> None:
+        etcd = Etcd(config(tmp_path))
+        await etcd.start()
+        caplog.clear()
+        await etcd.stop()
+        await etcd.stop()
+
+    run(work())
+    assert [record.getMessage() for record in caplog.records] == ["closing etcd server", "closed etcd server"]
+    for record in caplog.records:
+        assert record.__dict__["fields"] == {
+            "name": "default",
+            "data-dir": str(tmp_path / "data"),
+            "advertise-peer-urls": ("http://localhost:2380",),
+            "advertise-client-urls": (f"unix://{tmp_path}/client",),
+        }
+
+
 def addresses(path: Path) -> dict[str, Any]:
     return {"listen_client_urls": (f"unix://{path}/c",), "listen_peer_urls": (f"unix://{path}/p",)}
 
