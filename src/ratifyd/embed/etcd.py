@@ -373,7 +373,7 @@ class Etcd:
             self._joined = await join(config)
             recovered.metadata = self._joined.metadata
             return
-        members = initial_members(config)
+        members = await initial_members(config)
         if len(members) > 1:
             await check_not_bootstrapped(config, members)
         first = NewCluster(config)
