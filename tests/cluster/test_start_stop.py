@@ -78,6 +78,7 @@ def test_a_polite_stop_ends_with_zero(number: signal.Signals, start_server: Star
         client.put(b"k", b"v")
         server.signal(number)
         status = server.wait(10)
+    assert '"msg":"closed etcd server","name":' in server.log_text().splitlines()[-1]
     # etcd sends the signal to itself once more when it has cleaned up.
     assert status == (0 if kind == "ratifyd" else -number)
 

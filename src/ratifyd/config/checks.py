@@ -4,7 +4,7 @@ Texts are those of etcd 3.6 where it has one; every refusal also says what to do
 were given (flag, variable, file) is known to `parsing`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ratifyd.config.authtoken import parse_auth_token
 from ratifyd.config.errors import ConfigError
@@ -182,10 +182,10 @@ def _check_features(config: Config) -> None:
             raise ConfigError(f"not supported yet by this version: --feature-gates={name}", "leave the feature out")
 
 
-def check_bootstrap(config: Config, resolve: Callable[[str], str] = str) -> dict[str, tuple[str, ...]]:
+def check_bootstrap(config: Config) -> dict[str, tuple[str, ...]]:
     """Check the --initial- options, which count only where no data exists yet, and return the members of the cluster.
 
-    `resolve` turns a URL into one with an IP address; without it URLs are compared as they are written.
+    Whether this member advertises what it is listed with is left to who can look names up.
     """
     try:
         members = config.initial_members
@@ -193,8 +193,7 @@ def check_bootstrap(config: Config, resolve: Callable[[str], str] = str) -> dict
         raise ConfigError(
             f"error setting up initial cluster: {error}", "write --initial-cluster as name=http://host:port,..."
         ) from None
-    own = members.get(config.name)
-    if own is None:
+    if config.name not in members:
         raise ConfigError(
             f"couldn't find local name {quote(config.name)} in the initial cluster configuration",
             f"add {config.name or 'name'}=<peer URL> to --initial-cluster, or set --name to one of its names: "
@@ -207,24 +206,22 @@ def check_bootstrap(config: Config, resolve: Callable[[str], str] = str) -> dict
             f"initial cluster {','.join(pairs)} has duplicate url",
             "give every member its own URLs in --initial-cluster",
         )
-    _check_own_urls(config, own, resolve)
     return members
 
 
-def _check_own_urls(config: Config, own: Sequence[str], resolve: Callable[[str], str]) -> None:
+def own_urls_differ(config: Config, own: Sequence[str], reason: str) -> ConfigError:
+    """The refusal of what this member advertises where it is listed with `own`, which are others for `reason`."""
     advertised = config.initial_advertise_peer_urls
-    if set(map(resolve, own)) == set(map(resolve, advertised)):
-        return
     hint = "--initial-advertise-peer-urls and this member's entry in --initial-cluster must list the same URLs"
     missing = [f"{config.name}={url}" for url in own if url not in advertised]
     if missing:
-        raise ConfigError(
+        return ConfigError(
             f"--initial-cluster has {','.join(missing)} but missing from "
-            f"--initial-advertise-peer-urls={','.join(advertised)}",
+            f"--initial-advertise-peer-urls={','.join(advertised)} ({reason})",
             hint,
         )
     extra = [url for url in advertised if url not in own]
     pairs = ",".join(f"{config.name}={url}" for url in advertised)
-    raise ConfigError(
+    return ConfigError(
         f"--initial-advertise-peer-urls has {','.join(extra)} but missing from --initial-cluster={pairs}", hint
     )

@@ -17,6 +17,7 @@ from ratifyd.config.values import (
     DURATION,
     INT,
     ORIGINS,
+    OUTPUTS,
     PATH,
     TEXT,
     UINT,
@@ -371,7 +372,7 @@ class Config:
 
     logger: str = option("zap", "Format family of the log; only zap is known.", group="logging", stage="no effect")
     log_outputs: tuple[str, ...] = option(
-        ("default",), "Where to log: stderr, stdout, default (stderr) or file paths.", WORDS, group="logging"
+        ("default",), "Where to log: stderr, stdout, default (stderr) or file paths.", OUTPUTS, group="logging"
     )
     log_level: str = option(
         "info", "Lowest level that is logged: debug, info, warn, error, panic or fatal.", group="logging"

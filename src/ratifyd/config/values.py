@@ -188,7 +188,12 @@ def parse_urls(text: str) -> tuple[str, ...]:
 
 def parse_words(text: str) -> tuple[str, ...]:
     """A comma-separated list in the order given, without repetitions."""
-    return tuple(dict.fromkeys(text.split(","))) if text else ()
+    return parse_outputs(text) if text else ()
+
+
+def parse_outputs(text: str) -> tuple[str, ...]:
+    """As `parse_words`, but nothing is one word: etcd means a file without a name, which cannot be opened."""
+    return tuple(dict.fromkeys(text.split(",")))
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
@@ -227,6 +232,11 @@ def _load_list(parse: Callable[[str], tuple[str, ...]]) -> Callable[[object], tu
         return parse(_load_text(value))
 
     return load
+
+
+def _load_outputs(value: object) -> tuple[str, ...]:
+    """A list without outputs stands for the default one."""
+    return ("default",) if value == [] else _load_list(parse_outputs)(value)
 
 
 def _parse_seconds(text: str) -> float:
@@ -282,4 +292,5 @@ UINT32 = _integers("uint32", 0, (1 << 32) - 1)
 DURATION = Kind("duration", _parse_seconds, _load_duration, _show_seconds)
 URLS = Kind("URL list", parse_urls, _load_list(parse_urls), _show_list)
 WORDS = Kind("list", parse_words, _load_list(parse_words), _show_list)
+OUTPUTS = Kind("list", parse_outputs, _load_outputs, _show_list)
 ORIGINS = Kind("origin list", parse_origins, _load_list(parse_origins), _show_list)

@@ -373,7 +373,7 @@ class Etcd:
             self._joined = await join(config)
             recovered.metadata = self._joined.metadata
             return
-        members = initial_members(config)
+        members = await initial_members(config)
         if len(members) > 1:
             await check_not_bootstrapped(config, members)
         first = NewCluster(config)
@@ -488,6 +488,14 @@ class Etcd:
         await asyncio.shield(self._stopping)
 
     async def _stop(self) -> None:
+        config = self.config
+        fields = {
+            "name": config.name,
+            "data-dir": config.data_dir,
+            "advertise-peer-urls": config.initial_advertise_peer_urls,
+            "advertise-client-urls": config.advertise_client_urls,
+        }
+        log.info("closing etcd server", extra={"fields": fields})
         try:
             for step in self._steps_of_stop():
                 try:
@@ -497,6 +505,7 @@ class Etcd:
                 except (Exception, asyncio.CancelledError):  # what would stay open then keeps the next start out
                     log.exception("a step of the stop failed", extra={"fields": {"step": step.__qualname__}})
             self._let_go()
+            log.info("closed etcd server", extra={"fields": fields})
         finally:
             if self._failure is not None and not self._failure.done():
                 self._failure.set_result(None)

@@ -6,12 +6,11 @@ A joining member learns its id and the cluster's from the others, whose members 
 
 import asyncio
 import logging
-import socket
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 
-from ratifyd.config import Config, ConfigError, check_bootstrap
-from ratifyd.config.values import parse_url, split_host_port
+from ratifyd.config import Config, ConfigError, check_bootstrap, own_urls_differ
+from ratifyd.config.values import quote
+from ratifyd.embed.resolving import PATIENT, Lookups, Unresolved, with_addresses
 from ratifyd.membership import Member, hex_id, member_id
 from ratifyd.peer.client import PeerClient
 from ratifyd.peer.connection import PeerUnreachable
@@ -40,22 +39,56 @@ class JoinedCluster:
         """Where those are that will send the log, which names them only later."""
 
 
-def initial_members(config: Config) -> dict[str, tuple[str, ...]]:
-    """Check the --initial- options against each other; raises JoinRefused with the reason."""
+async def initial_members(config: Config, lookups: Lookups = PATIENT) -> dict[str, tuple[str, ...]]:
+    """Check the --initial- options of a new cluster against each other; raises JoinRefused with the reason."""
+    members = _listed_members(config)
+    own = members[config.name]
+    reason = await _difference(config.initial_advertise_peer_urls, own, lookups)
+    if reason:
+        raise JoinRefused(str(own_urls_differ(config, own, reason)))
+    return members
+
+
+def _listed_members(config: Config) -> dict[str, tuple[str, ...]]:
     try:
-        return check_bootstrap(config, resolve=_resolved)
+        return check_bootstrap(config)
     except ConfigError as error:
         raise JoinRefused(str(error)) from error
 
 
-async def join(config: Config) -> JoinedCluster:
-    """Find our place in the running cluster. Raises JoinRefused."""
-    members = initial_members(config)
+async def _difference(advertised: Sequence[str], listed: Sequence[str], lookups: Lookups) -> str:
+    """Why these are not the same URLs, in etcd's words; empty if they are, perhaps by other names."""
+    if set(advertised) == set(listed):
+        return ""
+    if len(advertised) != len(listed):
+        return f"len({_show(advertised)}) != len({_show(listed)})"
+    try:
+        addresses = await with_addresses((*advertised, *listed), lookups)
+    except Unresolved as error:
+        return str(error)
+    pairs = zip(_renamed(advertised, addresses), _renamed(listed, addresses), strict=True)
+    return next((f"resolved urls: {quote(one)} != {quote(other)}" for one, other in pairs if one != other), "")
+
+
+def _show(urls: Sequence[str]) -> str:
+    return f"[{' '.join(map(quote, urls))}]"
+
+
+def _renamed(urls: Sequence[str], addresses: Mapping[str, str]) -> list[str]:
+    return sorted(addresses.get(url, url) for url in urls)
+
+
+async def join(config: Config, lookups: Lookups = PATIENT) -> JoinedCluster:
+    """Find our place in the running cluster. Raises JoinRefused.
+
+    What we advertise is not looked at, as in etcd: the cluster knows our URLs since we were added.
+    """
+    members = _listed_members(config)
     urls = sorted(url for name, several in members.items() for url in several if name != config.name)
     client = PeerClient()
     try:
         cluster_id, existing = await _fetch_members(client, urls)
-        ids = _match(members, existing)
+        ids = await _match(members, existing, lookups)
         await _check_versions(client, [member for member in existing if member.id != ids[config.name]])
     finally:
         await client.close()
@@ -103,24 +136,48 @@ async def _fetch_members(
     )
 
 
-def _match(members: Mapping[str, tuple[str, ...]], existing: Sequence[Member]) -> dict[str, int]:
+async def _match(
+    members: Mapping[str, tuple[str, ...]], existing: Sequence[Member], lookups: Lookups
+) -> dict[str, int]:
     """The ids of the members named in --initial-cluster."""
     hint = (
         "--initial-cluster must list exactly the members of the cluster, this one included: see `etcdctl member list`"
     )
     if len(members) != len(existing):
         raise JoinRefused(f"error validating peerURLs: member count is unequal; {hint}")
+    rest = dict(members)
     ids: dict[str, int] = {}
+    unlike = []  # only where texts differ are names looked up: those of members that are down may not be known
     for member in existing:
-        wanted = {_resolved(url) for url in member.peer_urls}
-        names = [name for name, urls in members.items() if {_resolved(url) for url in urls} == wanted]
-        if not names:
+        name = _take(rest, member.peer_urls, {})
+        if name is None:
+            unlike.append(member)
+        else:
+            ids[name] = member.id
+    urls = {url for several in (*rest.values(), *(member.peer_urls for member in unlike)) for url in several}
+    addresses, reason = {}, ""
+    try:
+        addresses = await with_addresses(sorted(urls), lookups) if unlike else {}
+    except Unresolved as error:
+        reason = f", last resolver error ({error})"
+    for member in unlike:
+        name = _take(rest, member.peer_urls, addresses)
+        if name is None:
             raise JoinRefused(
                 "error validating peerURLs: PeerURLs: no match found for existing member "
-                f"({hex_id(member.id)}, [{' '.join(member.peer_urls)}]); {hint}"
+                f"({hex_id(member.id)}, [{' '.join(member.peer_urls)}]){reason}; {hint}"
             )
-        ids[names[0]] = member.id
+        ids[name] = member.id
     return ids
+
+
+def _take(members: dict[str, tuple[str, ...]], urls: Sequence[str], addresses: Mapping[str, str]) -> str | None:
+    """Take out the member at `urls`, and tell its name."""
+    wanted = _renamed(urls, addresses)
+    name = next((name for name, several in members.items() if _renamed(several, addresses) == wanted), None)
+    if name is not None:
+        del members[name]
+    return name
 
 
 async def _check_versions(client: PeerClient, others: Sequence[Member]) -> None:
@@ -147,17 +204,3 @@ async def _version(client: PeerClient, member: Member) -> tuple[int, int] | None
         if version is not None:
             return version
     return None
-
-
-@lru_cache
-def _resolved(url: str) -> str:
-    """A URL with an IP address in the place of a host name, as far as the name can be looked up."""
-    try:
-        scheme, address, path = parse_url(url)
-        if scheme.startswith("unix"):
-            return url
-        host, port = split_host_port(address)
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, ValueError):  # no URL, or a host name that none can be: another member may name anything
-        return url
-    return f"{scheme}://{min(str(entry[4][0]) for entry in found)}:{port}{path}"

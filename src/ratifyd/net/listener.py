@@ -142,7 +142,7 @@ def _bind_unix(path: str) -> socket.socket:
 def _remove_stale(path: str) -> None:
     try:
         if not stat.S_ISSOCK(Path(path).stat().st_mode):
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -156,6 +156,8 @@ def _explain(url: str, flag: str, error: OSError | OverflowError) -> str:
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.EADDRINUSE:
         reason, advice = "address already in use", f"stop the program that uses it, or change {flag}"
+    elif number == errno.ENOTSOCK:
+        reason, advice = "there is a file of that name, and it is no socket", f"move it away, or change {flag}"
     elif number == errno.EACCES:
         reason, advice = "permission denied", f"choose a port from 1024 up or a directory of your own in {flag}"
     elif number == errno.EADDRNOTAVAIL:

@@ -85,6 +85,11 @@ class ThreadWorker:
         finally:
             self._thread.join()
 
+    def abandon(self) -> None:
+        """Refuse new jobs and wait for nothing: only for jobs that use nothing anybody closes."""
+        self._closed = True
+        self._jobs.put(None)
+
     def _run(self) -> None:
         get = self._jobs.get
         while (item := get()) is not None:

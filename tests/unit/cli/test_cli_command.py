@@ -178,6 +178,7 @@ def test_log_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
+        ("", "open : no such file or directory"),
         ("file:x.log", "open : no such file or directory"),
         ("http://x/y", 'no sink found for scheme "http"'),
         ("file://host/x", "file URLs must leave host empty or use localhost: got file://host/x"),
@@ -187,6 +188,13 @@ def test_log_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_outputs_of_the_log_that_are_no_files(output: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(f"--log-outputs={output}")[0] == 1
     assert last_line(capsys)["error"] == f'couldn\'t open sink "{output}": {reason}'
+
+
+def test_an_empty_variable_for_outputs_of_the_log_is_ignored(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--name=fine", ETCD_LOG_OUTPUTS="")[0] == 0
+    assert json.loads(capsys.readouterr().err.splitlines()[0])["msg"] == "Running: "
+    assert run("--log-outputs=stderr,")[0] == 1
+    assert last_line(capsys)["error"] == 'couldn\'t open sink "": open : no such file or directory'
 
 
 def test_a_file_for_the_log_named_by_a_url(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from ratifyd.config import (
     check_bootstrap,
     check_config,
     options,
+    own_urls_differ,
     parse,
 )
 from ratifyd.config.legacy import IGNORED_FLAGS, formers
@@ -263,6 +264,13 @@ def test_configuration_file_wins_over_flags_and_environment() -> None:
     assert read == ["/from/env"]
 
 
+def test_outputs_of_the_log_in_a_configuration_file() -> None:
+    """etcd takes an empty list, and none, for the default; an output without a name is one that cannot be opened."""
+    assert from_file({"log-outputs": []}).log_outputs == ("default",)
+    assert from_file({"log-outputs": None}).log_outputs == ("default",)
+    assert from_file({"log-outputs": [""]}).log_outputs == ("",)
+
+
 def test_configuration_file_values() -> None:
     config = from_file(
         {
@@ -339,12 +347,6 @@ def test_initial_cluster() -> None:
          "error setting up initial cluster: URL must not contain a path: http://1.1.1.1:80/x"),
         (["--initial-cluster=a=http://1.1.1.1:80"],
          'couldn\'t find local name "default" in the initial cluster configuration'),
-        (["--initial-cluster=default=http://1.1.1.1:80"],
-         "--initial-cluster has default=http://1.1.1.1:80 but missing from "
-         "--initial-advertise-peer-urls=http://localhost:2380"),
-        (["--initial-cluster=default=http://localhost:2380", "--initial-advertise-peer-urls=http://localhost:2380,http://a:1"],
-         "--initial-advertise-peer-urls has http://a:1 but missing from "
-         "--initial-cluster=default=http://a:1,default=http://localhost:2380"),
         (["--initial-cluster=default=http://localhost:2380,b=http://localhost:2380"],
          "initial cluster b=http://localhost:2380,default=http://localhost:2380 has duplicate url"),
     ],
@@ -357,11 +359,22 @@ def test_bootstrap_rules(argv: list[str], text: str) -> None:
     assert caught.value.hint
 
 
-def test_bootstrap_compares_resolved_urls() -> None:
-    config = settings("--initial-cluster=default=http://127.0.0.1:2380")
-    assert check_bootstrap(config, lambda url: url.replace("localhost", "127.0.0.1")) == {
-        "default": ("http://127.0.0.1:2380",)
-    }
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["--initial-cluster=default=http://1.1.1.1:80"],
+         "--initial-cluster has default=http://1.1.1.1:80 but missing from "
+         "--initial-advertise-peer-urls=http://localhost:2380 (why)"),
+        (["--initial-cluster=default=http://localhost:2380", "--initial-advertise-peer-urls=http://localhost:2380,http://a:1"],
+         "--initial-advertise-peer-urls has http://a:1 but missing from "
+         "--initial-cluster=default=http://a:1,default=http://localhost:2380"),
+    ],
+)  # fmt: skip
+def test_own_urls_that_differ(argv: list[str], text: str) -> None:
+    config = settings(*argv)
+    refused = own_urls_differ(config, check_bootstrap(config)["default"], "why")
+    assert refused.message == text
+    assert refused.hint
 
 
 def test_retention() -> None:

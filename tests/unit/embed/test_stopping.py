@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -279,6 +280,54 @@ def test_a_stop_while_a_start_waits_for_others(tmp_path: Path) -> None:
         silent_one.close()
 
     run(work())
+
+
+def test_a_stop_ends_a_start_that_waits_for_a_name_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = threading.Event()
+
+    async def work() -> None:
+        asked = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def silent(*_: Any, **__: Any) -> list[Any]:
+            loop.call_soon_threadsafe(asked.set)
+            held.wait(30)
+            return []
+
+        monkeypatch.setattr(socket, "getaddrinfo", silent)
+        cluster = "default=http://pod:2380"
+        etcd = Etcd(config(tmp_path, initial_cluster=cluster, initial_advertise_peer_urls=("http://10.0.0.1:2380",)))
+        starting = asyncio.create_task(etcd.start())
+        await asyncio.wait_for(asked.wait(), WAIT_S)
+        await asyncio.wait_for(etcd.stop(), WAIT_S)
+        with pytest.raises(StartError, match="was stopped"):
+            await starting
+
+    try:
+        run(work())
+    finally:
+        held.set()
+
+
+def test_the_end_is_told_once_everything_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ratifyd")
+
+    async def work() -> None:
+        etcd = Etcd(config(tmp_path))
+        await etcd.start()
+        caplog.clear()
+        await etcd.stop()
+        await etcd.stop()
+
+    run(work())
+    assert [record.getMessage() for record in caplog.records] == ["closing etcd server", "closed etcd server"]
+    for record in caplog.records:
+        assert record.__dict__["fields"] == {
+            "name": "default",
+            "data-dir": str(tmp_path / "data"),
+            "advertise-peer-urls": ("http://localhost:2380",),
+            "advertise-client-urls": (f"unix://{tmp_path}/client",),
+        }
 
 
 def addresses(path: Path) -> dict[str, Any]:

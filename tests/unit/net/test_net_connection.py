@@ -359,8 +359,12 @@ def test_unix_sockets(run: Run, tmp_path: Path) -> None:
         stale.close()
         Listener.bind(f"unix://{path}", flag="--x").close()
         path.write_text("a file of somebody else")
-        with pytest.raises(ListenError, match="address already in use"):
+        with pytest.raises(ListenError) as caught:
             Listener.bind(f"unix://{path}", flag="--x")
+        assert str(caught.value) == (
+            f"cannot listen on unix://{path}: there is a file of that name, and it is no socket; move it away, or "
+            "change --x"
+        )
         assert path.read_text() == "a file of somebody else"
 
     run(main())
