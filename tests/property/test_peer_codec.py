@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratifyd.peer.codec import (
-    MAX_TERM,
     MESSAGE_HEARTBEAT,
     MSGAPP_HEARTBEAT,
     EnvelopeDecoder,
@@ -74,7 +73,7 @@ def test_appends_survive_every_single_cut(sent: list[Message]) -> None:
         assert [each for at in range(len(stream)) for each in decoder.feed(stream[at : at + 1])] == sent
 
 
-terms = st.one_of(st.integers(0, 300), st.integers(0, MAX_TERM))
+terms = st.one_of(st.integers(0, 300), u64s)
 messages = st.builds(
     Message,
     st.sampled_from([kind for kind in MessageKind if kind not in {MessageKind.SNAP, MessageKind.APP}]),

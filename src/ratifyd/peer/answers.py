@@ -16,7 +16,6 @@ def check_post(answer: Answer) -> None:
     """Return if the other side took the message. Raises MemberRemoved or Refused."""
     if answer.status == 204:
         return
-    if answer.status == 403 and "mismatch member" not in answer.text:
-        # etcd 3.5 knows only one reason for 403. 3.6 has another: the message was not for that member.
+    if answer.status == 403 and "removed member" in answer.text:  # 3.6 has 403 also for what is meant for another one
         raise MemberRemoved(answer.text)
     raise Refused(f"{answer.status} {answer.text[:200]}")

@@ -17,9 +17,6 @@ RECORD_LIMIT: Final = 512 * 1024 * 1024
 ENVELOPE_LIMIT: Final = 64 * 1024 * 1024
 """Longest message before a snapshot's image (etcd 3.6.14)."""
 
-MAX_TERM: Final = (1 << 63) - 1
-"""Above it elections would soon run out of terms, and no honest cluster gets there."""
-
 _U64 = Struct(">Q")
 _HEARTBEAT_KIND, _ENTRIES_KIND, _MESSAGE_KIND = 0, 1, 2
 _ENTRIES_HEAD = Struct(">BQ")
@@ -360,8 +357,6 @@ def decode_peer_message(data: bytes) -> Message:
         message = decode_message(data)
     except DecodeError as error:
         raise StreamCorrupt(f"broken message: {error}") from error
-    if message.term > MAX_TERM:
-        raise StreamCorrupt(f"term {message.term}")
     if message.entries and message.kind is MessageKind.APP:
         term = message.log_term
         for index, entry in enumerate(message.entries, message.index + 1):

@@ -18,7 +18,7 @@ from ratifyd.peer import probing
 from ratifyd.peer.codec import EnvelopeDecoder, StreamCorrupt, decode_peer_message
 from ratifyd.peer.headers import CLUSTER_ID_MISMATCH, parse_id, refusal, sender_urls
 from ratifyd.peer.host import ETCD_TIMING, PeerHost, Timing
-from ratifyd.peer.inbound import objection
+from ratifyd.peer.inbound import TO_ANOTHER, is_joint, objection
 from ratifyd.peer.streams import MESSAGE, MSGAPP
 from ratifyd.peer.transport import PeerTransport
 from ratifyd.raft.messages import Message, MessageKind
@@ -92,7 +92,7 @@ class PeerEndpoints:
         metrics.peer_received_bytes_total[(f"{message.sender:x}",)] += len(request.body)
         reason = objection(self._host, message)
         if reason is not None:
-            return _forbidden(reason, identity)
+            return _objected(reason, identity)
         if message.kind is MessageKind.SNAP:  # without the image it stands for, it would only do harm
             return _text(500, "error processing raft message", identity)
         self._host.receive([message])
@@ -149,13 +149,13 @@ class PeerEndpoints:
             failures[("0",)] += 1
             return _text(400, f"failed to decode raft message ({error})", identity)
         sender = (f"{message.sender:x}",)
-        if message.kind is not MessageKind.SNAP or message.snapshot is None:
+        if message.kind is not MessageKind.SNAP or message.snapshot is None or is_joint(message):
             failures[sender] += 1
             return _text(400, "wrong raft message type", identity)
         reason = objection(self._host, message)
         if reason is not None:
             failures[sender] += 1
-            return _forbidden(reason, identity)
+            return _objected(reason, identity)
         return await self._save(message, _Image(rest, request.stream, self._timing.snapshot_stall_s), identity)
 
     async def _envelope(self, stream: BodyStream) -> tuple[Message, bytes]:
@@ -263,6 +263,12 @@ def _not_allowed(method: str) -> HttpResponse:
     return _text(405, "Method Not Allowed", [("Allow", method)])
 
 
-def _forbidden(message: str, headers: list[tuple[str, str]]) -> HttpResponse:
+def _objected(message: str, headers: list[tuple[str, str]]) -> HttpResponse:
+    """What a message is answered that must not be processed.
+
+    403 is for members that were removed only: an etcd that gets one takes itself for removed, and ends.
+    """
+    if message == TO_ANOTHER:
+        return _text(412, message, headers)
     body = json.dumps({"message": message}, separators=(",", ":")).encode()
     return HttpResponse(403, [("Content-Type", "application/json"), *headers], body)

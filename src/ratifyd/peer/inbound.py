@@ -25,6 +25,11 @@ def objection(host: PeerHost, message: Message) -> str | None:
     return None
 
 
+def is_joint(message: Message) -> bool:
+    """Whether a snapshot comes from the middle of a change of many members, which no etcd makes and none can leave."""
+    return message.snapshot is not None and bool(message.snapshot.meta.conf_state.voters_outgoing)
+
+
 def deliver(host: PeerHost, messages: Sequence[Message]) -> None:
     """Hand over what came on a stream, without what must not be processed.
 

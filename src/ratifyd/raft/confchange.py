@@ -73,6 +73,15 @@ def restore(state: ConfState) -> Configuration:
     )
 
 
+def is_possible(state: ConfState) -> bool:
+    """Whether a ConfState describes a configuration."""
+    try:
+        restore(state)
+    except InvalidConfChange:
+        return False
+    return True
+
+
 def as_v2(change: AnyConfChange) -> ConfChangeV2:
     """Return the same change in its general form."""
     if isinstance(change, ConfChange):

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 Step = Callable[["Raft", Message], None]
 
+MAX_FORWARDED_BYTES = 1 << 20
+"""What one message to the leader carries of proposals, unless it is a single one (etcd sends each by itself)."""
+
 _LOCAL_KINDS = frozenset(
     {
         MessageKind.HUP,
@@ -486,5 +489,14 @@ class Raft:
         if not self.leader_id or self.role is not Role.FOLLOWER or not self.options.forward_proposals:
             self.tracer.mark("raft.proposal_dropped", member=self.id, reason="no leader")
             return False
-        self.messages.append(Message(MessageKind.PROP, to=self.leader_id, sender=self.id, entries=entries))
+        size, first = 0, 0
+        for end, entry in enumerate(entries):
+            size += len(entry.data)
+            if size > MAX_FORWARDED_BYTES and end > first:
+                self._send_proposals(entries[first:end])
+                size, first = len(entry.data), end
+        self._send_proposals(entries[first:])
         return True
+
+    def _send_proposals(self, entries: list[Entry]) -> None:
+        self.messages.append(Message(MessageKind.PROP, to=self.leader_id, sender=self.id, entries=entries))

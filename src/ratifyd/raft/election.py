@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 TRANSFER_CONTEXT = b"CampaignTransfer"
 """Marks a vote request made at the leader's own wish; it overrides leases."""
 
+MAX_TERMS_AHEAD = 1 << 32
+"""Whoever is further ahead than elections could have taken anybody is broken, and would soon use up all terms."""
+
 _RESPONSES = {MessageKind.VOTE: MessageKind.VOTE_RESP, MessageKind.PRE_VOTE: MessageKind.PRE_VOTE_RESP}
 _FROM_LEADER = frozenset({MessageKind.APP, MessageKind.HEARTBEAT, MessageKind.SNAP})
 
@@ -40,6 +43,9 @@ def start(raft: Raft, *, transfer: bool = False) -> None:
 def accept_higher_term(raft: Raft, message: Message) -> bool:
     """Follow a message into its higher term if its kind demands that; False if it must be ignored."""
     kind = message.kind
+    if message.term - raft.term > MAX_TERMS_AHEAD and raft.term:
+        raft.tracer.mark("raft.message_refused", member=raft.id, kind=kind.name, sender=message.sender)
+        return False
     if kind is MessageKind.VOTE or kind is MessageKind.PRE_VOTE:
         in_lease = raft.check_quorum and raft.leader_id and raft.election_elapsed < raft.election_ticks
         if in_lease and message.context != TRANSFER_CONTEXT:

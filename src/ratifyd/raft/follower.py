@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from ratifyd.raft import confchange
 from ratifyd.raft.codec import entry_of_change
 from ratifyd.raft.messages import AnyConfChange, Entry, Message, MessageKind, ReadState, Snapshot
 
@@ -90,6 +91,9 @@ def _restores(raft: Raft, snapshot: Snapshot) -> bool:
     state = meta.conf_state
     if raft.id not in (*state.voters, *state.learners, *state.voters_outgoing):
         raft.tracer.mark("raft.snapshot_refused", member=raft.id, reason="not a member")
+        return False
+    if meta.term > raft.term or not confchange.is_possible(state):
+        raft.tracer.mark("raft.snapshot_refused", member=raft.id, reason="impossible")
         return False
     if raft.log.matches(meta.index, meta.term):
         raft.log.commit_to(meta.index)

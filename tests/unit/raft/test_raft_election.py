@@ -4,6 +4,7 @@ import pytest
 
 from ratifyd.raft.codec import encode_conf_change
 from ratifyd.raft.core import Raft
+from ratifyd.raft.election import MAX_TERMS_AHEAD
 from ratifyd.raft.log import RaftLog
 from ratifyd.raft.messages import (
     ConfChange,
@@ -21,6 +22,7 @@ from tests.unit.raft.network import ELECTION_TICKS, Net, drain, elect, make_raft
 
 PRE_VOTE, PRE_VOTE_RESP = MessageKind.PRE_VOTE, MessageKind.PRE_VOTE_RESP
 VOTE, VOTE_RESP = MessageKind.VOTE, MessageKind.VOTE_RESP
+APP_RESP = MessageKind.APP_RESP
 
 
 def cluster(**options: bool) -> Net:
@@ -329,3 +331,22 @@ def test_a_single_voter_elects_itself(pre_vote: bool) -> None:
     assert (raft.role, raft.term, raft.log.applied) == (Role.LEADER, 1, 1)
     ticks_of_two_timeouts(raft)
     assert raft.role is Role.LEADER
+
+
+def test_a_term_that_no_election_can_have_reached_is_refused() -> None:
+    """One broken message would take everybody there, and a few elections later no term is left."""
+    net = cluster()
+    term = net[1].term
+    for kind in (APP_RESP, MessageKind.HEARTBEAT, VOTE):
+        net[2].step(Message(kind, to=2, sender=3, term=term + MAX_TERMS_AHEAD + 1))
+    assert net[2].term == term
+    net[2].step(Message(APP_RESP, to=2, sender=3, term=term + MAX_TERMS_AHEAD - 1))
+    assert net[2].term == term + MAX_TERMS_AHEAD - 1
+    net.campaign(2)
+    assert net.leaders() == [2]
+
+
+def test_a_new_member_takes_any_term() -> None:
+    raft = make_raft(1)
+    raft.step(Message(MessageKind.HEARTBEAT, to=1, sender=2, term=1 << 62))
+    assert (raft.term, raft.leader_id) == (1 << 62, 2)

@@ -19,6 +19,8 @@ from ratifyd.raft.messages import (
     EntryKind,
     Message,
     MessageKind,
+    Snapshot,
+    SnapshotMeta,
 )
 from ratifyd.raft.roles import Role
 from tests.unit.raft.network import ELECTION_TICKS, Net, drain, elect, make_raft
@@ -361,3 +363,20 @@ def test_status_shows_followers_and_learners() -> None:
     assert {m: p.is_learner for m, p in status.progress.items()} == {1: False, 2: False, 3: True}
     assert {p.match for p in status.progress.values()} == {status.commit}
     assert net[2].status().progress == {}
+
+
+@pytest.mark.parametrize(
+    ("state", "term"),
+    [
+        (ConfState((1, 2, 3), learners=(2,)), 2),
+        (ConfState((1, 2, 3), learners_next=(9,)), 2),
+        (ConfState((1, 2, 3), auto_leave=True), 2),
+        (ConfState((1, 2, 3)), 1 << 62),
+    ],
+)
+def test_a_snapshot_that_cannot_be_is_not_taken(state: ConfState, term: int) -> None:
+    """It would end the member, with its log replaced by then."""
+    raft = make_raft(1, terms=(1,), commit=1)
+    raft.step(Message(MessageKind.SNAP, to=1, sender=2, term=2, snapshot=Snapshot(SnapshotMeta(50, term, state))))
+    assert raft.log.snapshot is None and raft.log.committed == 1
+    assert [(m.kind, m.index) for m in drain(raft)] == [(MessageKind.APP_RESP, 1)]

@@ -3,7 +3,7 @@
 import pytest
 
 from ratifyd.raft.codec import encode_entry
-from ratifyd.raft.core import Options, Raft
+from ratifyd.raft.core import MAX_FORWARDED_BYTES, Options, Raft
 from ratifyd.raft.log import LogLost, RaftLog
 from ratifyd.raft.messages import ConfState, Entry, Message, MessageKind, Snapshot, SnapshotMeta
 from ratifyd.raft.progress import ProgressState
@@ -343,6 +343,18 @@ def test_a_follower_forwards_proposals_without_a_term() -> None:
     forwarded = next(m for m in net.delivered if m.kind is PROP)
     assert (forwarded.to, forwarded.sender, forwarded.term) == (1, 2, 0)
     assert [entry.data for entry in net.applied[3]] == [b"", b"a", b"b"]
+
+
+def test_large_proposals_are_forwarded_one_by_one() -> None:
+    """All in one they may be more than a stream takes, and hold everything else up."""
+    net = Net(*(make_raft(member) for member in (1, 2, 3)))
+    net.campaign(1)
+    large = MAX_FORWARDED_BYTES + 1
+    datas = [b"a" * large, b"b", b"c" * (large - 2), b"d" * large, b"e", b"f"]
+    assert net.propose(2, *datas)
+    forwarded = [[len(entry.data) for entry in m.entries] for m in net.delivered if m.kind is PROP]
+    assert forwarded == [[large], [1, large - 2], [large], [1, 1]]
+    assert [entry.data for entry in net.applied[3]] == [b"", *datas]
 
 
 def test_forwarding_can_be_switched_off() -> None:
