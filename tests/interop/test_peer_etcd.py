@@ -10,8 +10,9 @@ import pytest
 import uvloop
 
 from harness.etcdctl import Output, etcdctl
-from harness.servers import EtcdServer
+from harness.servers import EtcdServer, free_port
 from harness.stubs import AsyncClient
+from ratifyd.membership import cluster_id, member_id
 from ratifyd.peer.client import PeerClient
 from ratifyd.peer.codec import frame_message
 from ratifyd.peer.headers import identity
@@ -193,6 +194,31 @@ def test_etcd_leads_and_needs_us() -> None:
             version = await client.get(both.etcd.peer_url, "/version")
             assert json.loads(version.body)["etcdserver"] == "3.5.1"
             await client.close()
+
+    uvloop.run(main())
+
+
+def test_an_etcd_that_posts_to_another_member_lives_on() -> None:
+    """Someone else has the address by now. To etcd 403 would mean that it was removed: it would end, for good."""
+
+    async def main() -> None:
+        etcd = EtcdServer("etcd", FLAGS, start=False)
+        address = f"http://127.0.0.1:{free_port()}"
+        etcd_id, gone = (member_id([url], "etcd-cluster") for url in (etcd.peer_url, address))
+        etcd.initial_cluster = f"default={etcd.peer_url},gone={address}"
+        other = Member(0x999, Timing(), cluster_id=cluster_id([etcd_id, gone]), port=int(address.rpartition(":")[2]))
+        assert gone != 0x999
+        posted = other.host.metrics.peer_received_bytes_total
+        await other.serve()
+        try:
+            etcd.start(wait=False)
+            for _ in range(3):
+                before = posted[(f"{etcd_id:x}",)]
+                await until(lambda before=before: posted[(f"{etcd_id:x}",)] > before or not etcd.running, WAIT_S)  # type: ignore[misc]
+            assert etcd.running, etcd.log_text()[-3000:]
+        finally:
+            etcd.stop()
+            await other.stop()
 
     uvloop.run(main())
 
