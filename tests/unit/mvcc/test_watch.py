@@ -116,6 +116,50 @@ def test_many_watchers_on_many_keys_are_found_without_a_scan():
     assert [number for number, sink in enumerate(sinks) if sink.offers] == [1999]
 
 
+class CountingKey(bytes):
+    """A key that counts what it is compared with."""
+
+    compared = 0
+
+    def _count(self):
+        type(self).compared += 1
+
+    def __lt__(self, other):
+        self._count()
+        return bytes(self) < bytes(other)
+
+    def __le__(self, other):
+        self._count()
+        return bytes(self) <= bytes(other)
+
+    def __gt__(self, other):
+        self._count()
+        return bytes(self) > bytes(other)
+
+    def __ge__(self, other):
+        self._count()
+        return bytes(self) >= bytes(other)
+
+
+@mark.parametrize("survivors", [1, 50], ids=["all", "every 50th"])
+def test_many_watchers_on_ranges_of_any_kind_are_found_without_a_scan(survivors):
+    """A range deletion of thousands of keys held the loop for seconds beside ten thousand ranges of other keys."""
+    _, hub = make()
+    watchers = []
+    for number in range(10_000):
+        keys = KeyRange(b"key%06d" % (10 * number), b"key%06d" % (10 * number + 5))
+        watchers.append(hub.add(keys, 0, sink=Collector()))
+    for endless in range(1000):
+        hub.add(KeyRange(b"x%06d" % endless, None), 0, sink=Collector())
+    kept = watchers[::survivors]
+    for watcher in set(watchers) - set(kept):
+        hub.remove(watcher)
+    for key, found in ((b"a", 0), (b"key050003", 1), (b"key050007", 0), (b"key099999", 0), (b"x", 0), (b"x000001", 2)):
+        CountingKey.compared = 0
+        assert len(hub.synced.match(CountingKey(key))) == found
+        assert CountingKey.compared < 500 * (found + 1)
+
+
 def test_sinks_may_remove_watchers_during_an_offer():
     store, hub = make()
     watchers = []
