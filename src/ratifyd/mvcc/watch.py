@@ -421,7 +421,7 @@ class WatchHub:
         current = self.store.revision
         chosen = self._choose(max_watchers)
         if not chosen:
-            return False
+            return bool(self._lagging)  # all that were looked at have been cancelled
         first = min(watcher.next_revision for watcher in chosen)
         last = current
         if first <= current:

@@ -364,6 +364,27 @@ def test_previous_values_are_those_before_the_revision():
         ]
 
 
+def test_a_pass_that_only_cancels_says_that_others_wait():
+    """Those whose history is gone are the furthest behind; the others would wait for the next turn, a tick away."""
+    store, hub = make()
+    for _ in range(20):
+        put(store, b"a")
+    store.compact(15)
+    gone, late = Collector(), Collector()
+    for _ in range(4):
+        hub.add(KeyRange(b"a", b"b"), 2, sink=gone)
+    hub.add(KeyRange(b"a", b"b"), 16, sink=late)
+    assert hub.catch_up(2) and hub.lagging_count == 3
+    assert hub.catch_up(2) and hub.lagging_count == 1
+    assert not hub.catch_up(2) and hub.lagging_count == 0
+    assert gone.cancelled == [15] * 4 and len(events_of(late)) == 6
+    for _ in range(3):
+        put(store, b"a")
+    store.compact(18)
+    hub.add(KeyRange(b"a", b"b"), 2, sink=gone)
+    assert not hub.catch_up(2) and len(gone.cancelled) == 5
+
+
 def test_one_pass_offers_no_more_than_its_limits():
     """Hundreds of watchers of the same keys would otherwise get hundreds of copies of a thousand events at once."""
     store, hub = make()
