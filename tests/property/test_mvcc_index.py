@@ -137,6 +137,20 @@ def test_index_agrees_with_a_list_of_changes(script):
         compare(index, model)
 
 
+def test_an_index_is_restored_in_slices_whatever_has_become_of_its_keys():
+    """Deleted keys, half a million of them, held up a member for more than a second while it installed a snapshot."""
+    index = Index()
+    for number in range(20_000):
+        key, main = b"%05d" % (number * 7919 % 20_000), 2 * number + 2
+        index.restore(key, encode_revision(main, 0), create=main, version=1)
+        if number % 10:
+            index.restore(key, encode_tombstone(main + 1, 0), create=0, version=0)
+    slices = list(index.finish_restore(1000))
+    assert sum(slices) == len(index) == 20_000
+    assert max(slices) <= 1000 and len(slices) >= 60
+    index.check()
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 40)), st.integers(0, 42), st.none() | st.integers(0, 42), st.integers(0, 12))
 def test_sorted_slice_is_irange(items, start, end, limit):

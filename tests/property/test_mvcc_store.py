@@ -308,8 +308,7 @@ class StoreMachine(RuleBasedStateMachine):
     def after_restore(self):
         assert (self.store.revision, self.store.compacted) == (self.model.revision, self.model.compacted)
         leases = {key: row.kv.lease for key, row in self.model.alive(self.model.revision).items() if row.kv.lease}
-        assert dict(self.store.attachments) == leases
-        assert len(self.store.attachments) == len(leases)
+        assert self.store.attachments == leases
 
     # ---- compaction
 

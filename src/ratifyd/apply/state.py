@@ -1,13 +1,15 @@
 """`State`: everything the log decides, in one object, with the index up to which it was decided."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from ratifyd import schema
 from ratifyd.auth.store import FIRST_REVISION, AuthStore
 from ratifyd.lease import LeaseBook
 from ratifyd.membership import Membership
 from ratifyd.mvcc.buffer import WriteBuffer
-from ratifyd.mvcc.store import Store
+from ratifyd.mvcc.hash import BYTES_PER_SLICE
+from ratifyd.mvcc.store import ROWS_PER_SLICE, Store
 from ratifyd.mvcc.watch import WatchHub
 from ratifyd.ports import Backend, Done
 from ratifyd.proto.lease_pb2 import Lease
@@ -50,21 +52,13 @@ class State:
         self.warnings: list[tuple[str, dict[str, object]]] = []
 
     def restore(self) -> Iterator[int]:
-        """Rebuild everything held in memory from the backend; yields between slices with the rows read so far."""
+        """Rebuild everything held in memory from the backend; yields after each slice with the rows or keys it took."""
         buffer = self.buffer
         self.consistent_index = schema.decode_u64(buffer.get(schema.META, schema.CONSISTENT_INDEX) or bytes(8))
         self.term = schema.decode_u64(buffer.get(schema.META, schema.TERM) or bytes(8))
         self.conf_state_json = buffer.get(schema.META, schema.CONF_STATE) or b""
         yield from self.store.restore()
-        leases = self.leases
-        leases.clear()
-        for _, value in buffer.range(schema.LEASE, b"", None):
-            lease = Lease.FromString(value)
-            leases.restore(lease.ID, lease.TTL, lease.RemainingTTL)
-        for key, lease_id in self.store.attachments:
-            if lease_id in leases.leases:
-                leases.attach(lease_id, key)
-        self.store.attachments.clear()
+        yield from self._restore_leases()
         self.alarms = {}
         for key, _ in buffer.range(schema.ALARM, b"", None):
             alarm = AlarmMember.FromString(key)
@@ -76,6 +70,25 @@ class State:
             buffer.get(schema.CLUSTER, schema.CLUSTER_VERSION),
             buffer.get(schema.CLUSTER, schema.DOWNGRADE),
         )
+
+    def _restore_leases(self) -> Iterator[int]:
+        """Read the leases, and attach the keys of the store to them."""
+        leases = self.leases
+        leases.clear()
+        cursor: bytes | None = b""
+        while cursor is not None:
+            rows, cursor = self.buffer.scan(schema.LEASE, cursor, None, ROWS_PER_SLICE, BYTES_PER_SLICE)
+            for _, value in rows:
+                lease = Lease.FromString(value)
+                leases.restore(lease.ID, lease.TTL, lease.RemainingTTL)
+            yield len(rows)
+        attachments = iter(self.store.attachments.items())
+        while some := list(islice(attachments, ROWS_PER_SLICE)):
+            for key, lease_id in some:
+                if lease_id in leases.leases:
+                    leases.attach(lease_id, key)
+            yield len(some)
+        self.store.attachments.clear()
 
     def _restore_auth(self) -> None:
         """Read the auth store; one that never counted its changes begins to (formats 5.10)."""

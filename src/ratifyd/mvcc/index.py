@@ -12,7 +12,7 @@ up to 16), 42 bytes in the dict and 8 in the list: 180 for a key of 16 bytes. Ea
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from struct import Struct
 
 from sortedcontainers import SortedList
@@ -168,26 +168,16 @@ class Index:
             self.lives[key] = create << _VERSION_BITS | version
 
     def finish_restore(self, per_slice: int) -> Iterator[int]:
-        """Sort the restored keys; yields after each slice of about `per_slice` of them with their number.
-
-        Distributing keys over pivots from a sample, then sorting each part, takes half the time of adding them one by
-        one and, unlike one big sort, can stop anywhere.
-        """
+        """Sort the restored keys; yields after each slice of about `per_slice` of them with their number."""
         newest = self.newest
         per_slice = max(1, per_slice)
-        names = list(newest)
-        pivots = sorted(names[::per_slice])
-        parts: list[list[bytes]] = [[] for _ in range(len(pivots) + 1)]
-        for first in range(0, len(names), per_slice):
-            for name in names[first : first + per_slice]:
-                parts[bisect_right(pivots, name)].append(name)
-            yield min(per_slice, len(names) - first)
-        for part in parts:
-            part.sort()
+        self.live = yield from _sorted(list(newest), per_slice)
+        dead: list[bytes] = []
+        past = iter(self.past)
+        while names := list(islice(past, per_slice)):
+            dead += [name for name in names if name not in newest]
             yield 0
-        self.live = yield from _joined(parts)
-        self.dead = SortedList(key for key in self.past if key not in newest)
-        yield len(self.dead)
+        self.dead = yield from _sorted(dead, per_slice)
 
     # ------------------------------------------------------------------ reads
 
@@ -321,6 +311,25 @@ class Index:
             assert all(a < b for a, b in pairwise(revisions)), f"revisions of {key!r} out of order"
             if key not in self.newest:
                 assert len(revisions[-1]) != REVISION_BYTES, f"deleted key {key!r} without a tombstone"
+
+
+def _sorted(names: list[bytes], per_slice: int) -> Generator[int, None, SortedList]:
+    """A sorted list of names in any order; yields after each slice with the number of names it took.
+
+    Distributing names over pivots from a sample, then sorting each part, takes half the time of adding them one by one
+    and, unlike one big sort, can stop anywhere.
+    """
+    pivots = sorted(names[::per_slice])
+    parts: list[list[bytes]] = [[] for _ in range(len(pivots) + 1)]
+    for first in range(0, len(names), per_slice):
+        for name in names[first : first + per_slice]:
+            parts[bisect_right(pivots, name)].append(name)
+        yield min(per_slice, len(names) - first)
+    for part in parts:
+        part.sort()
+        yield 0
+    whole: SortedList = yield from _joined(parts)
+    return whole
 
 
 def _joined(parts: Iterable[list[bytes]]) -> Generator[int, None, SortedList]:

@@ -86,7 +86,7 @@ class Store:
         self._fields = FieldCache(self._values)
         self.revision = 1
         self.compacted = -1
-        self.attachments: list[tuple[bytes, int]] = []
+        self.attachments: dict[bytes, int] = {}
         self.counts = Counts()
         hub.bind(self)
 
@@ -353,8 +353,8 @@ class Store:
     def restore(self) -> Iterator[int]:
         """Rebuild everything from the buffer's rows; yields after each slice with the rows or keys it took.
 
-        Also for a replaced backend: all watchers become lagging. `attachments` then lists (key, lease) of the live
-        keys that have a lease, for the caller to take. An unfinished compaction goes on by `compaction_step`.
+        Also for a replaced backend: all watchers become lagging. `attachments` then has the lease of each
+        live key that has one, for the caller to take. An unfinished compaction goes on by `compaction_step`.
         """
         self._hub.restore(self.revision)
         self._fields.clear()
@@ -371,7 +371,7 @@ class Store:
             yield len(rows)
         yield from index.finish_restore(ROWS_PER_SLICE)
         self._restore_compaction()
-        self.attachments = list(leases.items())
+        self.attachments = leases
 
     def take_over(self, other: "Store") -> None:
         """Become equal to a store restored from the backend that has just replaced ours; all watchers become lagging.

@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ratifyd.keys import KeyRange, prefix_end
+from ratifyd.mvcc.intervals import Intervals
 from ratifyd.mvcc.records import decode, row_key
 from ratifyd.ports import Row
 from ratifyd.proto import fast
@@ -152,12 +153,14 @@ class Audience:
 class _Matcher:
     """Audiences by what they watch: exact keys, prefixes per length, and other ranges."""
 
-    __slots__ = ("odd", "points", "prefixes", "size")
+    __slots__ = ("intervals", "odd", "points", "prefixes", "size")
 
     def __init__(self) -> None:
         self.points: dict[bytes, dict[Hashable, Audience]] = {}
         self.prefixes: dict[int, dict[bytes, dict[Hashable, Audience]]] = {}
         self.odd: dict[KeyRange, dict[Hashable, Audience]] = {}
+        self.intervals: Intervals[dict[Hashable, Audience]] = Intervals()
+        """The same, to be found by a key."""
         self.size = 0
         """Watchers in all."""
 
@@ -165,7 +168,10 @@ class _Matcher:
         """Add a watcher to those that are told of what happens from revision `begins` on."""
         self.size += 1
         if watcher.prefix == _ODD:
-            group = self.odd.setdefault(watcher.keys, {})
+            if watcher.keys not in self.odd:
+                self.odd[watcher.keys] = {}
+                self.intervals.add(watcher.keys, self.odd[watcher.keys])
+            group = self.odd[watcher.keys]
         elif watcher.prefix == _POINT:
             group = self.points.setdefault(watcher.anchor, {})
         else:
@@ -186,6 +192,8 @@ class _Matcher:
         kind = _kind(watcher, audience.begins)
         if watcher.prefix == _ODD:
             _remove(self.odd, watcher.keys, kind)
+            if watcher.keys not in self.odd:
+                self.intervals.remove(watcher.keys)
         elif watcher.prefix == _POINT:
             _remove(self.points, watcher.anchor, kind)
         else:
@@ -208,8 +216,8 @@ class _Matcher:
         for length, table in self.prefixes.items():
             if (group := table.get(key[:length])) is not None:
                 found += group.values()
-        for keys, group in self.odd.items():
-            if key in keys:
+        if self.odd:
+            for group in self.intervals.holding(key):
                 found += group.values()
         return found
 
@@ -413,7 +421,7 @@ class WatchHub:
         current = self.store.revision
         chosen = self._choose(max_watchers)
         if not chosen:
-            return False
+            return bool(self._lagging)  # all that were looked at have been cancelled
         first = min(watcher.next_revision for watcher in chosen)
         last = current
         if first <= current:

@@ -116,6 +116,50 @@ def test_many_watchers_on_many_keys_are_found_without_a_scan():
     assert [number for number, sink in enumerate(sinks) if sink.offers] == [1999]
 
 
+class CountingKey(bytes):
+    """A key that counts what it is compared with."""
+
+    compared = 0
+
+    def _count(self):
+        type(self).compared += 1
+
+    def __lt__(self, other):
+        self._count()
+        return bytes(self) < bytes(other)
+
+    def __le__(self, other):
+        self._count()
+        return bytes(self) <= bytes(other)
+
+    def __gt__(self, other):
+        self._count()
+        return bytes(self) > bytes(other)
+
+    def __ge__(self, other):
+        self._count()
+        return bytes(self) >= bytes(other)
+
+
+@mark.parametrize("survivors", [1, 50], ids=["all", "every 50th"])
+def test_many_watchers_on_ranges_of_any_kind_are_found_without_a_scan(survivors):
+    """A range deletion of thousands of keys held the loop for seconds beside ten thousand ranges of other keys."""
+    _, hub = make()
+    watchers = []
+    for number in range(10_000):
+        keys = KeyRange(b"key%06d" % (10 * number), b"key%06d" % (10 * number + 5))
+        watchers.append(hub.add(keys, 0, sink=Collector()))
+    for endless in range(1000):
+        hub.add(KeyRange(b"x%06d" % endless, None), 0, sink=Collector())
+    kept = watchers[::survivors]
+    for watcher in set(watchers) - set(kept):
+        hub.remove(watcher)
+    for key, found in ((b"a", 0), (b"key050003", 1), (b"key050007", 0), (b"key099999", 0), (b"x", 0), (b"x000001", 2)):
+        CountingKey.compared = 0
+        assert len(hub.synced.match(CountingKey(key))) == found
+        assert CountingKey.compared < 500 * (found + 1)
+
+
 def test_sinks_may_remove_watchers_during_an_offer():
     store, hub = make()
     watchers = []
@@ -318,6 +362,27 @@ def test_previous_values_are_those_before_the_revision():
             (Event.DELETE, b"a", 2),
             (Event.DELETE, b"a1", 0),
         ]
+
+
+def test_a_pass_that_only_cancels_says_that_others_wait():
+    """Those whose history is gone are the furthest behind; the others would wait for the next turn, a tick away."""
+    store, hub = make()
+    for _ in range(20):
+        put(store, b"a")
+    store.compact(15)
+    gone, late = Collector(), Collector()
+    for _ in range(4):
+        hub.add(KeyRange(b"a", b"b"), 2, sink=gone)
+    hub.add(KeyRange(b"a", b"b"), 16, sink=late)
+    assert hub.catch_up(2) and hub.lagging_count == 3
+    assert hub.catch_up(2) and hub.lagging_count == 1
+    assert not hub.catch_up(2) and hub.lagging_count == 0
+    assert gone.cancelled == [15] * 4 and len(events_of(late)) == 6
+    for _ in range(3):
+        put(store, b"a")
+    store.compact(18)
+    hub.add(KeyRange(b"a", b"b"), 2, sink=gone)
+    assert not hub.catch_up(2) and len(gone.cancelled) == 5
 
 
 def test_one_pass_offers_no_more_than_its_limits():

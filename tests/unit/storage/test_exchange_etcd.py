@@ -76,7 +76,7 @@ def check_store(path: Path, kvs: bytes, hash_: int) -> None:
     assert found.count == KEYS - 500 + 3
     assert b"".join(found.kvs) == kvs
     assert finish(store.hash_kv()).hash == hash_
-    assert store.attachments == [(b"leased", 77)]
+    assert store.attachments == {b"leased": 77}
     store.check()
     backend.close()
 
