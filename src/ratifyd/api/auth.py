@@ -9,6 +9,7 @@ from ratifyd.apply.requests import Row
 from ratifyd.auth.identity import Identity
 from ratifyd.errors import EtcdError
 from ratifyd.proto import rpc_pb2
+from ratifyd.proto.canonical import canonical
 from ratifyd.server.server import Server
 
 
@@ -20,7 +21,7 @@ def authenticate(server: Server, call: Call) -> None:
 
 def user_add(server: Server, call: Call) -> None:
     """Auth.UserAdd: the password never gets into the log. Raises PasswordTooLong."""
-    request = rpc_pb2.AuthUserAddRequest.FromString(call.message)
+    request, _ = canonical(rpc_pb2.AuthUserAddRequest, call.message)
     identity = identity_of(server, call.head)
     password, request.password = request.password, ""
     if request.options.no_password:
@@ -31,14 +32,14 @@ def user_add(server: Server, call: Call) -> None:
 
 def user_change_password(server: Server, call: Call) -> None:
     """Auth.UserChangePassword. Raises PasswordTooLong."""
-    request = rpc_pb2.AuthUserChangePasswordRequest.FromString(call.message)
+    request, message = canonical(rpc_pb2.AuthUserChangePasswordRequest, call.message)
     identity = identity_of(server, call.head)
     row = requests.AUTH_USER_CHANGE_PASSWORD
     if request.password:
         password, request.password = request.password, ""
         _propose_hashed(server, call, row, request, password, identity)
     else:
-        server.propose(row, call.message, call.answer, identity=identity)
+        server.propose(row, message, call.answer, identity=identity)
 
 
 def _propose_hashed(server: Server, call: Call, row: Row, request: Any, password: str, identity: Identity) -> None:
@@ -56,8 +57,8 @@ def _through_log(request: Any, row: Row) -> Handler:
     """A handler that hands the request on as it is, once it is seen to be one."""
 
     def handle(server: Server, call: Call) -> None:
-        request.FromString(call.message)
-        server.propose(row, call.message, call.answer, identity=identity_of(server, call.head))
+        _, message = canonical(request, call.message)
+        server.propose(row, message, call.answer, identity=identity_of(server, call.head))
 
     return handle
 

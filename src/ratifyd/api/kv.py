@@ -10,14 +10,15 @@ from ratifyd.api.identity import check_current, check_read, identity_of, present
 from ratifyd.apply import requests
 from ratifyd.apply.permissions import check_txn
 from ratifyd.apply.ranges import SLICE_KEYS, is_long, range_body, range_response, range_steps, without_values
-from ratifyd.apply.txn import Txn, is_long_read, parse_txn, read_txn_body, read_txn_steps
+from ratifyd.apply.txn import Txn, is_long_read, parse_proposed, read_txn_body, read_txn_steps
 from ratifyd.auth.identity import ANONYMOUS, Identity
 from ratifyd.errors import Canceled, EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort, Stopped
 from ratifyd.keys import KeyRange
 from ratifyd.ports import Timer
 from ratifyd.proto import fast
-from ratifyd.proto.light import Put, Swap, read_put
-from ratifyd.proto.rpc_pb2 import CompactionRequest, RangeRequest
+from ratifyd.proto.canonical import canonical, is_canonical
+from ratifyd.proto.light import Delete, Put, Swap, read_put
+from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest
 from ratifyd.server.server import Server
 
 T = TypeVar("T")
@@ -145,6 +146,8 @@ def put(server: Server, call: Call) -> None:
     """KV.Put."""
     message = call.message
     request = read_put(message, 0, len(message))
+    if type(request) is not Put and not is_canonical(request, message):
+        request, message = canonical(PutRequest, message)
     if len(message) >= server.state.room:
         _check_space(server, requests.PUT, request)
     if type(request) is not Put:
@@ -165,16 +168,18 @@ def _check_space(server: Server, row: requests.Row, request: object) -> None:
 
 def delete_range(server: Server, call: Call) -> None:
     """KV.DeleteRange."""
-    request = requests.parse_delete_range(call.message)
+    message = call.message
+    request = requests.parse_delete_range(message)
+    if not isinstance(request, Delete) and not is_canonical(request, message):
+        request, message = canonical(DeleteRangeRequest, message)
     validate.check_delete(request)
     identity = identity_of(server, call.head) if server.auth.enabled else ANONYMOUS
-    server.propose(requests.DELETE_RANGE, call.message, call.answer, request, identity)
+    server.propose(requests.DELETE_RANGE, message, call.answer, request, identity)
 
 
 def txn(server: Server, call: Call) -> None:
     """KV.Txn: a read when no branch can write, else a proposal."""
-    message = call.message
-    request = parse_txn(message)
+    request, message = parse_proposed(call.message)
     if len(message) >= server.state.room:
         _check_space(server, requests.TXN, request)
     if type(request) is not Swap or server.config.max_txn_ops <= 0:  # one operation: nothing else can be wrong with it
@@ -221,7 +226,7 @@ def _txn_steps(server: Server, request: Txn, identity: Identity) -> Generator[No
 
 def compact(server: Server, call: Call) -> None:
     """KV.Compact; a physical one answers when the revisions are gone from the backend file."""
-    request = CompactionRequest.FromString(call.message)
+    request, message = canonical(CompactionRequest, call.message)
     require_admin(server, call.head)
 
     def answered(body: bytes, error: EtcdError | None) -> None:
@@ -231,7 +236,7 @@ def compact(server: Server, call: Call) -> None:
             call.work_begun()
             server.compaction.wait(lambda: server.committer.sync(lambda: call.answer(body, None)))
 
-    server.propose(requests.COMPACTION, call.message, answered, request, identity_of(server, call.head))
+    server.propose(requests.COMPACTION, message, answered, request, identity_of(server, call.head))
 
 
 class RangeStream(Stream):

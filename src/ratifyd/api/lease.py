@@ -10,6 +10,7 @@ from ratifyd.apply.permissions import check_lease_keys
 from ratifyd.auth.identity import ANONYMOUS, Identity
 from ratifyd.errors import AuthOldRevision, EtcdError, NoLeader, NoSpace, RequestTooManyRequests
 from ratifyd.proto import fast
+from ratifyd.proto.canonical import canonical
 from ratifyd.proto.rpc_pb2 import (
     LeaseGrantRequest,
     LeaseKeepAliveRequest,
@@ -36,7 +37,7 @@ MAX_KNOWN = 256
 
 def grant(server: Server, call: Call) -> None:
     """Lease.LeaseGrant: fills in an id when none is chosen."""
-    request = LeaseGrantRequest.FromString(call.message)
+    request, _ = canonical(LeaseGrantRequest, call.message)
     if server.quota.exceeded_by(requests.lease_cost(request)):
         server.raise_nospace()
         raise NoSpace
@@ -48,8 +49,8 @@ def grant(server: Server, call: Call) -> None:
 
 def revoke(server: Server, call: Call) -> None:
     """Lease.LeaseRevoke."""
-    request = LeaseRevokeRequest.FromString(call.message)
-    server.propose(requests.LEASE_REVOKE, call.message, call.answer, request, _user(server, call))
+    request, message = canonical(LeaseRevokeRequest, call.message)
+    server.propose(requests.LEASE_REVOKE, message, call.answer, request, _user(server, call))
 
 
 def time_to_live(server: Server, call: Call) -> None:
