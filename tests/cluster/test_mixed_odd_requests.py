@@ -4,13 +4,17 @@ All go through a ratifyd that leads; what a real etcd answers to them is what it
 """
 
 import grpc
+import pytest
 
 from harness.clusters import Cluster
+from harness.outcomes import failure
 from harness.stubs import Client, status_of
 from harness.users import READWRITE, Metadata, enable_auth, login
-from ratifyd.proto import rpc_pb2
+from ratifyd.proto import auth_pb2, rpc_pb2
 from tests.cluster.conftest import StartCluster
 from tests.cluster.test_mixed_auth import catch_up, wait_equal_auth
+from tests.hostile.test_killers import REQUESTS, prepare
+from tests.hostile.test_killers import ask as ask_for
 
 Outcome = tuple[str, str]
 OK = ("OK", "")
@@ -86,3 +90,47 @@ def test_requests_encoded_in_odd_ways(start_cluster: StartCluster) -> None:
             assert keys_of(client, root) == [b"c", b"d", b"k", b"s"]
         wait_equal_auth(cluster, root)
     still_run(cluster)
+
+
+def test_requests_that_end_etcd(start_cluster: StartCluster) -> None:
+    """Each as the table says, through a member of ratifyd; the etcd beside it applies what gets into the log."""
+    cluster = start_cluster("etcd", "ratifyd", "ratifyd", flags=("--bcrypt-cost=4",))
+    cluster.lead("ratifyd")
+    with Client(cluster.members[1].client_endpoint) as client:
+        prepare(client)
+        for name, (_, _, code) in REQUESTS.items():
+            assert (name, ask_for(client, name)[0]) == (name, code)
+            assert cluster.members[0].running, name
+        cluster.wait_equal()
+        wait_equal_auth(cluster)
+    still_run(cluster)
+
+
+def revision_of_auth(client: Client, metadata: Metadata = ()) -> int:
+    found: int = client.auth.AuthStatus(rpc_pb2.AuthStatusRequest(), metadata=metadata, timeout=10).authRevision
+    return found
+
+
+@pytest.mark.parametrize("range_end", (b"b", b"z"), ids=("inverted", "of no key"))
+def test_a_range_that_versions_disagree_about_is_not_granted(range_end: bytes, start_cluster: StartCluster) -> None:
+    cluster = start_cluster("etcd", "ratifyd", "ratifyd", flags=("--bcrypt-cost=4",))
+    cluster.lead("ratifyd")
+    etcd, first, second = (Client(server.client_endpoint) for server in cluster.members)
+    with etcd, first, second:
+        enable_auth(first, bert=((READWRITE, b"bert", b""),))
+        root, bert = login(first, "root"), login(first, "bert")
+        permission = auth_pb2.Permission(permType=READWRITE, key=b"z", range_end=range_end)
+        request = rpc_pb2.AuthRoleGrantPermissionRequest(name="bert", perm=permission)
+        grant = first.auth.RoleGrantPermission
+        assert failure(grant, request, metadata=bert, timeout=10) == DENIED
+        invalid = ("INVALID_ARGUMENT", "etcdserver: invalid auth management")
+        assert failure(grant, request, metadata=root, timeout=10) == invalid
+        catch_up((etcd, first, second), root)
+        assert len({revision_of_auth(client, root) for client in (etcd, first, second)}) == 1
+        wait_equal_auth(cluster, root)
+        etcd.kv.Put(rpc_pb2.PutRequest(key=b"k"), metadata=root, timeout=10)
+        first.kv.Put(rpc_pb2.PutRequest(key=b"k"), metadata=root, timeout=10)
+        catch_up((etcd, first, second), root)
+    for server in cluster.members:
+        server.metadata = root
+    cluster.wait_equal()
