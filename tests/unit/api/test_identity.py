@@ -1,5 +1,7 @@
 """Whose request it is; and tokens that this member is only about to learn of."""
 
+from typing import Any
+
 import pytest
 
 from ratifyd.api import identity as module
@@ -23,10 +25,12 @@ from ratifyd.proto.rpc_pb2 import (
     WatchRequest,
     WatchResponse,
 )
+from ratifyd.server.server import Server
 from tests.support_client import KEEP_ALIVE, KV, WATCH, Answered, Client
 from tests.support_member import Member
 
 OK, INVALID_ARGUMENT, UNAUTHENTICATED = 0, 3, 16
+LEASE = "/etcdserverpb.Lease/"
 LETTERS = "abcdefghijklmnop"
 READ = RangeRequest(key=b"k", serializable=True)
 
@@ -73,14 +77,29 @@ def test_a_call_waits_for_its_token(member: Member, client: Client) -> None:
     assert member.server.held_bytes == 0
 
 
+@pytest.mark.parametrize("arrives", [False, True])
+def test_an_unknown_token_of_the_present_is_worth_a_read(
+    member: Member, client: Client, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    """From etcd 3.5.3 on tokens name the entry before their own, which a read sees if anybody has seen it."""
+    reads: list[Any] = []
+    monkeypatch.setattr(Server, "read", lambda _server, read, argument: reads.append((read, argument)))
+    stream = client.begin(f"{KV}Range", READ, token=f"{LETTERS}.{member.server.node.applied}")
+    assert not client.answer(stream).ended
+    if arrives:
+        learn(member)
+    ((read, argument),) = reads
+    read(argument, None)
+    assert client.answer(stream).status == (OK if arrives else UNAUTHENTICATED)
+    assert member.server.held_bytes == 0
+
+
 @pytest.mark.parametrize("behind", [0, 1])
-def test_an_unknown_token_of_the_present_is_worth_one_more_entry(member: Member, client: Client, behind: int) -> None:
-    """From etcd 3.5.3 on tokens name the entry before their own."""
-    token = f"{LETTERS}.{member.server.node.applied - behind}"
-    stream = client.begin(f"{KV}Range", READ, token=token)
-    assert refused(client.answer(stream)) == bool(behind)
-    learn(member)
-    assert client.answer(stream).status == (UNAUTHENTICATED if behind else OK)
+def test_an_ended_token_is_refused_at_once(member: Member, client: Client, behind: int) -> None:
+    """Also where nothing has been applied since: no entry need ever come."""
+    stale = f"{LETTERS}.{member.server.node.applied - behind}"
+    assert refused(client.call(f"{KV}Range", READ, token=stale))
+    assert refused(client.call(f"{KV}Put", PutRequest(key=b"k"), token=stale))
 
 
 def test_a_token_that_never_comes(member: Member, client: Client) -> None:
@@ -173,7 +192,8 @@ def test_only_so_much_may_wait(member: Member, client: Client, monkeypatch: pyte
 
 def test_holding_counts_what_it_holds(member: Member) -> None:
     told: list[bool] = []
-    hold(member.server, member.server.node.applied, 10, told.append)
+    hold(member.server, member.server.node.applied + 1, 10, told.append)
+    learn(member)
     assert told == [True] and member.server.held_bytes == 0
     hold(member.server, member.server.node.applied + 1, MAX_HELD_BYTES, told.append)
     assert told == [True, False] and member.server.held_bytes == 0
