@@ -3,15 +3,18 @@
 All go through a ratifyd that leads; what a real etcd answers to them is what it answers.
 """
 
+from pathlib import Path
+
 import grpc
 import pytest
 
 from harness.clusters import Cluster
-from harness.outcomes import failure
+from harness.outcomes import failure, op_delete, op_put, op_txn, txn_request
 from harness.stubs import Client, status_of
-from harness.users import READWRITE, Metadata, enable_auth, login
+from harness.users import READWRITE, WRITE, Metadata, enable_auth, login
 from ratifyd.proto import auth_pb2, rpc_pb2
 from tests.cluster.conftest import StartCluster
+from tests.cluster.test_auth_faults import signed
 from tests.cluster.test_mixed_auth import catch_up, wait_equal_auth
 from tests.hostile.test_killers import REQUESTS, prepare
 from tests.hostile.test_killers import ask as ask_for
@@ -131,6 +134,54 @@ def test_a_range_that_versions_disagree_about_is_not_granted(range_end: bytes, s
         etcd.kv.Put(rpc_pb2.PutRequest(key=b"k"), metadata=root, timeout=10)
         first.kv.Put(rpc_pb2.PutRequest(key=b"k"), metadata=root, timeout=10)
         catch_up((etcd, first, second), root)
+    for server in cluster.members:
+        server.metadata = root
+    cluster.wait_equal()
+
+
+def test_a_txn_that_older_members_would_permit_is_not_proposed(start_cluster: StartCluster) -> None:
+    cluster = start_cluster("etcd", "ratifyd", "ratifyd", flags=("--bcrypt-cost=4",))
+    cluster.lead("ratifyd")
+    etcd, first, second = (Client(server.client_endpoint) for server in cluster.members)
+    with etcd, first, second:
+        enable_auth(first, bert=((WRITE, b"bert", b""),))
+        root, bert = login(first, "root"), login(first, "bert")
+        first.lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(ID=7, TTL=600), metadata=root, timeout=10)
+        first.kv.Put(rpc_pb2.PutRequest(key=b"other", lease=7), metadata=root, timeout=10)
+        catch_up((etcd, first, second), root)
+        for request in (
+            txn_request([op_txn([op_put(b"secret")])]),
+            txn_request([op_txn([op_delete(b"other")])]),
+            txn_request([op_put(b"bert", prev_kv=True)]),
+            txn_request([op_put(b"bert", lease=7)]),
+        ):
+            assert failure(first.kv.Txn, request, metadata=bert, timeout=10) == DENIED
+        assert failure(first.kv.Txn, txn_request([op_txn([op_put(b"secret")])]), timeout=10)[1].endswith("empty")
+        first.kv.Txn(txn_request([op_txn([op_put(b"bert")])]), metadata=bert, timeout=10)
+        catch_up((etcd, first, second), root)
+        for client in (etcd, first, second):
+            assert keys_of(client, root) == [b"bert", b"other"]
+    for server in cluster.members:
+        server.metadata = root
+    cluster.wait_equal()
+
+
+def test_root_revokes_a_lease_with_an_older_signed_token(start_cluster: StartCluster, tmp_path: Path) -> None:
+    cluster = start_cluster("etcd", "ratifyd", "ratifyd", flags=("--bcrypt-cost=4", signed(tmp_path)))
+    cluster.lead("ratifyd")
+    etcd, first, second = (Client(server.client_endpoint) for server in cluster.members)
+    with etcd, first, second:
+        enable_auth(first)
+        old = login(first, "root")
+        for client, name in ((first, "r1"), (etcd, "r2")):
+            client.auth.RoleAdd(rpc_pb2.AuthRoleAddRequest(name=name), metadata=old, timeout=10)
+        root = login(first, "root")
+        first.lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(ID=7, TTL=600), metadata=root, timeout=10)
+        first.kv.Put(rpc_pb2.PutRequest(key=b"k", lease=7), metadata=root, timeout=10)
+        first.lease.LeaseRevoke(rpc_pb2.LeaseRevokeRequest(ID=7), metadata=old, timeout=10)
+        catch_up((etcd, first, second), login(first, "root"))
+        for client in (etcd, first, second):
+            assert keys_of(client, root) == []
     for server in cluster.members:
         server.metadata = root
     cluster.wait_equal()
