@@ -59,6 +59,16 @@ REQUESTS: dict[str, tuple[str, Message | bytes, str]] = {
     "Txn that deletes to the end and keeps a value of it": (
         "KV/Txn",
         txn_request([op_delete(b"b", b"\0"), op_put(b"c", ignore_value=True)]),
+        INVALID,
+    ),
+    "the same in Txns of its own": (
+        "KV/Txn",
+        txn_request([op_txn([], [op_delete(b"b", b"\0")]), op_txn([op_put(b"c", ignore_lease=True)])]),
+        INVALID,
+    ),
+    "Txn that keeps a value and then deletes to the end": (
+        "KV/Txn",
+        txn_request([op_put(b"c", ignore_value=True), op_delete(b"cc", b"\0")]),
         OK,
     ),
     "Txn without an operation in its operation": ("KV/Txn", b"\x12\x00", INVALID),

@@ -1,7 +1,9 @@
 """Auth: users, roles and permissions, all through the log; passwords are hashed and tried here (semantics §9)."""
 
+from collections.abc import Callable
 from typing import Any
 
+from ratifyd.api import validate
 from ratifyd.api.calls import Call, Handler
 from ratifyd.api.identity import identity_of
 from ratifyd.apply import requests
@@ -9,6 +11,7 @@ from ratifyd.apply.requests import Row
 from ratifyd.auth.identity import Identity
 from ratifyd.errors import EtcdError
 from ratifyd.proto import rpc_pb2
+from ratifyd.proto.canonical import canonical
 from ratifyd.server.server import Server
 
 
@@ -20,8 +23,9 @@ def authenticate(server: Server, call: Call) -> None:
 
 def user_add(server: Server, call: Call) -> None:
     """Auth.UserAdd: the password never gets into the log. Raises PasswordTooLong."""
-    request = rpc_pb2.AuthUserAddRequest.FromString(call.message)
+    request, _ = canonical(rpc_pb2.AuthUserAddRequest, call.message)
     identity = identity_of(server, call.head)
+    _check(server, identity, validate.check_name, request)
     password, request.password = request.password, ""
     if request.options.no_password:
         server.propose(requests.AUTH_USER_ADD, request.SerializeToString(), call.answer, identity=identity)
@@ -31,14 +35,14 @@ def user_add(server: Server, call: Call) -> None:
 
 def user_change_password(server: Server, call: Call) -> None:
     """Auth.UserChangePassword. Raises PasswordTooLong."""
-    request = rpc_pb2.AuthUserChangePasswordRequest.FromString(call.message)
+    request, message = canonical(rpc_pb2.AuthUserChangePasswordRequest, call.message)
     identity = identity_of(server, call.head)
     row = requests.AUTH_USER_CHANGE_PASSWORD
     if request.password:
         password, request.password = request.password, ""
         _propose_hashed(server, call, row, request, password, identity)
     else:
-        server.propose(row, call.message, call.answer, identity=identity)
+        server.propose(row, message, call.answer, identity=identity)
 
 
 def _propose_hashed(server: Server, call: Call, row: Row, request: Any, password: str, identity: Identity) -> None:
@@ -52,12 +56,24 @@ def _propose_hashed(server: Server, call: Call, row: Row, request: Any, password
     server.authentication.hash(password, hashed)
 
 
-def _through_log(request: Any, row: Row) -> Handler:
-    """A handler that hands the request on as it is, once it is seen to be one."""
+def _check(server: Server, identity: Identity, check: Callable[[Any], None], request: Any) -> None:
+    """Refuse what must not get into the log; who may not ask for it is told so first, as by the log."""
+    try:
+        check(request)
+    except EtcdError:
+        server.auth.check_admin(identity)
+        raise
+
+
+def _through_log(kind: Any, row: Row, check: Callable[[Any], None] | None = None) -> Handler:
+    """A handler that hands the request on, once it is seen to be one."""
 
     def handle(server: Server, call: Call) -> None:
-        request.FromString(call.message)
-        server.propose(row, call.message, call.answer, identity=identity_of(server, call.head))
+        request, message = canonical(kind, call.message)
+        identity = identity_of(server, call.head)
+        if check is not None:
+            _check(server, identity, check, request)
+        server.propose(row, message, call.answer, identity=identity)
 
     return handle
 
@@ -76,12 +92,12 @@ HANDLERS: dict[str, Handler] = {
     "/etcdserverpb.Auth/UserRevokeRole": _through_log(
         rpc_pb2.AuthUserRevokeRoleRequest, requests.AUTH_USER_REVOKE_ROLE
     ),
-    "/etcdserverpb.Auth/RoleAdd": _through_log(rpc_pb2.AuthRoleAddRequest, requests.AUTH_ROLE_ADD),
+    "/etcdserverpb.Auth/RoleAdd": _through_log(rpc_pb2.AuthRoleAddRequest, requests.AUTH_ROLE_ADD, validate.check_name),
     "/etcdserverpb.Auth/RoleGet": _through_log(rpc_pb2.AuthRoleGetRequest, requests.AUTH_ROLE_GET),
     "/etcdserverpb.Auth/RoleList": _through_log(rpc_pb2.AuthRoleListRequest, requests.AUTH_ROLE_LIST),
     "/etcdserverpb.Auth/RoleDelete": _through_log(rpc_pb2.AuthRoleDeleteRequest, requests.AUTH_ROLE_DELETE),
     "/etcdserverpb.Auth/RoleGrantPermission": _through_log(
-        rpc_pb2.AuthRoleGrantPermissionRequest, requests.AUTH_ROLE_GRANT_PERMISSION
+        rpc_pb2.AuthRoleGrantPermissionRequest, requests.AUTH_ROLE_GRANT_PERMISSION, validate.check_grant
     ),
     "/etcdserverpb.Auth/RoleRevokePermission": _through_log(
         rpc_pb2.AuthRoleRevokePermissionRequest, requests.AUTH_ROLE_REVOKE_PERMISSION

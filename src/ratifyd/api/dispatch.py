@@ -19,6 +19,7 @@ from ratifyd.errors import (
     RequestTooManyRequests,
     Stopped,
 )
+from ratifyd.proto.canonical import WrongWireType
 from ratifyd.proto.rpc_pb2 import RangeRequest
 from ratifyd.server.server import Server
 from ratifyd.wire.gzipped import READABLE
@@ -102,8 +103,8 @@ def run(call: ClientCall) -> None:
         handler(server, call)
     except EtcdError as error:
         call.fail(error)
-    except DecodeError:
-        call.refuse(undecodable())
+    except DecodeError as error:
+        call.refuse(undecodable(error))
     except TokenAhead as ahead:
         hold_call(call, ahead)
 
@@ -230,9 +231,10 @@ def unreadable(encoding: bytes) -> EtcdError:
     return RequestError.with_text(Code.UNIMPLEMENTED, text)
 
 
-def undecodable() -> EtcdError:
+def undecodable(error: DecodeError) -> EtcdError:
     """What a unary request that is no such message is answered."""
-    return RequestError.with_text(Code.INTERNAL, f"grpc: error unmarshalling request: {_BAD_WIRE_FORMAT}")
+    why = str(error) if isinstance(error, WrongWireType) else _BAD_WIRE_FORMAT
+    return RequestError.with_text(Code.INTERNAL, f"grpc: error unmarshalling request: {why}")
 
 
 def _undecodable_message() -> EtcdError:

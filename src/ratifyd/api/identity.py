@@ -6,7 +6,7 @@ Handlers ask only while auth is on (`server.auth.enabled`), so that it costs not
 from collections.abc import Callable
 
 from ratifyd.auth.identity import ANONYMOUS, Identity
-from ratifyd.errors import AuthOldRevision, InvalidAuthToken
+from ratifyd.errors import AuthOldRevision, EtcdError, InvalidAuthToken
 from ratifyd.server.server import Server
 from ratifyd.wire.headers import Head
 
@@ -20,7 +20,10 @@ _BEARER = b"Bearer "
 
 
 class TokenAhead(Exception):
-    """The token is unknown, and says that it comes from an entry of the log which this member has yet to apply."""
+    """The token is unknown, and says that it comes from this entry of the log or, since etcd 3.5.3, from the next one.
+
+    That one this member has yet to apply.
+    """
 
     def __init__(self, index: int) -> None:
         super().__init__(index)
@@ -49,10 +52,9 @@ def identity_of(server: Server, head: Head) -> Identity:
     found = server.tokens.identify(token, server.auth.revision)
     if found is not None:
         return found
-    index, applied = server.tokens.made_at(token), server.node.applied
-    if index >= applied:
-        # Since 3.5.3 etcd's tokens name the entry before their own (semantics 9.23).
-        raise TokenAhead(max(index, applied + 1))
+    index = server.tokens.made_at(token)
+    if index >= server.node.applied:
+        raise TokenAhead(index)
     raise InvalidAuthToken
 
 
@@ -93,7 +95,10 @@ def require_admin(server: Server, head: Head) -> None:
 
 
 def hold(server: Server, index: int, size: int, then: Callable[[bool], None]) -> None:
-    """Call `then(True)` once an entry is applied; `then(False)` if that takes too long, or too much waits already."""
+    """Call `then(True)` once an entry that was to come is applied: the one of a token, or else the one behind it.
+
+    `then(False)` if that takes too long, if there is none behind it, or if too much waits already.
+    """
     size += HELD_OVERHEAD_BYTES
     if server.held_bytes + size > MAX_HELD_BYTES:
         then(False)
@@ -104,4 +109,10 @@ def hold(server: Server, index: int, size: int, then: Callable[[bool], None]) ->
         server.held_bytes -= size
         then(in_time)
 
-    server.when_index_applied(index, applied, timeout_s=server.timeout_s)
+    def read(_: None, error: EtcdError | None) -> None:
+        applied(error is None and server.node.applied > index)
+
+    if index > server.node.applied:
+        server.when_index_applied(index, applied, timeout_s=server.timeout_s)
+    else:  # whoever has a token has seen its entry acknowledged, so a read sees it, too (semantics 9.23)
+        server.read(read, None)

@@ -10,14 +10,15 @@ from ratifyd.api.identity import check_current, check_read, identity_of, present
 from ratifyd.apply import requests
 from ratifyd.apply.permissions import check_txn
 from ratifyd.apply.ranges import SLICE_KEYS, is_long, range_body, range_response, range_steps, without_values
-from ratifyd.apply.txn import Txn, is_long_read, parse_txn, read_txn_body, read_txn_steps
+from ratifyd.apply.txn import Txn, is_long_read, parse_proposed, read_txn_body, read_txn_steps
 from ratifyd.auth.identity import ANONYMOUS, Identity
 from ratifyd.errors import Canceled, EtcdError, NoSpace, RangeStreamFilters, RangeStreamSort, Stopped
 from ratifyd.keys import KeyRange
 from ratifyd.ports import Timer
 from ratifyd.proto import fast
-from ratifyd.proto.light import Put, Swap, read_put
-from ratifyd.proto.rpc_pb2 import CompactionRequest, RangeRequest
+from ratifyd.proto.canonical import canonical, is_canonical
+from ratifyd.proto.light import Delete, Put, Swap, read_put
+from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest
 from ratifyd.server.server import Server
 
 T = TypeVar("T")
@@ -145,6 +146,8 @@ def put(server: Server, call: Call) -> None:
     """KV.Put."""
     message = call.message
     request = read_put(message, 0, len(message))
+    if type(request) is not Put and not is_canonical(request, message):
+        request, message = canonical(PutRequest, message)
     if len(message) >= server.state.room:
         _check_space(server, requests.PUT, request)
     if type(request) is not Put:
@@ -165,22 +168,27 @@ def _check_space(server: Server, row: requests.Row, request: object) -> None:
 
 def delete_range(server: Server, call: Call) -> None:
     """KV.DeleteRange."""
-    request = requests.parse_delete_range(call.message)
+    message = call.message
+    request = requests.parse_delete_range(message)
+    if not isinstance(request, Delete) and not is_canonical(request, message):
+        request, message = canonical(DeleteRangeRequest, message)
     validate.check_delete(request)
     identity = identity_of(server, call.head) if server.auth.enabled else ANONYMOUS
-    server.propose(requests.DELETE_RANGE, call.message, call.answer, request, identity)
+    server.propose(requests.DELETE_RANGE, message, call.answer, request, identity)
 
 
 def txn(server: Server, call: Call) -> None:
     """KV.Txn: a read when no branch can write, else a proposal."""
-    message = call.message
-    request = parse_txn(message)
+    request, message = parse_proposed(call.message)
     if len(message) >= server.state.room:
         _check_space(server, requests.TXN, request)
     if type(request) is not Swap or server.config.max_txn_ops <= 0:  # one operation: nothing else can be wrong with it
         validate.check_txn(request, server.config.max_txn_ops)
     if type(request) is Swap or not request.is_read_only:
         identity = identity_of(server, call.head) if server.auth.enabled else ANONYMOUS
+        if server.auth.enabled and type(request) is Txn and not _is_permitted(server, identity, request):
+            server.read(_propose_permitted, (call, request, message))  # the right may have been given elsewhere
+            return
         server.propose(requests.TXN, message, call.answer, request, identity)
     elif request.is_serializable:
         if server.auth.enabled:
@@ -188,6 +196,36 @@ def txn(server: Server, call: Call) -> None:
         server.read_local(_answer_txn, (call, request))
     else:
         server.read(_answer_txn, (call, request))
+
+
+def _is_permitted(server: Server, identity: Identity, request: Txn) -> bool:
+    """Whether every member that lets this Txn pass may do so: versions disagree about who may. Raises PermissionDenied.
+
+    Members older than 3.5.30 look neither at nested txns nor at `prev_kv` and leases of puts.
+    """
+    if identity is not ANONYMOUS and not server.auth.is_admin(identity):
+        validate.check_decidable(request)
+    if request.is_plain:
+        return True
+    try:
+        check_txn(server.state, identity, request)
+    except EtcdError:
+        return False
+    return True
+
+
+def _propose_permitted(argument: tuple[Call, Txn, bytes], error: EtcdError | None) -> None:
+    call, request, message = argument
+    server = call.server
+    try:
+        if error is not None:
+            raise error
+        identity = present_identity(server, token_of(call.head))
+        check_txn(server.state, identity, request)
+    except EtcdError as refused:
+        call.fail(refused)
+        return
+    server.propose(requests.TXN, message, call.answer, request, identity)
 
 
 def _answer_txn(argument: tuple[Call, Txn], error: EtcdError | None) -> int:
@@ -221,7 +259,7 @@ def _txn_steps(server: Server, request: Txn, identity: Identity) -> Generator[No
 
 def compact(server: Server, call: Call) -> None:
     """KV.Compact; a physical one answers when the revisions are gone from the backend file."""
-    request = CompactionRequest.FromString(call.message)
+    request, message = canonical(CompactionRequest, call.message)
     require_admin(server, call.head)
 
     def answered(body: bytes, error: EtcdError | None) -> None:
@@ -231,7 +269,7 @@ def compact(server: Server, call: Call) -> None:
             call.work_begun()
             server.compaction.wait(lambda: server.committer.sync(lambda: call.answer(body, None)))
 
-    server.propose(requests.COMPACTION, call.message, answered, request, identity_of(server, call.head))
+    server.propose(requests.COMPACTION, message, answered, request, identity_of(server, call.head))
 
 
 class RangeStream(Stream):

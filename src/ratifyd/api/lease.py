@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ratifyd.api.calls import Call, Stream, StreamEdge
-from ratifyd.api.identity import check_current, identity_of, present_identity, require_user, token_of
+from ratifyd.api.identity import identity_of, present_identity, require_user, token_of
 from ratifyd.apply import requests
 from ratifyd.apply.permissions import check_lease_keys
-from ratifyd.auth.identity import ANONYMOUS, Identity
+from ratifyd.auth.identity import ANONYMOUS, NEWEST_REVISION, Identity
 from ratifyd.errors import AuthOldRevision, EtcdError, NoLeader, NoSpace, RequestTooManyRequests
 from ratifyd.proto import fast
+from ratifyd.proto.canonical import canonical
 from ratifyd.proto.rpc_pb2 import (
     LeaseGrantRequest,
     LeaseKeepAliveRequest,
@@ -36,7 +37,7 @@ MAX_KNOWN = 256
 
 def grant(server: Server, call: Call) -> None:
     """Lease.LeaseGrant: fills in an id when none is chosen."""
-    request = LeaseGrantRequest.FromString(call.message)
+    request, _ = canonical(LeaseGrantRequest, call.message)
     if server.quota.exceeded_by(requests.lease_cost(request)):
         server.raise_nospace()
         raise NoSpace
@@ -48,21 +49,25 @@ def grant(server: Server, call: Call) -> None:
 
 def revoke(server: Server, call: Call) -> None:
     """Lease.LeaseRevoke."""
-    request = LeaseRevokeRequest.FromString(call.message)
-    server.propose(requests.LEASE_REVOKE, call.message, call.answer, request, _user(server, call))
+    request, message = canonical(LeaseRevokeRequest, call.message)
+    identity = _user(server, call)
+    if identity is not ANONYMOUS and server.auth.is_admin(identity):
+        identity = Identity(identity.user, NEWEST_REVISION)  # etcd up to 3.5.12 would refuse what is out of date
+    server.propose(requests.LEASE_REVOKE, message, call.answer, request, identity)
 
 
 def time_to_live(server: Server, call: Call) -> None:
     """Lease.LeaseTimeToLive: what the leader's clock says; an unknown lease has TTL -1 and is no error."""
     request = LeaseTimeToLiveRequest.FromString(call.message)
     identity = _user(server, call)
+    revision = server.auth.revision
     if request.keys and server.auth.enabled:
         _check_readable(server, identity, [request.ID])
 
     def answer(response: LeaseTimeToLiveResponse | None, error: EtcdError | None) -> None:
         if error is not None or response is None:
             call.fail(error or NoLeader())
-        elif request.keys and identity.revision not in (0, server.auth.revision):
+        elif request.keys and server.auth.enabled and server.auth.revision != revision:
             call.fail(AuthOldRevision())
         else:
             call.reply(server.header() + response.SerializeToString())
@@ -77,7 +82,6 @@ def leases(server: Server, call: Call) -> None:
     ids = server.leasing.in_order(server.clock.time())
     if server.auth.enabled:
         _check_readable(server, identity, ids)
-        check_current(server, identity)
     response = LeaseLeasesResponse(leases=[LeaseStatus(ID=lease_id) for lease_id in ids])
     call.reply(server.header() + response.SerializeToString())
 

@@ -22,6 +22,7 @@ from ratifyd.errors import (
 )
 from ratifyd.mvcc.hash import KvHash
 from ratifyd.ports import Undone
+from ratifyd.proto.canonical import canonical
 from ratifyd.proto.membership_pb2 import DowngradeInfoSetRequest
 from ratifyd.proto.rpc_pb2 import (
     AlarmRequest,
@@ -51,9 +52,9 @@ log = logging.getLogger("ratifyd.api")
 
 def alarm(server: Server, call: Call) -> None:
     """Maintenance.Alarm: through raft, reading included."""
-    request = AlarmRequest.FromString(call.message)
+    request, message = canonical(AlarmRequest, call.message)
     (require_user if request.action == AlarmRequest.GET else require_admin)(server, call.head)
-    server.propose(requests.ALARM, call.message, call.answer, request, identity_of(server, call.head))
+    server.propose(requests.ALARM, message, call.answer, request, identity_of(server, call.head))
 
 
 def status(server: Server, call: Call) -> None:

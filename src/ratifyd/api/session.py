@@ -143,8 +143,8 @@ class Session:
                     route.handler(self.server, call)
                 except EtcdError as error:
                     call.fail(error)
-                except DecodeError:
-                    call.refuse(undecodable())
+                except DecodeError as error:
+                    call.refuse(undecodable(error))
                 except TokenAhead as ahead:
                     hold_call(call, ahead)
             elif type(event) is Message and (stream := self._streams.get(event[0])) is not None:

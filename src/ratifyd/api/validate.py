@@ -1,17 +1,27 @@
-"""Checks of KV requests before anything is proposed or read, with etcd's errors in etcd's order (semantics 2-5)."""
+"""Checks of requests before anything is proposed or read, with etcd's errors in etcd's order (semantics 2-5, 9).
 
+What ends a member of etcd that applies it, or what its versions do not agree about, must not get into the log at all.
+"""
+
+from typing import Any
+
+from ratifyd.apply.auth import MAX_NAME_BYTES
 from ratifyd.apply.txn import Operation, Txn
+from ratifyd.auth.rules import is_valid_range
 from ratifyd.errors import (
     DuplicateKey,
     EmptyKey,
+    InvalidAuthMgmt,
     InvalidSortOption,
     KeyNotFound,
     LeaseProvided,
+    PermissionDenied,
+    RequestTooLarge,
     TooManyOps,
     ValueProvided,
 )
 from ratifyd.proto.light import Delete, Put, Swap
-from ratifyd.proto.rpc_pb2 import DeleteRangeRequest, PutRequest, RangeRequest
+from ratifyd.proto.rpc_pb2 import AuthRoleGrantPermissionRequest, DeleteRangeRequest, PutRequest, RangeRequest
 
 _LAST_SORT_ORDER = RangeRequest.DESCEND
 _LAST_SORT_TARGET = RangeRequest.VALUE
@@ -60,7 +70,9 @@ def check_txn(txn: Txn | Swap, max_ops: int) -> None:
     _check_txn_shape(txn, max_ops)
     for branch in (success, failure):
         if len(branch) > 1 or txn.nested:
-            _check_overlap(branch)
+            _, deletes = _check_overlap(branch)
+            if any(end == b"\0" for _, end in deletes):
+                _check_kept(branch, None)
 
 
 def _check_txn_shape(txn: Txn, max_ops: int) -> None:
@@ -111,6 +123,55 @@ def _check_overlap(ops: list[Operation]) -> tuple[set[bytes], _Deletes]:
     return puts, deletes
 
 
+def _check_kept(ops: list[Operation], deleted: bytes | None) -> bytes | None:
+    """Refuse to keep value or lease of a key that is deleted before, which ends etcd: its own check overlooks it.
+
+    `deleted`: from where on keys are by now, None for nowhere. The same after `ops`.
+    """
+    for kind, request in ops:
+        if kind == "request_txn":
+            ends = _check_kept(request.success, deleted), _check_kept(request.failure, deleted)
+            deleted = min((end for end in ends if end is not None), default=None)
+        elif kind == "request_put":
+            if (request.ignore_value or request.ignore_lease) and deleted is not None and request.key >= deleted:
+                raise DuplicateKey
+        elif kind == "request_delete_range" and request.range_end == b"\0":
+            deleted = request.key if deleted is None else min(deleted, request.key)
+    return deleted
+
+
+def check_decidable(txn: Txn) -> None:
+    """Refuse a range that ends before it begins, to users who are not root. Raises PermissionDenied.
+
+    Whether they may read it depends on the shape of a tree in etcd, and the whole Txn on that.
+    """
+    for condition in txn.compare:
+        if condition.range_end:
+            _check_order(condition.key, condition.range_end)
+    for kind, request in (*txn.success, *txn.failure):
+        if kind == "request_txn":
+            check_decidable(request)
+        elif kind != "request_put":
+            _check_order(request.key, request.range_end)
+
+
+def _check_order(key: bytes, range_end: bytes) -> None:
+    if range_end and range_end <= key and range_end != b"\0":
+        raise PermissionDenied
+
+
 def _covers(deletes: _Deletes, key: bytes) -> bool:
     # An end of one zero byte is not read as "no end" here: etcd's check takes it literally (semantics 5.10).
     return any(key == start if not end else start <= key < end for start, end in deletes)
+
+
+def check_name(request: Any) -> None:
+    """Check the name of a new user or role. Raises RequestTooLarge."""
+    if len(request.name.encode()) > MAX_NAME_BYTES:
+        raise RequestTooLarge
+
+
+def check_grant(request: AuthRoleGrantPermissionRequest) -> None:
+    """Check the range of a permission. Raises InvalidAuthMgmt."""
+    if request.HasField("perm") and not is_valid_range(request.perm.key, request.perm.range_end):
+        raise InvalidAuthMgmt

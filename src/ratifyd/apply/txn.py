@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -13,6 +14,7 @@ from ratifyd.errors import Compacted, LeaseNotFound, TooManyOps
 from ratifyd.keys import KeyRange
 from ratifyd.mvcc.store import Store, WriteTxn
 from ratifyd.proto import fast
+from ratifyd.proto.canonical import TooDeep, is_canonical, rewritten
 from ratifyd.proto.kv_pb2 import KeyValue
 from ratifyd.proto.light import (
     Condition,
@@ -26,12 +28,23 @@ from ratifyd.proto.light import (
     read_range,
     read_swap,
 )
-from ratifyd.proto.rpc_pb2 import RequestOp, TxnRequest
+from ratifyd.proto.rpc_pb2 import (
+    Compare,
+    DeleteRangeRequest,
+    PutRequest,
+    RangeRequest,
+    RequestOp,
+    TxnRequest,
+)
 
 PARSER_NESTING = 49
 """Txns inside each other that protobuf's parser goes down to: a hundred levels of messages."""
 MAX_NESTING = 200
 """Txns inside each other. Every level has an operation, so --max-txn-ops as it is by default allows 127."""
+_CHECKED_NESTING = 30
+"""Txns inside each other in which `is_canonical` finds what is unknown."""
+_MAX_LEVELS = 2 * MAX_NESTING + 3
+"""Of messages: a txn, its operations, theirs, down to a request in the innermost."""
 
 _FACTS: dict[str | None, int] = {"create_revision": 0, "mod_revision": 1, "version": 2}
 """What `Store.history_of` knows of a key, which spares reading it: zeros of none, as compares want it."""
@@ -49,12 +62,34 @@ _NESTED = 0x22
 _LENGTH_DELIMITED = 2
 
 
-_REQUESTS: dict[int, tuple[str, Callable[[bytes, int, int], Any]]] = {
-    0x0A: ("request_range", read_range),
-    0x12: ("request_put", read_put),
-    0x1A: ("request_delete_range", read_delete_range),
+_Readers = dict[int, tuple[str, Callable[..., Any], Callable[[bytes], Any]]]
+
+_REQUESTS: _Readers = {
+    0x0A: ("request_range", read_range, RangeRequest.FromString),
+    0x12: ("request_put", read_put, PutRequest.FromString),
+    0x1A: ("request_delete_range", read_delete_range, DeleteRangeRequest.FromString),
 }
-"""What RequestOp may be, by tag; but a nested txn: the parser of the whole counts how deep it goes."""
+"""What RequestOp may be, by tag, how it is read by hand, and how else. But a nested txn: the parser of the whole counts
+how deep it goes."""
+
+
+class _Odd(Exception):
+    """A part of a Txn is not as a runtime would have written it."""
+
+
+def _canonical(kind: type[Any], data: bytes) -> Any:
+    request = kind.FromString(data)
+    if not is_canonical(request, data):
+        raise _Odd
+    return request
+
+
+_CANONICAL: _Readers = {
+    tag: (name, read, partial(_canonical, kind))
+    for (tag, (name, read, _)), kind in zip(_REQUESTS.items(), (RangeRequest, PutRequest, DeleteRangeRequest))
+}
+"""As `_REQUESTS`, of nothing but the canonical encoding. Raise _Odd of others."""
+_CANONICAL_COMPARE = partial(_canonical, Compare)
 
 
 class Txn:
@@ -115,7 +150,34 @@ def _levels(txn: Txn) -> int:
     return max(map(_levels, inner)) + 1 if inner else 0
 
 
-def _split(data: bytes) -> Txn | None:
+def parse_proposed(data: bytes) -> tuple[Txn | Swap, bytes]:
+    """A TxnRequest of a client, and what to propose of it. Raises DecodeError, WrongWireType, TooManyOps."""
+    try:
+        found = read_swap(data) or _split(data, _CANONICAL, _CANONICAL_COMPARE) or _whole(data)
+        return found, data
+    except (_Odd, DecodeError):
+        pass
+    try:
+        data = rewritten(TxnRequest, data, _MAX_LEVELS)
+    except TooDeep:
+        raise TooManyOps from None
+    return parse_txn(data), data
+
+
+def _whole(data: bytes) -> Txn:
+    """One with long or nested parts. Raises _Odd, DecodeError."""
+    request = TxnRequest.FromString(data)
+    found = Txn.of(request)
+    if _levels(found) > _CHECKED_NESTING or not is_canonical(request, data):
+        raise _Odd
+    return found
+
+
+def _split(
+    data: bytes,
+    requests: _Readers = _REQUESTS,
+    parse_compare: Callable[[bytes], Any] = Compare.FromString,
+) -> Txn | None:
     """The usual ones are split here, and their parts read by hand where they can be."""
     compare: list[Condition] = []
     success: list[Operation] = []
@@ -133,7 +195,7 @@ def _split(data: bytes) -> Txn | None:
                     return None
             stop = at + size
             if tag == _COMPARE:
-                compare.append(read_compare(data, at, stop))
+                compare.append(read_compare(data, at, stop, parse_compare))
             else:
                 kind, size = data[at], data[at + 1]
                 at += 2
@@ -145,11 +207,11 @@ def _split(data: bytes) -> Txn | None:
                         return None
                 if at + size != stop:
                     return None
-                name, read = _REQUESTS[kind]
+                name, read, parse = requests[kind]
                 if tag == _SUCCESS:
-                    success.append((name, read(data, at, stop)))
+                    success.append((name, read(data, at, stop, parse)))
                 elif tag == _FAILURE:
-                    failure.append((name, read(data, at, stop)))
+                    failure.append((name, read(data, at, stop, parse)))
                 else:
                     return None
             at = stop
@@ -185,7 +247,7 @@ def _nested_operation(data: bytes, depth: int) -> Operation:
         return "request_txn", _parse_nested(content, depth + 1)
     if not tag:
         return None, None
-    kind, read = _REQUESTS[tag]
+    kind, read, _ = _REQUESTS[tag]
     return kind, read(content, 0, len(content))
 
 

@@ -5,7 +5,9 @@ somebody else with the same key are as good; exp and nbf are looked at where the
 """
 
 import json
+import re
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import jwt
@@ -19,6 +21,11 @@ from ratifyd.errors import AuthVerifyOnly
 
 MAX_REMEMBERED = 4096
 """Verified tokens remembered, so that a signature is checked once and not with every request."""
+
+_MAX_REVISION = (1 << 64) - 1
+"""For those that are no revision: etcd makes something as large of them."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""One alone, which JSON can name but no text contain."""
 
 _CURVES = {"ES256": 256, "ES384": 384, "ES512": 521}
 _KINDS: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
@@ -120,26 +127,41 @@ class JwtTokens:
 
     def _verify(self, token: bytes) -> tuple[Identity, float, float] | None:
         try:
-            claims = json.loads(self._algorithms.decode(token, self._keys.public, [self._method]))
+            claims = _read_claims(self._algorithms.decode(token, self._keys.public, [self._method]))
             user, revision = claims["username"], claims["revision"]
             not_before, expires = _moment(claims, "nbf", 0.0), _moment(claims, "exp", float("inf"))
-            if not isinstance(user, str) or not _is_number(revision) or not 0 <= revision < 1 << 64:
+            if not isinstance(user, str) or not isinstance(revision, float):
                 return None
-            return Identity(user, int(revision)), not_before, expires
+            number = int(revision)
+            known = Identity(_SURROGATE.sub("\ufffd", user), number if 0 <= number <= _MAX_REVISION else _MAX_REVISION)
+            return known, not_before, expires
         except (jwt.PyJWTError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
 
 
+def _read_claims(payload: bytes) -> Any:
+    """JSON as Go reads it: all numbers floats, bytes that are no text replaced. Raises ValueError."""
+    text = payload.decode("utf-8", "replace")
+    return json.loads(text, parse_int=_finite, parse_float=_finite, parse_constant=_no_number)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(text)
+
+
 def _moment(claims: dict[str, Any], name: str, default: float) -> float:
     """A time of day among the claims. Raises TypeError."""
-    value = claims.get(name, 0)
-    if not _is_number(value):
+    value = claims.get(name, 0.0)
+    if not isinstance(value, float):
         raise TypeError(name)
-    return float(value) or default  # zero is none, as for etcd's library
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return value or default  # zero is none, as for etcd's library
 
 
 def _read(load: Callable[[bytes], Any], pem: bytes, kinds: tuple[type, ...], method: str) -> Any:

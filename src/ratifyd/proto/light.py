@@ -2,7 +2,8 @@
 
 Each reader takes the bytes of one message, data[at:end], and answers with a light twin of it: the same attributes with
 the same values. It does so for nothing but the form in which every client encodes the usual ones, fields ascending and
-without those that are zero; for all else it answers with the message itself. Raises DecodeError as that does.
+without those that are zero; for all else it answers with the message itself, read by `parse`. Raises DecodeError as
+that does.
 """
 
 import operator
@@ -106,7 +107,9 @@ def _always(_actual: object, _wanted: object) -> bool:
     return True
 
 
-def read_put(data: bytes, at: int, end: int) -> Put | PutRequest:
+def read_put(
+    data: bytes, at: int, end: int, parse: Callable[[bytes], PutRequest] = PutRequest.FromString
+) -> Put | PutRequest:
     """A PutRequest."""
     try:
         size = data[at + 1]
@@ -123,26 +126,30 @@ def read_put(data: bytes, at: int, end: int) -> Put | PutRequest:
                 return _tuple(Put, (data[start:middle], data[first:end]))
     except IndexError:
         pass
-    return PutRequest.FromString(data[at:end])
+    return parse(data[at:end])
 
 
-def read_range(data: bytes, at: int, end: int) -> Get | RangeRequest:
+def read_range(
+    data: bytes, at: int, end: int, parse: Callable[[bytes], RangeRequest] = RangeRequest.FromString
+) -> Get | RangeRequest:
     """A RangeRequest."""
     if end - at > 2 and data[at] == 0x0A and data[at + 1] == end - at - 2 < 0x80:
         return Get(data[at + 2 : end])
-    return RangeRequest.FromString(data[at:end])
+    return parse(data[at:end])
 
 
-def read_delete_range(data: bytes, at: int, end: int) -> Delete | DeleteRangeRequest:
+def read_delete_range(
+    data: bytes, at: int, end: int, parse: Callable[[bytes], DeleteRangeRequest] = DeleteRangeRequest.FromString
+) -> Delete | DeleteRangeRequest:
     """A DeleteRangeRequest."""
     if end - at > 2 and data[at] == 0x0A and data[at + 1] == end - at - 2 < 0x80:
         return Delete(data[at + 2 : end])
-    return DeleteRangeRequest.FromString(data[at:end])
+    return parse(data[at:end])
 
 
-def read_compare(data: bytes, at: int, end: int) -> Condition:
+def read_compare(data: bytes, at: int, end: int, parse: Callable[[bytes], Compare] = Compare.FromString) -> Condition:
     """A Compare."""
-    return _short_compare(data, at, end) or condition_of(Compare.FromString(data[at:end]))
+    return _short_compare(data, at, end) or condition_of(parse(data[at:end]))
 
 
 def condition_of(compare: Compare) -> Condition:

@@ -1,21 +1,30 @@
 """Whose request it is; and tokens that this member is only about to learn of."""
 
+from typing import Any
+
 import pytest
 
 from ratifyd.api import identity as module
 from ratifyd.api.identity import MAX_HELD_BYTES, check_current, hold
 from ratifyd.apply import requests
-from ratifyd.auth.identity import ANONYMOUS, Identity
+from ratifyd.auth.identity import ANONYMOUS, NEWEST_REVISION, Identity
+from ratifyd.auth.jwt import JwtTokens, Keys
 from ratifyd.auth.passwords import encode_hash, hash_password
 from ratifyd.errors import AuthOldRevision
 from ratifyd.proto.raft_internal_pb2 import InternalAuthenticateRequest
 from ratifyd.proto.rpc_pb2 import (
     AuthEnableRequest,
+    AuthRoleAddRequest,
     AuthUserAddRequest,
     AuthUserGrantRoleRequest,
     LeaseGrantRequest,
     LeaseKeepAliveRequest,
     LeaseKeepAliveResponse,
+    LeaseLeasesRequest,
+    LeaseLeasesResponse,
+    LeaseRevokeRequest,
+    LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse,
     PutRequest,
     RangeRequest,
     WatchCancelRequest,
@@ -23,10 +32,13 @@ from ratifyd.proto.rpc_pb2 import (
     WatchRequest,
     WatchResponse,
 )
+from ratifyd.server.proposals import Proposals
+from ratifyd.server.server import Server
 from tests.support_client import KEEP_ALIVE, KV, WATCH, Answered, Client
 from tests.support_member import Member
 
 OK, INVALID_ARGUMENT, UNAUTHENTICATED = 0, 3, 16
+LEASE = "/etcdserverpb.Lease/"
 LETTERS = "abcdefghijklmnop"
 READ = RangeRequest(key=b"k", serializable=True)
 
@@ -73,14 +85,29 @@ def test_a_call_waits_for_its_token(member: Member, client: Client) -> None:
     assert member.server.held_bytes == 0
 
 
+@pytest.mark.parametrize("arrives", [False, True])
+def test_an_unknown_token_of_the_present_is_worth_a_read(
+    member: Member, client: Client, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    """From etcd 3.5.3 on tokens name the entry before their own, which a read sees if anybody has seen it."""
+    reads: list[Any] = []
+    monkeypatch.setattr(Server, "read", lambda _server, read, argument: reads.append((read, argument)))
+    stream = client.begin(f"{KV}Range", READ, token=f"{LETTERS}.{member.server.node.applied}")
+    assert not client.answer(stream).ended
+    if arrives:
+        learn(member)
+    ((read, argument),) = reads
+    read(argument, None)
+    assert client.answer(stream).status == (OK if arrives else UNAUTHENTICATED)
+    assert member.server.held_bytes == 0
+
+
 @pytest.mark.parametrize("behind", [0, 1])
-def test_an_unknown_token_of_the_present_is_worth_one_more_entry(member: Member, client: Client, behind: int) -> None:
-    """From etcd 3.5.3 on tokens name the entry before their own."""
-    token = f"{LETTERS}.{member.server.node.applied - behind}"
-    stream = client.begin(f"{KV}Range", READ, token=token)
-    assert refused(client.answer(stream)) == bool(behind)
-    learn(member)
-    assert client.answer(stream).status == (UNAUTHENTICATED if behind else OK)
+def test_an_ended_token_is_refused_at_once(member: Member, client: Client, behind: int) -> None:
+    """Also where nothing has been applied since: no entry need ever come."""
+    stale = f"{LETTERS}.{member.server.node.applied - behind}"
+    assert refused(client.call(f"{KV}Range", READ, token=stale))
+    assert refused(client.call(f"{KV}Put", PutRequest(key=b"k"), token=stale))
 
 
 def test_a_token_that_never_comes(member: Member, client: Client) -> None:
@@ -173,7 +200,8 @@ def test_only_so_much_may_wait(member: Member, client: Client, monkeypatch: pyte
 
 def test_holding_counts_what_it_holds(member: Member) -> None:
     told: list[bool] = []
-    hold(member.server, member.server.node.applied, 10, told.append)
+    hold(member.server, member.server.node.applied + 1, 10, told.append)
+    learn(member)
     assert told == [True] and member.server.held_bytes == 0
     hold(member.server, member.server.node.applied + 1, MAX_HELD_BYTES, told.append)
     assert told == [True, False] and member.server.held_bytes == 0
@@ -219,3 +247,43 @@ def test_nothing_is_looked_up_while_auth_is_off(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(type(member.server.tokens), "identify", lambda *args: pytest.fail("looked up"))
     for path, request in (("Put", PutRequest(key=b"k")), ("Range", READ), ("Range", RangeRequest(key=b"k"))):
         assert client.call(KV + path, request, token="whatever.999").status == OK
+
+
+@pytest.fixture
+def old_root(member: Member, client: Client) -> str:
+    """A signed token of root from before the last change of users."""
+    tokens = JwtTokens("HS256", Keys("HS256", b"", b"k" * 32), ttl_s=300, wall=member.clock.time)
+    member.server.tokens = member.server.auth.tokens = tokens
+    token = tokens.assign("root", member.server.auth.revision, "", 1, wanted=True)
+    assert client.call("/etcdserverpb.Auth/RoleAdd", AuthRoleAddRequest(name="r"), token=token).status == OK
+    return token
+
+
+def test_an_older_signed_token_of_root_may_see_leases(member: Member, client: Client, old_root: str) -> None:
+    """etcd asks whether users changed meanwhile, not whether they changed since."""
+    for lease in (7, 8):
+        assert client.call(f"{LEASE}LeaseGrant", LeaseGrantRequest(ID=lease, TTL=60), token=old_root).status == OK
+    fresh = member.server.tokens.assign("root", member.server.auth.revision, "", 1, wanted=True)
+    assert client.call(f"{KV}Put", PutRequest(key=b"k", lease=7), token=fresh).status == OK
+    listed = client.call(f"{LEASE}LeaseLeases", LeaseLeasesRequest(), token=old_root)
+    assert listed.status == OK
+    assert [lease.ID for lease in listed.parse(LeaseLeasesResponse)[0].leases] == [7, 8]
+    left = client.call(f"{LEASE}LeaseTimeToLive", LeaseTimeToLiveRequest(ID=7, keys=True), token=old_root)
+    assert left.status == OK and list(left.parse(LeaseTimeToLiveResponse)[0].keys) == [b"k"]
+
+
+def test_an_admin_s_revocation_is_never_out_of_date(
+    member: Member, client: Client, old_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the log, too, where etcd up to 3.5.12 would refuse it."""
+    proposed: list[Identity] = []
+    add = Proposals.add
+
+    def noted(self: Proposals, row: Any, body: bytes, answer: Any, request: Any, identity: Identity) -> None:
+        proposed.append(identity)
+        add(self, row, body, answer, request, identity)
+
+    client.call(f"{LEASE}LeaseGrant", LeaseGrantRequest(ID=7, TTL=60), token=old_root)
+    monkeypatch.setattr(Proposals, "add", noted)
+    assert client.call(f"{LEASE}LeaseRevoke", LeaseRevokeRequest(ID=7), token=old_root).status == OK
+    assert proposed == [Identity("root", NEWEST_REVISION)]
