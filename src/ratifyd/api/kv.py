@@ -179,7 +179,7 @@ def delete_range(server: Server, call: Call) -> None:
 
 def txn(server: Server, call: Call) -> None:
     """KV.Txn: a read when no branch can write, else a proposal."""
-    request, message = parse_proposed(call.message)
+    request, message = parse_proposed(call.message, server.config.max_txn_ops)
     if len(message) >= server.state.room:
         _check_space(server, requests.TXN, request)
     if type(request) is not Swap or server.config.max_txn_ops <= 0:  # one operation: nothing else can be wrong with it

@@ -1,7 +1,7 @@
 """Txn: evaluate every compare, check the chosen path, then change: after the first change no error is possible."""
 
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,11 @@ _CHECKED_NESTING = 30
 """Txns inside each other in which `is_canonical` finds what is unknown."""
 _MAX_LEVELS = 2 * MAX_NESTING + 3
 """Of messages: a txn, its operations, theirs, down to a request in the innermost."""
+MAX_PARTS = 10_000
+"""Compares and operations of a client's txn, in all that are inside each other, unless more may be in one.
+
+A message has room for a million.
+"""
 
 _FACTS: dict[str | None, int] = {"create_revision": 0, "mod_revision": 1, "version": 2}
 """What `Store.history_of` knows of a key, which spares reading it: zeros of none, as compares want it."""
@@ -134,7 +139,7 @@ class Txn:
 
 
 def parse_txn(data: bytes) -> Txn | Swap:
-    """Read a TxnRequest. Raises DecodeError, and TooManyOps beyond MAX_NESTING."""
+    """Read a TxnRequest of the log. Raises DecodeError, and TooManyOps beyond MAX_NESTING."""
     try:
         return read_swap(data) or _split(data) or Txn.of(TxnRequest.FromString(data))
     except DecodeError:
@@ -150,10 +155,14 @@ def _levels(txn: Txn) -> int:
     return max(map(_levels, inner)) + 1 if inner else 0
 
 
-def parse_proposed(data: bytes) -> tuple[Txn | Swap, bytes]:
-    """A TxnRequest of a client, and what to propose of it. Raises DecodeError, WrongWireType, TooManyOps."""
+def parse_proposed(data: bytes, max_ops: int) -> tuple[Txn | Swap, bytes]:
+    """A TxnRequest of a client, and what to propose of it. Raises DecodeError, WrongWireType, TooManyOps.
+
+    What has more operations than a client may ask for is not taken apart to its end.
+    """
+    most = 3 * max(max_ops, 0)  # of compares, and of operations in either branch
     try:
-        found = read_swap(data) or _split(data, _CANONICAL, _CANONICAL_COMPARE) or _whole(data)
+        found = read_swap(data) or _split(data, _CANONICAL, _CANONICAL_COMPARE, most) or _whole(data, most)
         return found, data
     except (_Odd, DecodeError):
         pass
@@ -161,12 +170,28 @@ def parse_proposed(data: bytes) -> tuple[Txn | Swap, bytes]:
         data = rewritten(TxnRequest, data, _MAX_LEVELS)
     except TooDeep:
         raise TooManyOps from None
+    with suppress(DecodeError):  # of one that is too deep, which the rewriting has bounded
+        _count(TxnRequest.FromString(data), most, max(most, MAX_PARTS))
     return parse_txn(data), data
 
 
-def _whole(data: bytes) -> Txn:
-    """One with long or nested parts. Raises _Odd, DecodeError."""
+def _count(request: TxnRequest, most: int, left: int) -> int:
+    """How many parts are left of those it may have. Raises TooManyOps."""
+    parts = len(request.compare) + len(request.success) + len(request.failure)
+    left -= parts
+    if parts > most or left < 0:
+        raise TooManyOps
+    for branch in (request.success, request.failure):
+        for operation in branch:
+            if operation.HasField("request_txn"):
+                left = _count(operation.request_txn, most, left)
+    return left
+
+
+def _whole(data: bytes, most: int) -> Txn:
+    """One with long or nested parts. Raises _Odd, DecodeError, TooManyOps."""
     request = TxnRequest.FromString(data)
+    _count(request, most, max(most, MAX_PARTS))
     found = Txn.of(request)
     if _levels(found) > _CHECKED_NESTING or not is_canonical(request, data):
         raise _Odd
@@ -177,14 +202,21 @@ def _split(
     data: bytes,
     requests: _Readers = _REQUESTS,
     parse_compare: Callable[[bytes], Any] = Compare.FromString,
+    most: int = -1,
 ) -> Txn | None:
-    """The usual ones are split here, and their parts read by hand where they can be."""
+    """The usual ones are split here, and their parts read by hand where they can be.
+
+    Raises TooManyOps beyond `most`.
+    """
     compare: list[Condition] = []
     success: list[Operation] = []
     failure: list[Operation] = []
     at, end = 0, len(data)
     try:
         while at < end:
+            if not most:
+                raise TooManyOps
+            most -= 1
             tag, size = data[at], data[at + 1]
             at += 2
             if size > 0x7F:

@@ -17,6 +17,8 @@ from ratifyd.proto.fast import varint
 M = TypeVar("M", bound=Message)
 
 _VARINT, _FIXED64, _DELIMITED, _GROUP, _END_GROUP, _FIXED32 = range(6)
+MAX_FIELDS = 100_000
+"""No client has that many to encode in a way of its own, and to look at each takes its time."""
 _MAX_TAG = (1 << 32) - 1
 _MASK64 = (1 << 64) - 1
 _SHORT = (FieldDescriptor.TYPE_ENUM, FieldDescriptor.TYPE_INT32)
@@ -52,7 +54,7 @@ def is_canonical(request: Message, data: bytes) -> bool:
 def rewritten(kind: type[Message], data: bytes, levels: int = 8) -> bytes:
     """A message as a runtime writes what etcd reads in it. Raises DecodeError, WrongWireType, TooDeep."""
     try:
-        return _rewrite(_fields_of(kind.DESCRIPTOR), data, levels)
+        return _rewrite(_fields_of(kind.DESCRIPTOR), data, levels, [MAX_FIELDS])
     except IndexError:
         raise DecodeError("the message ends early") from None
 
@@ -84,18 +86,19 @@ def _fields_of(descriptor: Any) -> dict[int, _Field]:
     return fields
 
 
-def _rewrite(fields: dict[int, _Field], data: bytes, levels: int) -> bytes:
+def _rewrite(fields: dict[int, _Field], data: bytes, levels: int, left: list[int]) -> bytes:
     if not levels:
         raise TooDeep("too many messages inside each other")
     found: dict[int, Any] = {}
     at, end = 0, len(data)
     while at < end:
+        _count_field(left)
         tag, at = _read_varint(data, at)
         if not 8 <= tag <= _MAX_TAG:
             raise DecodeError(f"tag {tag}")
         field = fields.get(tag >> 3)
         if field is None:
-            at = _skip(data, at, tag)
+            at = _skip(data, at, tag, left)
             continue
         if tag & 7 != field.wire:
             if tag & 7 > _FIXED32 or tag & 7 == _END_GROUP:
@@ -106,20 +109,26 @@ def _rewrite(fields: dict[int, _Field], data: bytes, levels: int) -> bytes:
             start, at = at, at + number
             if at > end:
                 raise DecodeError("a field goes on beyond the end")
-            _put(found, tag >> 3, field, data[start:at], levels)
+            _put(found, tag >> 3, field, data[start:at], levels, left)
         else:
-            _put(found, tag >> 3, field, number, levels)
+            _put(found, tag >> 3, field, number, levels, left)
     return b"".join(_joined(fields, found))
 
 
-def _put(found: dict[int, Any], number: int, field: _Field, content: Any, levels: int) -> None:
+def _count_field(left: list[int]) -> None:
+    left[0] -= 1
+    if left[0] < 0:
+        raise DecodeError("too many fields")
+
+
+def _put(found: dict[int, Any], number: int, field: _Field, content: Any, levels: int, left: list[int]) -> None:
     if field.message is not None:
-        content = _rewrite(_fields_of(field.message), content, levels - 1)
+        content = _rewrite(_fields_of(field.message), content, levels - 1, left)
         if field.is_list:
             found.setdefault(number, []).append(content)
             return
         if not field.siblings and number in found:  # of a message that comes twice both are one
-            content = _rewrite(_fields_of(field.message), found[number] + content, levels - 1)
+            content = _rewrite(_fields_of(field.message), found[number] + content, levels - 1, left)
     for sibling in field.siblings:
         found.pop(sibling, None)
     found[number] = content
@@ -163,7 +172,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     raise DecodeError("a number of more than ten bytes")
 
 
-def _skip(data: bytes, at: int, tag: int) -> int:
+def _skip(data: bytes, at: int, tag: int, left: list[int]) -> int:
     """Where a field goes on whose tag has been read; groups end with their own number."""
     groups: list[int] = []
     while True:
@@ -183,6 +192,7 @@ def _skip(data: bytes, at: int, tag: int) -> int:
             raise DecodeError("a field goes on beyond the end")
         if not groups:
             return at
+        _count_field(left)
         tag, at = _read_varint(data, at)
         if not 8 <= tag <= _MAX_TAG:
             raise DecodeError(f"tag {tag}")

@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratifyd.apply import txn as txn_module
 from ratifyd.apply.txn import MAX_NESTING, Txn, parse_proposed
 from ratifyd.errors import TooManyOps
 from ratifyd.proto.auth_pb2 import Permission, UserAddOptions
@@ -26,6 +27,8 @@ from ratifyd.proto.rpc_pb2 import (
     TxnRequest,
 )
 
+MOST = 1000
+"""Operations that a txn may have."""
 DATA = st.binary(max_size=3)
 KEY = st.binary(min_size=1, max_size=3)
 INT64 = st.sampled_from([0, 1, -1, 77, (1 << 63) - 1, -(1 << 63)])
@@ -104,8 +107,8 @@ def test_odd_encodings(data: Any, message: Message) -> None:
 def test_odd_encodings_in_txns(data: Any, message: TxnRequest) -> None:
     plain = message.SerializeToString(deterministic=True)
     odd = encoded(message, data.draw)
-    assert parse_proposed(odd)[1] == plain
-    found, proposed = parse_proposed(plain)
+    assert parse_proposed(odd, MOST)[1] == plain
+    found, proposed = parse_proposed(plain, MOST)
     assert proposed == plain
     assert isinstance(found, Txn) or len(message.success) == 1
 
@@ -118,19 +121,19 @@ NOT_THE_END = b"\x0a\x01a\x12\x00"
 def test_an_empty_end_is_none(head: bytes) -> None:
     assert canonical(DeleteRangeRequest, NOT_THE_END)[1] == b"\x0a\x01a"
     txn = head + length_prefixed(2, length_prefixed(3, NOT_THE_END))
-    assert parse_proposed(txn)[1] == head + b"\x12\x05\x1a\x03\x0a\x01a"
+    assert parse_proposed(txn, MOST)[1] == head + b"\x12\x05\x1a\x03\x0a\x01a"
     compare = b"\x10\x03\x1a\x01c\x3a\x01v"
     txn = length_prefixed(1, compare + b"\x82\x04\x00")
-    assert parse_proposed(txn + head)[1] == length_prefixed(1, compare) + head
+    assert parse_proposed(txn + head, MOST)[1] == length_prefixed(1, compare) + head
 
 
 def test_the_last_operation_in_one_place_counts() -> None:
     twice = b"\x12\x03\x0a\x01k" + b"\x12\x03\x12\x01v"
-    assert parse_proposed(length_prefixed(2, twice))[1] == b"\x12\x05\x12\x03\x12\x01v"
+    assert parse_proposed(length_prefixed(2, twice), MOST)[1] == b"\x12\x05\x12\x03\x12\x01v"
     other = b"\x12\x03\x0a\x01k" + b"\x0a\x03\x0a\x01v"
-    assert parse_proposed(length_prefixed(2, other))[1] == b"\x12\x05\x0a\x03\x0a\x01v"
+    assert parse_proposed(length_prefixed(2, other), MOST)[1] == b"\x12\x05\x0a\x03\x0a\x01v"
     back = other + b"\x12\x03\x12\x01v"
-    assert parse_proposed(length_prefixed(2, back))[1] == b"\x12\x05\x12\x03\x12\x01v"
+    assert parse_proposed(length_prefixed(2, back), MOST)[1] == b"\x12\x05\x12\x03\x12\x01v"
 
 
 def test_a_message_in_pieces_is_one() -> None:
@@ -161,7 +164,7 @@ def test_a_message_in_pieces_is_one() -> None:
 def test_a_known_field_of_another_wire_type(kind: Any, data: bytes, text: str) -> None:
     """Texts are those of a real etcd."""
     with pytest.raises(WrongWireType) as refused:
-        parse_proposed(data) if kind is TxnRequest else canonical(kind, data)
+        parse_proposed(data, MOST) if kind is TxnRequest else canonical(kind, data)
     assert str(refused.value) == text
 
 
@@ -174,16 +177,16 @@ def nested(inner: bytes, levels: int) -> bytes:
 @pytest.mark.parametrize("levels", (1, 29, 30, 31, 49, 50, 127, MAX_NESTING))
 def test_in_txns_inside_each_other(levels: int) -> None:
     plain = b"\x12\x05\x1a\x03\x0a\x01a"
-    assert parse_proposed(nested(plain, levels))[1] == nested(plain, levels)
+    assert parse_proposed(nested(plain, levels), MOST)[1] == nested(plain, levels)
     odd = length_prefixed(2, length_prefixed(3, NOT_THE_END) + UNKNOWN[1])
-    assert parse_proposed(nested(odd, levels))[1] == nested(plain, levels)
+    assert parse_proposed(nested(odd, levels), MOST)[1] == nested(plain, levels)
     with pytest.raises(WrongWireType):
-        parse_proposed(nested(b"\x12\x07\x12\x05\x0a\x01p\x1a\x00", levels))
+        parse_proposed(nested(b"\x12\x07\x12\x05\x0a\x01p\x1a\x00", levels), MOST)
 
 
 def test_too_many_inside_each_other() -> None:
     with pytest.raises(TooManyOps):
-        parse_proposed(nested(b"", MAX_NESTING + 1))
+        parse_proposed(nested(b"", MAX_NESTING + 1), MOST)
 
 
 @pytest.mark.parametrize(
@@ -203,8 +206,50 @@ def test_too_many_inside_each_other() -> None:
 )
 def test_broken_ones(data: bytes) -> None:
     with pytest.raises(DecodeError):
-        parse_proposed(data)
+        parse_proposed(data, MOST)
     with pytest.raises(DecodeError):
-        parse_proposed(nested(data, 60))
+        parse_proposed(nested(data, 60), MOST)
     with pytest.raises(DecodeError):
         canonical(PutRequest, data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x0a\x00" * 300_000,
+        b"\x12\x00" * 300_000,
+        b"\x1a\x00" * 300_000,
+        b"\x20\x01" + b"\x0a\x00" * 90_000,
+        length_prefixed(2, length_prefixed(4, b"\x0a\x00" * 300_000)),
+        TxnRequest(
+            success=[RequestOp(request_txn=TxnRequest(success=[RequestOp(request_put=PutRequest(key=b"k"))] * 120))]
+            * 120
+        ).SerializeToString(),
+    ],
+)
+def test_what_has_too_many_operations_is_not_taken_apart(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message has room for a million, and nobody has been asked for a token yet."""
+    read: list[int] = []
+    for name in ("read_compare", "condition_of", "_operation"):
+        real = getattr(txn_module, name)
+
+        def counted(*arguments: Any, real: Any = real) -> Any:
+            read.append(1)
+            return real(*arguments)
+
+        monkeypatch.setattr(txn_module, name, counted)
+    with pytest.raises(TooManyOps):
+        parse_proposed(data, 128)
+    assert len(read) <= 3 * 128
+
+
+def test_as_many_operations_as_are_allowed_are_read() -> None:
+    puts = [RequestOp(request_put=PutRequest(key=b"%d" % number)) for number in range(20_000)]
+    found, _ = parse_proposed(TxnRequest(success=puts).SerializeToString(), 20_000)
+    assert isinstance(found, Txn) and len(found.success) == 20_000
+
+
+@pytest.mark.parametrize("many", [b"\x48\x01" * 200_000, b"\x4b" + b"\x08\x01" * 200_000 + b"\x4c"])
+def test_what_has_more_fields_than_anybody_writes_is_refused(many: bytes) -> None:
+    with pytest.raises(DecodeError, match="too many"):
+        canonical(PutRequest, b"\x0a\x01a" + many)
