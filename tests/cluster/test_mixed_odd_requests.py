@@ -11,7 +11,7 @@ import pytest
 from harness.clusters import Cluster
 from harness.outcomes import failure, op_delete, op_put, op_txn, txn_request
 from harness.stubs import Client, status_of
-from harness.users import READWRITE, WRITE, Metadata, enable_auth, login
+from harness.users import READ, READWRITE, WRITE, Metadata, enable_auth, login
 from ratifyd.proto import auth_pb2, rpc_pb2
 from tests.cluster.conftest import StartCluster
 from tests.cluster.test_auth_faults import signed
@@ -144,7 +144,7 @@ def test_a_txn_that_older_members_would_permit_is_not_proposed(start_cluster: St
     cluster.lead("ratifyd")
     etcd, first, second = (Client(server.client_endpoint) for server in cluster.members)
     with etcd, first, second:
-        enable_auth(first, bert=((WRITE, b"bert", b""),))
+        enable_auth(first, bert=((WRITE, b"bert", b""), (READ, b"seen", b"")))
         root, bert = login(first, "root"), login(first, "bert")
         first.lease.LeaseGrant(rpc_pb2.LeaseGrantRequest(ID=7, TTL=600), metadata=root, timeout=10)
         first.kv.Put(rpc_pb2.PutRequest(key=b"other", lease=7), metadata=root, timeout=10)
@@ -154,6 +154,8 @@ def test_a_txn_that_older_members_would_permit_is_not_proposed(start_cluster: St
             txn_request([op_txn([op_delete(b"other")])]),
             txn_request([op_put(b"bert", prev_kv=True)]),
             txn_request([op_put(b"bert", lease=7)]),
+            txn_request([op_put(b"bert"), op_delete(b"bert", b"a")]),
+            txn_request([op_put(b"bert")], compare=[rpc_pb2.Compare(key=b"seen", range_end=b"a")]),
         ):
             assert failure(first.kv.Txn, request, metadata=bert, timeout=10) == DENIED
         assert failure(first.kv.Txn, txn_request([op_txn([op_put(b"secret")])]), timeout=10)[1].endswith("empty")

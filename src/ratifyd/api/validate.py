@@ -15,6 +15,7 @@ from ratifyd.errors import (
     InvalidSortOption,
     KeyNotFound,
     LeaseProvided,
+    PermissionDenied,
     RequestTooLarge,
     TooManyOps,
     ValueProvided,
@@ -137,6 +138,26 @@ def _check_kept(ops: list[Operation], deleted: bytes | None) -> bytes | None:
         elif kind == "request_delete_range" and request.range_end == b"\0":
             deleted = request.key if deleted is None else min(deleted, request.key)
     return deleted
+
+
+def check_decidable(txn: Txn) -> None:
+    """Refuse a range that ends before it begins, to users who are not root. Raises PermissionDenied.
+
+    Whether they may read it depends on the shape of a tree in etcd, and the whole Txn on that.
+    """
+    for condition in txn.compare:
+        if condition.range_end:
+            _check_order(condition.key, condition.range_end)
+    for kind, request in (*txn.success, *txn.failure):
+        if kind == "request_txn":
+            check_decidable(request)
+        elif kind != "request_put":
+            _check_order(request.key, request.range_end)
+
+
+def _check_order(key: bytes, range_end: bytes) -> None:
+    if range_end and range_end <= key and range_end != b"\0":
+        raise PermissionDenied
 
 
 def _covers(deletes: _Deletes, key: bytes) -> bool:
