@@ -9,17 +9,20 @@ from google.protobuf.message import DecodeError
 from fuzzing.mutate import plain, protobuf
 from fuzzing.target import Target
 from fuzzing.targets.samples import filled
-from ratifyd.apply.txn import PARSER_NESTING, Txn, parse_txn
+from ratifyd.apply.txn import PARSER_NESTING, Txn, parse_proposed, parse_txn
 from ratifyd.errors import TooManyOps
 from ratifyd.mvcc.fields import FieldCache
 from ratifyd.proto import fast
+from ratifyd.proto.canonical import canonical, rewritten
 from ratifyd.proto.kv_pb2 import Event, KeyValue
 from ratifyd.proto.light import Swap, condition_of, read_compare, read_delete_range, read_put, read_range
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest, RequestHeader
 from ratifyd.proto.rpc_pb2 import (
+    AuthRoleGrantPermissionRequest,
     Compare,
     DeleteRangeRequest,
     DeleteRangeResponse,
+    LeaseGrantRequest,
     LeaseKeepAliveResponse,
     PutRequest,
     PutResponse,
@@ -298,7 +301,47 @@ def _refused(number: int, body: bytes, header: bytes) -> None:
     raise AssertionError("protobuf refuses what was split")
 
 
+# --- what is proposed of requests ------------------------------------------------------------------------------------
+
+
+_PROPOSED = (PutRequest, DeleteRangeRequest, LeaseGrantRequest, AuthRoleGrantPermissionRequest, TxnRequest)
+_ANY_LEVELS = 1000
+_MAX_OPS = 128
+_SURE_NESTING = 25
+"""Txns inside each other of which protobuf forgets all that is unknown."""
+
+
+def _proposed_seeds() -> list[bytes]:
+    random = Random("proposed")
+    return [
+        bytes((number,)) + filled(kind, random).SerializeToString()
+        for number, kind in enumerate(_PROPOSED)
+        for _ in range(SEEDS_PER_KIND)
+    ]
+
+
+def _propose(data: bytes) -> None:
+    """What is proposed has one meaning, whoever reads it. Raises DecodeError, TooManyOps."""
+    if not data:
+        return
+    kind: Any = _PROPOSED[data[0] % len(_PROPOSED)]
+    if kind is not TxnRequest:
+        proposed = canonical(kind, data[1:])[1]
+        whole = kind.FromString(data[1:])
+        whole.DiscardUnknownFields()
+        assert proposed == whole.SerializeToString(), "proposed otherwise than read"
+        return
+    found, proposed = parse_proposed(data[1:], _MAX_OPS)
+    if isinstance(found, Txn) and _depth(found) > _SURE_NESTING:
+        return
+    whole = TxnRequest.FromString(proposed)
+    whole.DiscardUnknownFields()
+    assert whole.SerializeToString() == rewritten(kind, proposed, _ANY_LEVELS), "protobuf reads it otherwise"
+    assert _txn(found) == _txn(Txn.of(whole)), "read otherwise than proposed"
+
+
 TARGETS = (
+    Target("messages_proposed", _proposed_seeds, lambda: _propose, (DecodeError, TooManyOps), (request,)),
     Target("messages_in", _request_seeds, lambda: _read, (DecodeError,), (request,)),
     Target("messages_out", _answer_seeds, lambda: _write, (DecodeError,), (request,)),
 )
