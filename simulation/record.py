@@ -76,7 +76,9 @@ RECORD: dict[str, Way] = {
     "start_trusts_the_kernel": Way(scenario="found"),
     "image_not_synced": Way(16, (*_IMAGES, "faults=crash_in_install", "fault_interval_s=1.0")),
     "pieces_of_images_stay": Way(16, (*_IMAGES, "faults=crash_in_install", "fault_interval_s=1.0")),
-    "unwanted_images_stay": Way(16, (*_IMAGES, "faults=isolate_leader,contend,move_leader", "fault_interval_s=0.5")),
+    "unwanted_images_stay": Way(
+        24, (*_IMAGES, "faults=partition,contend,pause", "fault_interval_s=0.5", "image_s=0.3")
+    ),
     "end_of_log_written_again": Way(8, _STARTS),
     "damage_taken_for_torn": Way(
         8,

@@ -44,6 +44,8 @@ _BOUNDS = {
     "uint32": (0, (1 << 32) - 1),
     "enum": (-(1 << 31), (1 << 31) - 1),
 }
+MAX_COMMAS = 100_000
+"""Values of a body that are looked at. Its other bytes are those of strings; nobody has so many values to send."""
 _TOO_DEEP = "the message is too deep for JSON"
 _UNEXPECTED_TOKEN = "syntax error ({position}): unexpected token {token}"
 
@@ -150,6 +152,8 @@ class MessageType:
 
     def from_json(self, data: bytes) -> bytes:
         """Encode the first value of a body; a blank body is an empty message. Raises BadJson."""
+        if data.count(b",") > MAX_COMMAS:
+            raise BadJson(f"proto: more than {MAX_COMMAS} values")
         text = text_of(data)
         try:
             value, start, _ = first_value(text)

@@ -1,6 +1,7 @@
 """Maintenance: Alarm, Status, Defragment, Hash, HashKV, MoveLeader, Downgrade (semantics §11)."""
 
 import logging
+import re
 from collections.abc import Generator
 from typing import TypeVar
 
@@ -46,6 +47,9 @@ from ratifyd.version import ETCD_VERSION, minor_of
 T = TypeVar("T")
 MAX_HASHES = 64
 """Hashes computed at the same time: each holds a view of the backend, and together they hold up the loop."""
+_IDENTIFIERS = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
+_SUFFIXES = re.compile(rf"([0-9]+\.[0-9]+\.[0-9]+)(?:-(?:{_IDENTIFIERS})?)?(?:\+(?:{_IDENTIFIERS})?)?", re.ASCII)
+"""A whole version, with what is said of its build (semver, as coreos/go-semver reads it)."""
 
 log = logging.getLogger("ratifyd.api")
 
@@ -193,6 +197,9 @@ def downgrade(server: Server, call: Call) -> None:
 
 def _cluster_version(text: str) -> str:
     """Major and minor of a version given by a user. Raises WrongDowngradeVersionFormat."""
+    suffixed = _SUFFIXES.fullmatch(text)
+    if suffixed is not None:
+        text = suffixed[1]
     parts = text.split(".")
     if len(parts) not in (2, 3) or not all(map(_is_number, parts)):
         raise WrongDowngradeVersionFormat

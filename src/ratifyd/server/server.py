@@ -291,8 +291,14 @@ class Server:
 
     @property
     def storage_version(self) -> str:
-        """Schema version of the backend, "" before the cluster has decided on one that records it."""
-        return (self.state.buffer.get(schema.META, schema.STORAGE_VERSION) or b"").decode()
+        """Schema version of the backend; "" before there is any.
+
+        3.5 has a term in it, and no record of the version (etcd UnsafeDetectSchemaVersion).
+        """
+        recorded = self.state.buffer.get(schema.META, schema.STORAGE_VERSION)
+        if recorded is not None:
+            return recorded.decode()
+        return "3.5.0" if self.state.buffer.get(schema.META, schema.TERM) else ""
 
     def leads_surely(self, now: float) -> bool:
         """Whether this member leads and need not ask: see `confirm_leadership`."""

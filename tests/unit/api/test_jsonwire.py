@@ -156,3 +156,9 @@ def _size(value: int) -> bytes:
 def test_broken_bytes(data: bytes) -> None:
     with pytest.raises(DecodeError):
         message_type(RangeResponse.DESCRIPTOR).to_json(data)
+
+
+@pytest.mark.parametrize("text", ['{"a":[' + "0," * 200_000 + "0]}", '{"key":"YQ=="' + ',"a":1' * 200_000 + "}"])
+def test_what_has_too_many_values_is_not_read(text: str) -> None:
+    with pytest.raises(BadJson, match="more than 100000 values"):
+        RANGE.from_json(text.encode())
