@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from ratifyd.proto.fast import varint
+from ratifyd.proto.fast import read_varint, varint
 
 M = TypeVar("M", bound=Message)
 
@@ -20,7 +20,6 @@ _VARINT, _FIXED64, _DELIMITED, _GROUP, _END_GROUP, _FIXED32 = range(6)
 MAX_FIELDS = 100_000
 """No client has that many to encode in a way of its own, and to look at each takes its time."""
 _MAX_TAG = (1 << 32) - 1
-_MASK64 = (1 << 64) - 1
 _SHORT = (FieldDescriptor.TYPE_ENUM, FieldDescriptor.TYPE_INT32)
 _BYTES = (FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_STRING)
 
@@ -57,6 +56,8 @@ def rewritten(kind: type[Message], data: bytes, levels: int = 8) -> bytes:
         return _rewrite(_fields_of(kind.DESCRIPTOR), data, levels, [MAX_FIELDS])
     except IndexError:
         raise DecodeError("the message ends early") from None
+    except ValueError as error:
+        raise DecodeError(str(error)) from None
 
 
 class _Field(NamedTuple):
@@ -93,7 +94,7 @@ def _rewrite(fields: dict[int, _Field], data: bytes, levels: int, left: list[int
     at, end = 0, len(data)
     while at < end:
         _count_field(left)
-        tag, at = _read_varint(data, at)
+        tag, at = read_varint(data, at)
         if not 8 <= tag <= _MAX_TAG:
             raise DecodeError(f"tag {tag}")
         field = fields.get(tag >> 3)
@@ -104,7 +105,7 @@ def _rewrite(fields: dict[int, _Field], data: bytes, levels: int, left: list[int
             if tag & 7 > _FIXED32 or tag & 7 == _END_GROUP:
                 raise DecodeError(f"wire type {tag & 7}")
             raise WrongWireType(f"proto: wrong wireType = {tag & 7} for field {field.name}")
-        number, at = _read_varint(data, at)
+        number, at = read_varint(data, at)
         if field.wire == _DELIMITED:
             start, at = at, at + number
             if at > end:
@@ -157,30 +158,15 @@ _NUMBERS: dict[int, Callable[[int], int]] = {FieldDescriptor.TYPE_BOOL: bool, **
 """What is kept of numbers, by the type of their field."""
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    number = data[at]
-    at += 1
-    if number < 0x80:
-        return number, at
-    number &= 0x7F
-    for shift in range(7, 70, 7):
-        byte = data[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number & _MASK64, at
-    raise DecodeError("a number of more than ten bytes")
-
-
 def _skip(data: bytes, at: int, tag: int, left: list[int]) -> int:
     """Where a field goes on whose tag has been read; groups end with their own number."""
     groups: list[int] = []
     while True:
         wire = tag & 7
         if wire == _VARINT:
-            _, at = _read_varint(data, at)
+            _, at = read_varint(data, at)
         elif wire == _DELIMITED:
-            size, at = _read_varint(data, at)
+            size, at = read_varint(data, at)
             at += size
         elif wire in (_FIXED32, _FIXED64):
             at += 4 if wire == _FIXED32 else 8
@@ -193,6 +179,6 @@ def _skip(data: bytes, at: int, tag: int, left: list[int]) -> int:
         if not groups:
             return at
         _count_field(left)
-        tag, at = _read_varint(data, at)
+        tag, at = read_varint(data, at)
         if not 8 <= tag <= _MAX_TAG:
             raise DecodeError(f"tag {tag}")

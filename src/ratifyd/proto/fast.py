@@ -401,10 +401,10 @@ def message_field_list(data: bytes) -> list[tuple[int, bytes]]:
     at = 0
     try:
         while at < len(data):
-            tag, at = _read_varint(data, at)
+            tag, at = read_varint(data, at)
             if tag < 8:
                 raise ValueError("a field of number 0")
-            value, at = _read_varint(data, at)
+            value, at = read_varint(data, at)
             if tag & 7 == 2:
                 at += value
                 if at > len(data):
@@ -417,14 +417,17 @@ def message_field_list(data: bytes) -> list[tuple[int, bytes]]:
     return fields
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number of 64 bits, and where it ends. Raises IndexError, ValueError."""
+    number = data[at]
+    at += 1
+    if number < 0x80:
+        return number, at
+    number &= 0x7F
+    for shift in range(7, 70, 7):
         byte = data[at]
-        number |= (byte & 0x7F) << shift
         at += 1
+        number |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return number, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number of more than ten bytes")
+            return number & _MASK_64, at
+    raise ValueError("a number of more than ten bytes")
