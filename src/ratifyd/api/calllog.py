@@ -4,6 +4,7 @@ Values are left out. Messages are taken apart again for it: what is not logged c
 """
 
 import logging
+from contextlib import suppress
 
 from google.protobuf.message import DecodeError
 
@@ -48,7 +49,8 @@ def note_late(call: ClientCall, response: bytes, error: EtcdError | None, peer: 
     if timing.extensive:
         server.metrics.rpc_handling_seconds[call.route.rpc.key].observe(seconds)
     if seconds > SLOW_S and server.traces.wanted and (words := _TRACED.get(call.head.path)) is not None:
-        words(server, call, call.began + seconds, response, error)
+        with suppress(DecodeError):  # txns inside each other, deeper than protobuf's parser goes
+            words(server, call, call.began + seconds, response, error)
     _log_call(server, call, seconds, response, error, peer)
 
 
@@ -172,7 +174,7 @@ def _log_slow_read(server: Server, call: ClientCall, seconds: float, response: b
         return
     try:
         request = TxnRequest.FromString(call.message)
-    except DecodeError:  # nested deeper than protobuf's parser goes: not read-only
+    except DecodeError:  # as above: not read-only
         return
     if Txn.of(request).is_read_only:
         slow(seconds, "read-only txn ", lambda: _txn_words(request, response, error), error)

@@ -3,6 +3,7 @@
 What ends a member of etcd that applies it, or what its versions do not agree about, must not get into the log at all.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from ratifyd.apply.auth import MAX_NAME_BYTES
@@ -27,7 +28,8 @@ _LAST_SORT_ORDER = RangeRequest.DESCEND
 _LAST_SORT_TARGET = RangeRequest.VALUE
 
 _Deletes = list[tuple[bytes, bytes]]
-"""Deleted intervals as etcd's check sees them: (start, end) with an empty end for one key."""
+"""Deleted intervals as etcd's check sees them, (start, end). An end of one zero byte is no "no end": it takes that
+literally (semantics 5.10)."""
 
 
 def check_range(request: RangeRequest) -> None:
@@ -101,7 +103,11 @@ def _check_txn_shape(txn: Txn, max_ops: int) -> None:
 
 def _check_overlap(ops: list[Operation]) -> tuple[set[bytes], _Deletes]:
     """Refuse a key put twice, or put and deleted, in one branch; the keys put and ranges deleted below it."""
-    deletes: _Deletes = [(request.key, request.range_end) for kind, request in ops if kind == "request_delete_range"]
+    deletes: _Deletes = [
+        (request.key, request.range_end or request.key + b"\0")
+        for kind, request in ops
+        if kind == "request_delete_range"
+    ]
     puts: set[bytes] = set()
     for kind, request in ops:
         if kind != "request_txn":
@@ -109,17 +115,17 @@ def _check_overlap(ops: list[Operation]) -> tuple[set[bytes], _Deletes]:
         puts_then, deletes_then = _check_overlap(request.success)
         puts_else, deletes_else = _check_overlap(request.failure)
         # Only one of the two branches runs, so a key may be put in both; not in an earlier sibling, though.
-        if (puts_then | puts_else) & puts or any(_covers(deletes, key) for key in puts_then | puts_else):
+        puts_then |= puts_else
+        if not puts_then.isdisjoint(puts) or _meet(puts_then, deletes):
             raise DuplicateKey
-        puts |= puts_then | puts_else
+        puts |= puts_then
         deletes += deletes_then
         deletes += deletes_else
-    for kind, request in ops:
-        if kind == "request_put":
-            key = request.key
-            if key in puts or _covers(deletes, key):
-                raise DuplicateKey
-            puts.add(key)
+    own = [request.key for kind, request in ops if kind == "request_put"]
+    before = len(puts)
+    puts.update(own)
+    if len(puts) < before + len(own) or _meet(own, deletes):
+        raise DuplicateKey
     return puts, deletes
 
 
@@ -160,9 +166,18 @@ def _check_order(key: bytes, range_end: bytes) -> None:
         raise PermissionDenied
 
 
-def _covers(deletes: _Deletes, key: bytes) -> bool:
-    # An end of one zero byte is not read as "no end" here: etcd's check takes it literally (semantics 5.10).
-    return any(key == start if not end else start <= key < end for start, end in deletes)
+def _meet(keys: Collection[bytes], deletes: _Deletes) -> bool:
+    """Whether one of the keys is deleted; both are gone through in order, as a client may send thousands of each."""
+    if not keys or not deletes:
+        return False
+    waiting = sorted(deletes, reverse=True)
+    furthest = b""  # of the ends of those that begin at the key or before
+    for key in sorted(keys):
+        while waiting and waiting[-1][0] <= key:
+            furthest = max(furthest, waiting.pop()[1])
+        if key < furthest:
+            return True
+    return False
 
 
 def check_name(request: Any) -> None:

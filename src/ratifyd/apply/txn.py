@@ -143,7 +143,7 @@ def parse_txn(data: bytes) -> Txn | Swap:
     try:
         return read_swap(data) or _split(data) or Txn.of(TxnRequest.FromString(data))
     except DecodeError:
-        found = _parse_nested(data, 0)
+        found = _parse_nested(memoryview(data), 0)
         if _levels(found) <= PARSER_NESTING:
             raise  # it was not for its depth that it could not be read
         return found
@@ -252,8 +252,11 @@ def _split(
     return Txn(compare, success, failure) if at == end else None
 
 
-def _parse_nested(data: bytes, depth: int) -> Txn:
-    """As `parse_txn`, level by level: protobuf's parser refuses more than 49 txns inside each other, etcd does not."""
+def _parse_nested(data: memoryview, depth: int) -> Txn:
+    """As `parse_txn`, level by level: protobuf's parser refuses more than 49 txns inside each other, etcd does not.
+
+    Each is looked at where it is: copies of all would take levels times size.
+    """
     if depth > MAX_NESTING:
         raise TooManyOps
     compare: list[Condition] = []
@@ -262,28 +265,28 @@ def _parse_nested(data: bytes, depth: int) -> Txn:
     for number, content in _fields(data):
         tag = number << 3 | _LENGTH_DELIMITED
         if tag == _COMPARE:
-            compare.append(read_compare(content, 0, len(content)))
+            compare.append(read_compare(bytes(content), 0, len(content)))
         elif tag in (_SUCCESS, _FAILURE):
             (success if tag == _SUCCESS else failure).append(_nested_operation(content, depth))
     return Txn(compare, success, failure)
 
 
-def _nested_operation(data: bytes, depth: int) -> Operation:
-    tag, content = 0, b""
+def _nested_operation(data: memoryview, depth: int) -> Operation:
+    tag, content = 0, memoryview(b"")
     for number, more in _fields(data):
         found = number << 3 | _LENGTH_DELIMITED
         if found == _NESTED or found in _REQUESTS:
-            content = content + more if found == tag else more  # one that comes twice is merged
+            content = memoryview(b"".join((content, more))) if found == tag else more  # one that comes twice is merged
             tag = found
     if tag == _NESTED:
         return "request_txn", _parse_nested(content, depth + 1)
     if not tag:
         return None, None
     kind, read, _ = _REQUESTS[tag]
-    return kind, read(content, 0, len(content))
+    return kind, read(bytes(content), 0, len(content))
 
 
-def _fields(data: bytes) -> list[tuple[int, bytes]]:
+def _fields(data: memoryview) -> list[tuple[int, memoryview]]:
     try:
         return fast.message_field_list(data)
     except ValueError as error:

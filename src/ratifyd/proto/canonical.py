@@ -53,11 +53,19 @@ def is_canonical(request: Message, data: bytes) -> bool:
 def rewritten(kind: type[Message], data: bytes, levels: int = 8) -> bytes:
     """A message as a runtime writes what etcd reads in it. Raises DecodeError, WrongWireType, TooDeep."""
     try:
-        return _rewrite(_fields_of(kind.DESCRIPTOR), data, levels, [MAX_FIELDS])
+        return _rewrite(_fields_of(kind.DESCRIPTOR), memoryview(data), levels, [MAX_FIELDS])
     except IndexError:
         raise DecodeError("the message ends early") from None
     except ValueError as error:
         raise DecodeError(str(error)) from None
+
+
+_Buffer = bytes | memoryview
+"""Of messages inside each other, each is looked at where it is: copies of all would take levels times size."""
+
+
+class _Pieces(list[_Buffer]):
+    """A message that may come in several: they are read as one, once all are there."""
 
 
 class _Field(NamedTuple):
@@ -87,7 +95,7 @@ def _fields_of(descriptor: Any) -> dict[int, _Field]:
     return fields
 
 
-def _rewrite(fields: dict[int, _Field], data: bytes, levels: int, left: list[int]) -> bytes:
+def _rewrite(fields: dict[int, _Field], data: _Buffer, levels: int, left: list[int]) -> bytes:
     if not levels:
         raise TooDeep("too many messages inside each other")
     found: dict[int, Any] = {}
@@ -113,6 +121,9 @@ def _rewrite(fields: dict[int, _Field], data: bytes, levels: int, left: list[int
             _put(found, tag >> 3, field, data[start:at], levels, left)
         else:
             _put(found, tag >> 3, field, number, levels, left)
+    for number, content in found.items():
+        if type(content) is _Pieces:
+            found[number] = _rewrite(_fields_of(fields[number].message), b"".join(content), levels - 1, left)
     return b"".join(_joined(fields, found))
 
 
@@ -124,12 +135,13 @@ def _count_field(left: list[int]) -> None:
 
 def _put(found: dict[int, Any], number: int, field: _Field, content: Any, levels: int, left: list[int]) -> None:
     if field.message is not None:
+        if not field.is_list and not field.siblings:
+            found.setdefault(number, _Pieces()).append(content)
+            return
         content = _rewrite(_fields_of(field.message), content, levels - 1, left)
         if field.is_list:
             found.setdefault(number, []).append(content)
             return
-        if not field.siblings and number in found:  # of a message that comes twice both are one
-            content = _rewrite(_fields_of(field.message), found[number] + content, levels - 1, left)
     for sibling in field.siblings:
         found.pop(sibling, None)
     found[number] = content
@@ -158,7 +170,7 @@ _NUMBERS: dict[int, Callable[[int], int]] = {FieldDescriptor.TYPE_BOOL: bool, **
 """What is kept of numbers, by the type of their field."""
 
 
-def _skip(data: bytes, at: int, tag: int, left: list[int]) -> int:
+def _skip(data: _Buffer, at: int, tag: int, left: list[int]) -> int:
     """Where a field goes on whose tag has been read; groups end with their own number."""
     groups: list[int] = []
     while True:

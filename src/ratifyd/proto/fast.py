@@ -8,7 +8,9 @@ Deliberately knows nothing of stores, requests in progress, or which header belo
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeVar
+
+Buffer = TypeVar("Buffer", bytes, memoryview)
 
 _LOW_BITS: Final = 14
 _LOW_MASK: Final = (1 << _LOW_BITS) - 1
@@ -395,9 +397,9 @@ def message_fields(data: bytes) -> dict[int, bytes]:
     return fields
 
 
-def message_field_list(data: bytes) -> list[tuple[int, bytes]]:
+def message_field_list(data: Buffer) -> list[tuple[int, Buffer]]:
     """As `message_fields`, each field for itself, in order."""
-    fields: list[tuple[int, bytes]] = []
+    fields: list[tuple[int, Buffer]] = []
     at = 0
     try:
         while at < len(data):
@@ -417,7 +419,7 @@ def message_field_list(data: bytes) -> list[tuple[int, bytes]]:
     return fields
 
 
-def read_varint(data: bytes, at: int) -> tuple[int, int]:
+def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """A number of 64 bits, and where it ends. Raises IndexError, ValueError."""
     number = data[at]
     at += 1

@@ -1,5 +1,6 @@
 """What is proposed of requests encoded in odd ways: what a real etcd would propose, read alike by every runtime."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from ratifyd.apply import txn as txn_module
 from ratifyd.apply.txn import MAX_NESTING, Txn, parse_proposed
 from ratifyd.errors import TooManyOps
+from ratifyd.proto import canonical as canonical_module
 from ratifyd.proto.auth_pb2 import Permission, UserAddOptions
 from ratifyd.proto.canonical import WrongWireType, canonical
 from ratifyd.proto.fast import length_prefixed, varint
@@ -141,6 +143,37 @@ def test_a_message_in_pieces_is_one() -> None:
     request, data = canonical(AuthRoleGrantPermissionRequest, pieces)
     assert data == b"\x0a\x01r\x12\x05\x08\x01\x12\x01k"
     assert request.perm == Permission(permType=Permission.WRITE, key=b"k")
+
+
+def test_of_a_message_in_pieces_the_last_word_counts() -> None:
+    pieces = b"\x0a\x01r" + b"\x12\x06\x12\x01k\x1a\x01z" + b"\x12\x04\x08\x00\x1a\x00"
+    assert canonical(AuthRoleGrantPermissionRequest, pieces)[1] == b"\x0a\x01r\x12\x03\x12\x01k"
+
+
+def test_a_message_in_many_pieces_is_put_together_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has been asked for a token yet."""
+    sizes: list[int] = []
+    real = canonical_module._rewrite
+
+    def counted(fields: Any, data: Any, levels: int, left: list[int]) -> bytes:
+        sizes.append(len(data))
+        return real(fields, data, levels, left)
+
+    monkeypatch.setattr(canonical_module, "_rewrite", counted)
+    many = b"\x0a\x01r" + length_prefixed(2, length_prefixed(2, b"k" * 100_000)) + b"\x12\x00" * 40_000
+    canonical(AuthRoleGrantPermissionRequest, many)
+    assert sum(sizes) <= 2 * len(many)
+
+
+def test_messages_inside_each_other_are_not_copied_at_each_level() -> None:
+    put = length_prefixed(1, b"k") + length_prefixed(2, bytes(1 << 20))
+    deep = nested(length_prefixed(2, length_prefixed(2, put)), 120)
+    tracemalloc.start()
+    try:
+        parse_proposed(deep, MOST)
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(deep)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

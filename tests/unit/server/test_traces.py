@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ratifyd.proto.fast import length_prefixed
 from ratifyd.proto.rpc_pb2 import (
     CompactionRequest,
     PutRequest,
@@ -122,6 +123,19 @@ def test_slow_transactions_and_compactions(member: Member, caplog: pytest.LogCap
         ("compact", "{revision:3; response_revision:3; }"),
         ("compact", "{revision:1; }"),
     ]
+
+
+def test_what_the_parser_cannot_take_apart_leaves_none(member: Member, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor does it end the member."""
+    deep = TxnRequest(success=[RequestOp(request_put=PutRequest(key=b"k"))]).SerializeToString()
+    for _ in range(60):
+        deep = length_prefixed(2, length_prefixed(4, deep))
+    client = Client(member)
+    stream = client.begin(KV + "Txn", deep)
+    wait_in_line(member, 0.2)
+    assert client.answer(stream).status == 0
+    assert not member.failures
+    assert not traces(caplog)
 
 
 def test_what_is_quick_leaves_no_trace(member: Member, caplog: pytest.LogCaptureFixture) -> None:
