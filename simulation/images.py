@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ratifyd import schema
-from ratifyd.embed.importing import member_rows
+from ratifyd.embed.importing import check_applied, member_rows
 from ratifyd.formats.bbolt import read_pages
 from ratifyd.formats.v2 import decode_v2
 from ratifyd.ports import Backend, Worker
@@ -51,8 +51,7 @@ class SimImports:
         for bucket, found in read_pages(lambda size, offset: data[offset : offset + size], len(data)).audit():
             rows[bucket].update(found)
         index = schema.decode_u64(rows[schema.META].get(schema.CONSISTENT_INDEX) or bytes(8))
-        if index < snapshot.meta.index:
-            raise ValueError(f"the image has applied index {index}, its snapshot is of {snapshot.meta.index}")
+        check_applied(index, rows[schema.META].get(schema.CONF_STATE), snapshot.meta)
         for bucket, corrected in member_rows(rows[schema.MEMBERS], decode_v2(snapshot.data)).items():
             rows[bucket].update(corrected)
         self._files.create(path, rows, self._worker)

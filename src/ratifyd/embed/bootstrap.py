@@ -1,10 +1,13 @@
 """How a member begins: the first entries of a new cluster, or the log of an old one cut down to a single member."""
 
+from contextlib import suppress
+
 from ratifyd.config import Config
 from ratifyd.membership import Change, ChangeKind, Member, cluster_id, member_id
 from ratifyd.proto.etcdserver_pb2 import Metadata
 from ratifyd.raft.codec import decode_conf_change, encode_conf_change
-from ratifyd.raft.messages import ConfChange, ConfChangeKind, ConfState, Entry, EntryKind, HardState
+from ratifyd.raft.messages import ConfChange, ConfChangeKind, Entry, EntryKind, HardState
+from ratifyd.storage.recover import Recovered
 
 BOOTSTRAP_TERM = 1
 
@@ -34,32 +37,43 @@ class NewCluster:
         return Metadata(NodeID=self.member_id, ClusterID=self.cluster_id).SerializeToString()
 
 
-def _conf_change(kind: ConfChangeKind, member: Member) -> bytes:
-    context = Change(ChangeKind(int(kind)), member).context()
+def _conf_change(kind: ConfChangeKind, member: Member, *, is_promote: bool = False) -> bytes:
+    context = Change(ChangeKind(int(kind)), member, is_promote).context()
     return encode_conf_change(ConfChange(kind, member.id, context))
 
 
-def force_new_cluster(
-    local: int, peer_urls: tuple[str, ...], conf_state: ConfState, hard_state: HardState, entries: list[Entry]
-) -> tuple[list[Entry], HardState]:
-    """Entries that remove everybody else, to follow the committed ones, and the hard state that commits them.
+def force_new_cluster(recovered: Recovered, peer_urls: tuple[str, ...]) -> tuple[list[Entry], HardState]:
+    """Entries that leave this member alone, to follow what its log holds, and the hard state that commits it all.
 
-    What was not committed is dropped: nobody is left who could commit it (etcd --force-new-cluster).
+    Nobody is left who knows what of the log was committed, and what is not known to be may have been acknowledged: a
+    commit is logged with the next entries. So all of it counts, as it would had this member been alone from the start.
     """
-    kept = [entry for entry in entries if entry.index <= hard_state.commit]
-    members = set(conf_state.voters) | set(conf_state.learners)
-    for entry in kept:
+    local = Metadata.FromString(recovered.metadata).NodeID
+    voters, learners = set(recovered.conf_state.voters), set(recovered.conf_state.learners)
+    for entry in recovered.entries:
         if entry.kind == EntryKind.CONF_CHANGE:
-            change = decode_conf_change(entry.data)
-            if change.kind == ConfChangeKind.REMOVE_NODE:
-                members.discard(change.node_id)
-            elif change.node_id:
-                members.add(change.node_id)
-    last = max(hard_state.commit, kept[-1].index if kept else 0)
-    changes = [_conf_change(ConfChangeKind.REMOVE_NODE, Member(other, ())) for other in sorted(members - {local})]
-    if local not in members:
+            with suppress(ValueError):  # one that cannot be read has no effect
+                _count(decode_conf_change(entry.data), voters, learners)
+    changes = []  # this member comes first, for the last voter cannot be removed
+    if local in learners:
+        changes.append(_conf_change(ConfChangeKind.ADD_NODE, Member(local, ()), is_promote=True))
+    elif local not in voters:
         changes.append(_conf_change(ConfChangeKind.ADD_NODE, Member(local, peer_urls)))
-    added = [
-        Entry(hard_state.term, last + offset, data, EntryKind.CONF_CHANGE) for offset, data in enumerate(changes, 1)
-    ]
-    return added, HardState(hard_state.term, hard_state.vote, last + len(added))
+    others = (voters | learners) - {local}
+    changes.extend(_conf_change(ConfChangeKind.REMOVE_NODE, Member(other, ())) for other in sorted(others))
+    start, entries, logged = recovered.snapshot.meta, recovered.entries, recovered.hard_state
+    last, last_term = (entries[-1].index, entries[-1].term) if entries else (start.index, start.term)
+    term = max(BOOTSTRAP_TERM, logged.term, last_term)
+    added = [Entry(term, last + offset, data, EntryKind.CONF_CHANGE) for offset, data in enumerate(changes, 1)]
+    return added, HardState(term, logged.vote if term == logged.term else 0, last + len(added))
+
+
+def _count(change: ConfChange, voters: set[int], learners: set[int]) -> None:
+    """Have a change of members count among those who vote and those who learn."""
+    if change.kind != ConfChangeKind.UPDATE_NODE:
+        voters.discard(change.node_id)
+        learners.discard(change.node_id)
+    if change.kind == ConfChangeKind.ADD_NODE:
+        voters.add(change.node_id)
+    elif change.kind == ConfChangeKind.ADD_LEARNER_NODE:
+        learners.add(change.node_id)

@@ -345,6 +345,7 @@ class Etcd:
             data_dir,
             open_backend=open_backend,
             open_wal=open_wal,
+            alone=config.force_new_cluster,
         )
         self._recovered = recovered
         if recovered.fresh:
@@ -383,18 +384,10 @@ class Etcd:
 
     def _force_new_cluster(self, recovered: Recovered) -> None:
         assert self._wal is not None
-        local = Metadata.FromString(recovered.metadata).NodeID
-        added, hard_state = force_new_cluster(
-            local,
-            self.config.initial_advertise_peer_urls,
-            recovered.conf_state,
-            recovered.hard_state,
-            list(recovered.entries),
-        )
-        kept = [entry for entry in recovered.entries if entry.index <= recovered.hard_state.commit]
-        log.warning("forcing a new cluster of this member alone", extra={"fields": {"removed-entries": len(added)}})
+        added, hard_state = force_new_cluster(recovered, self.config.initial_advertise_peer_urls)
+        log.warning("forcing a new cluster of this member alone", extra={"fields": {"changes": len(added)}})
         self._wal.append(added, hard_state, _ignore_done)
-        recovered.entries = kept + added
+        recovered.entries = [*recovered.entries, *added]
         recovered.hard_state = hard_state
 
     def _raft(self, recovered: Recovered, member_id: int) -> Raft:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from ratifyd import schema
 from ratifyd.formats.v2 import V2Corrupt, V2Store, decode_v2
 from ratifyd.membership import Member, hex_id
-from ratifyd.raft.messages import Snapshot
+from ratifyd.raft.confstate import decode_conf_state_json
+from ratifyd.raft.messages import Snapshot, SnapshotMeta
 from ratifyd.storage.exchange import ImageRefused, import_image
 from ratifyd.storage.lmdb import BackendBroken, LmdbBackend
 from ratifyd.storage.worker import Pauses, SoonWorker
@@ -22,11 +23,12 @@ class LmdbImports:
         """Verify a bbolt image and make an LMDB file of it, not synced. Raises OSError, ValueError and GivenUp."""
         try:
             imported = import_image(image, path, fsync=False, pauses=pauses)
-            if imported.consistent_index < snapshot.meta.index:
-                raise ValueError(
-                    f"the image has applied index {imported.consistent_index}, its snapshot is of {snapshot.meta.index}"
-                )
-            _correct_members(path, snapshot)
+            backend = LmdbBackend(path, worker=SoonWorker(_at_once), fsync=False)
+            try:
+                check_applied(imported.consistent_index, backend.get(schema.META, schema.CONF_STATE), snapshot.meta)
+                _correct_members(backend, snapshot)
+            finally:
+                backend.close()
         except (BackendBroken, ImageRefused) as error:
             raise ValueError(str(error)) from error
 
@@ -35,22 +37,30 @@ class LmdbImports:
         return LmdbBackend(path, worker=SoonWorker(self._call_soon), fsync=self._fsync)
 
 
-def _correct_members(path: str, snapshot: Snapshot) -> None:
+def check_applied(index: int, conf_state: bytes | None, snapshot: SnapshotMeta) -> None:
+    """Refuse an image that does not go with its snapshot. Raises ValueError.
+
+    An etcd that applies again what its backend has sends one that is ahead, and the entries in between; changes of
+    members among those would not be made again, so there must be none.
+    """
+    if index < snapshot.index:
+        raise ValueError(f"the image has applied index {index}, its snapshot is of {snapshot.index}")
+    if index > snapshot.index and conf_state is not None and decode_conf_state_json(conf_state) != snapshot.conf_state:
+        raise ValueError(f"the image has applied index {index}, and has other members than its snapshot has")
+
+
+def _correct_members(backend: LmdbBackend, snapshot: Snapshot) -> None:
     """Take the members from the snapshot's v2 data: etcd up to 3.5.19 never updates its own rows of them."""
     try:
         store = decode_v2(snapshot.data)
     except V2Corrupt:
         return  # etcd 3.8 sends none, and keeps its rows up to date
-    backend = LmdbBackend(path, worker=SoonWorker(_at_once), fsync=False)
-    try:
-        rows = member_rows((key for key, _ in backend.range(schema.MEMBERS, b"", None)), store)
-        failed: list[BaseException] = []
-        for _ in range(2):  # so that the commit before the last one, which a damaged file goes back to, has them too
-            backend.commit(rows, lambda error: failed.append(error) if error is not None else None)
-        if failed:
-            raise failed[0]
-    finally:
-        backend.close()
+    rows = member_rows((key for key, _ in backend.range(schema.MEMBERS, b"", None)), store)
+    failed: list[BaseException] = []
+    for _ in range(2):  # so that the commit before the last one, which a damaged file goes back to, has them too
+        backend.commit(rows, lambda error: failed.append(error) if error is not None else None)
+    if failed:
+        raise failed[0]
 
 
 def member_rows(present: Iterable[bytes], store: V2Store) -> dict[bytes, dict[bytes, bytes | None]]:

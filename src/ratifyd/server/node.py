@@ -48,7 +48,6 @@ class Node:
         "_appended",
         "_awake",
         "_clock",
-        "_configured",
         "_fail",
         "_has_room",
         "_held",
@@ -106,8 +105,6 @@ class Node:
         self._settled = 0
         """Entries up to here are committed, and the log says so durably."""
         self._settling = False
-        self._configured = parts.state.consistent_index
-        """Raft's members are those as of this entry: changes up to it are made."""
         self._timing = timing
         self._fail = parts.fail
         self._has_room = has_room
@@ -201,7 +198,7 @@ class Node:
 
     def installed(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot that has replaced the state."""
-        self.applied = self._configured = snapshot.meta.index
+        self.applied = snapshot.meta.index
         self.raft.applied_to(self.applied)
         self.installing = self.raft.log.snapshot is not None  # another one may have come meanwhile
         self.wake()
@@ -348,20 +345,19 @@ class Node:
         return not self._settling
 
     def _apply_conf_change(self, entry: Entry) -> None:
-        if entry.index <= self._configured:
+        if entry.index <= self.state.consistent_index:
             return  # the end of the log was lost: the backend has this one, and raft its members from there
         conf_change, change = _read_change(entry)
         error: EtcdError | None = None
         if change is None or not self.raft.allows(conf_change):
             error = MemberNotEnoughStarted()
-        if entry.index > self.state.consistent_index:  # else an image was ahead of its snapshot
-            if change is not None and error is None:
-                try:
-                    change_members(self.state, change)
-                except RequestError as refused:
-                    error = refused
-            self.state.consistent_index = entry.index
-            self.state.term = entry.term
+        if change is not None and error is None:
+            try:
+                change_members(self.state, change)
+            except RequestError as refused:
+                error = refused
+        self.state.consistent_index = entry.index
+        self.state.term = entry.term
         # What is refused is still a step of raft, to no effect.
         in_force = conf_change if error is None else ConfChange(conf_change.kind, 0)
         conf_state = self.raft.apply_conf_change(in_force)

@@ -107,8 +107,10 @@ def lock_data_dir(disk: Disk, data_dir: DataDir) -> File:
     return file
 
 
-def recover(disk: Disk, data_dir: DataDir, *, open_backend: OpenBackend, open_wal: OpenWal) -> Recovered:
-    """Bring back what a member had. The data directory must be locked; blocks.
+def recover(
+    disk: Disk, data_dir: DataDir, *, open_backend: OpenBackend, open_wal: OpenWal, alone: bool = False
+) -> Recovered:
+    """Bring back what a member had, which may be to go on `alone`. The data directory must be locked; blocks.
 
     Nothing is removed before backend and log are known to be ours and nobody else's, and no backend takes the place of
     another because of what the log says before that is durable.
@@ -122,7 +124,7 @@ def recover(disk: Disk, data_dir: DataDir, *, open_backend: OpenBackend, open_wa
             return backend
 
         if wal_exists(disk, data_dir.wal):
-            found = _recover_all(disk, data_dir, open_one, open_wal, opened)
+            found = _recover_all(disk, data_dir, open_one, open_wal, opened, alone)
         else:
             found = _recover_nothing(disk, data_dir, open_one)
         opened.pop_all()
@@ -130,7 +132,7 @@ def recover(disk: Disk, data_dir: DataDir, *, open_backend: OpenBackend, open_wa
 
 
 def _recover_all(
-    disk: Disk, data_dir: DataDir, open_backend: OpenBackend, open_wal: OpenWal, opened: ExitStack
+    disk: Disk, data_dir: DataDir, open_backend: OpenBackend, open_wal: OpenWal, opened: ExitStack, alone: bool
 ) -> Recovered:
     files = SnapshotFiles(disk, data_dir.snap)
     # Nearly always the newest file counts, and the log has to be read only once.
@@ -149,7 +151,7 @@ def _recover_all(
         disk.rename(received, data_dir.backend)
         disk.sync_dir(data_dir.snap)
         backend = open_backend(data_dir.backend)
-    found = _fit_together(data_dir, snapshot, backend, wal, contents)
+    found = _fit_together(data_dir, snapshot, backend, wal, contents, alone)
     files.discard_after(snapshot.meta)
     for name in disk.list(data_dir.snap):
         if name.endswith((".snap.db", ".snap.db-lock")):
@@ -193,13 +195,13 @@ def _received_backend(disk: Disk, data_dir: DataDir, snapshot: SnapshotMeta, con
 
 
 def _fit_together(
-    data_dir: DataDir, snapshot: Snapshot, backend: Backend, wal: Wal, contents: WalContents
+    data_dir: DataDir, snapshot: Snapshot, backend: Backend, wal: Wal, contents: WalContents, alone: bool
 ) -> Recovered:
     consistent_index = _number(backend, schema.CONSISTENT_INDEX)
     stored = backend.get(schema.META, schema.CONF_STATE)
     conf_state = snapshot.meta.conf_state if stored is None else _conf_state(stored)
     last = contents.entries[-1].index if contents.entries else snapshot.meta.index
-    if consistent_index > last and len(conf_state.voters) < 2:
+    if consistent_index > last and (alone or len(conf_state.voters) < 2):
         # Other members would send what is missing; a single one would fill these indexes with something else.
         raise RecoveryRefused(
             f"the log in {data_dir.wal} ends at index {last}, but the backend has applied index {consistent_index}: "

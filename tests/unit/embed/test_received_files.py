@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -16,7 +17,8 @@ from ratifyd.embed.received import WRITE_BYTES, ReceivedFiles
 from ratifyd.formats.v2 import V2Store, encode_v2
 from ratifyd.metrics import Metrics
 from ratifyd.ports import Done
-from ratifyd.raft.messages import Message, MessageKind, Snapshot, SnapshotMeta
+from ratifyd.raft.confstate import encode_conf_state_json
+from ratifyd.raft.messages import ConfState, Message, MessageKind, Snapshot, SnapshotMeta
 from ratifyd.storage.disk import OsDisk, OsFile
 from ratifyd.storage.exchange import export_image
 from ratifyd.storage.lmdb import LmdbBackend
@@ -34,11 +36,15 @@ def message(index: int = INDEX) -> Message:
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """That of a backend that reflects entry INDEX."""
-    path = tmp_path_factory.mktemp("source") / "db"
+    return image_of(tmp_path_factory.mktemp("source") / "db", {})
+
+
+def image_of(path: Path, more: Mapping[bytes, bytes]) -> bytes:
     backend = LmdbBackend(str(path), worker=SoonWorker(lambda job, *args: job(*args)))
     rows: dict[bytes, bytes | None] = {
         schema.CONSISTENT_INDEX: schema.encode_u64(INDEX),
         schema.TERM: schema.encode_u64(1),
+        **more,
     }
     backend.commit({schema.META: rows}, lambda error: None)
     data = b"".join(export_image(backend.own_view()).chunks)
@@ -133,6 +139,31 @@ def test_an_image_becomes_a_backend(tmp_path: Path, image: bytes) -> None:
         assert not names(tmp_path)
 
     run(tmp_path, test)
+
+
+AHEAD = schema.encode_u64(INDEX + 2)
+THREE = ConfState((1, 2, 3))
+FOUR = encode_conf_state_json(ConfState((1, 2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        ({schema.CONSISTENT_INDEX: schema.encode_u64(INDEX - 1)}, "its snapshot is of 9"),
+        ({schema.CONSISTENT_INDEX: AHEAD, schema.CONF_STATE: FOUR}, "other members"),
+        ({schema.CONSISTENT_INDEX: AHEAD, schema.CONF_STATE: encode_conf_state_json(THREE)}, ""),
+        ({schema.CONF_STATE: FOUR}, ""),
+        ({schema.CONSISTENT_INDEX: AHEAD}, ""),
+    ],
+)
+def test_an_image_goes_with_its_snapshot(tmp_path: Path, rows: dict[bytes, bytes], text: str) -> None:
+    """Changes of members between the two would not be made in raft: its members are the snapshot's."""
+    (tmp_path / "source").mkdir()
+    (tmp_path / "image").write_bytes(image_of(tmp_path / "source" / "db", rows))
+    snapshot = Snapshot(SnapshotMeta(INDEX, 1, THREE), encode_v2(V2Store((), (), "")))
+    make = LmdbImports(lambda job, *args: job(*args), fsync=True).make
+    with pytest.raises(ValueError, match=text) if text else nullcontext():
+        make(str(tmp_path / "image"), str(tmp_path / "db"), snapshot, lambda: None)
 
 
 def test_a_file_is_not_closed_while_it_is_written(tmp_path: Path) -> None:

@@ -384,7 +384,7 @@ def test_a_change_of_members_that_the_backend_is_beyond_is_not_made_again() -> N
     member = with_a_second_voter()
     raft, node = member.raft, member.server.node
     term, last, before = raft.term + 1, raft.log.last_index, raft.log.last_term
-    member.state.consistent_index = node._configured = last + 2
+    member.state.consistent_index = last + 2
     state, json = raft.conf_state, member.state.conf_state_json
     learner = Change(ChangeKind.ADD_LEARNER, ClusterMember(5, ("http://five:2380",), is_learner=True))
     added = encode_conf_change(ConfChange(ConfChangeKind.ADD_LEARNER_NODE, 5, learner.context(), 77))
@@ -396,25 +396,6 @@ def test_a_change_of_members_that_the_backend_is_beyond_is_not_made_again() -> N
     member.settle()
     assert not member.failures and node.applied == last + 2
     assert (raft.conf_state, member.state.conf_state_json) == (state, json)
-
-
-def test_a_change_of_members_that_only_the_image_of_a_snapshot_has_is_made_in_raft() -> None:
-    """The image was ahead of the snapshot it came with; raft has its members from that."""
-    member = with_a_second_voter()
-    raft, node = member.raft, member.server.node
-    term, last, before = raft.term + 1, raft.log.last_index, raft.log.last_term
-    learner = Change(ChangeKind.ADD_LEARNER, ClusterMember(5, ("http://five:2380",), is_learner=True))
-    added = encode_conf_change(ConfChange(ConfChangeKind.ADD_LEARNER_NODE, 5, learner.context(), 77))
-    member.state.members.members[5] = learner.member
-    member.state.consistent_index = last + 1
-    node._configured = last
-    sent = {"to": raft.id, "sender": 9, "term": term}
-    entries = [Entry(term, last + 1, added, EntryKind.CONF_CHANGE)]
-    node.receive(
-        [Message(MessageKind.APP, **sent, log_term=before, index=last, entries=entries, commit=last + 1)]  # type: ignore[arg-type]
-    )
-    member.settle()
-    assert not member.failures and raft.conf_state.learners == (5,)
 
 
 def test_what_the_leader_wants_is_not_left_to_the_next_one() -> None:
