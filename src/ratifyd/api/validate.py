@@ -18,10 +18,18 @@ from ratifyd.errors import (
     PermissionDenied,
     RequestTooLarge,
     TooManyOps,
+    UnknownMethod,
     ValueProvided,
 )
 from ratifyd.proto.light import Delete, Put, Swap
-from ratifyd.proto.rpc_pb2 import AuthRoleGrantPermissionRequest, DeleteRangeRequest, PutRequest, RangeRequest
+from ratifyd.proto.rpc_pb2 import (
+    AlarmRequest,
+    AlarmType,
+    AuthRoleGrantPermissionRequest,
+    DeleteRangeRequest,
+    PutRequest,
+    RangeRequest,
+)
 
 _LAST_SORT_ORDER = RangeRequest.DESCEND
 _LAST_SORT_TARGET = RangeRequest.VALUE
@@ -175,3 +183,9 @@ def check_grant(request: AuthRoleGrantPermissionRequest) -> None:
     """Check the range of a permission. Raises InvalidAuthMgmt."""
     if request.HasField("perm") and not is_valid_range(request.perm.key, request.perm.range_end):
         raise InvalidAuthMgmt
+
+
+def check_alarm(request: AlarmRequest) -> None:
+    """Refuse to raise an alarm that there is none of. Raises UnknownMethod."""
+    if request.action == AlarmRequest.ACTIVATE and request.alarm not in AlarmType.values():
+        raise UnknownMethod
