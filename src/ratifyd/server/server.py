@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from ratifyd import schema
 from ratifyd.apply import requests
-from ratifyd.apply.entries import Answer, Outcome
+from ratifyd.apply.entries import Answer, Outcome, check_alarms
 from ratifyd.apply.requests import Row
 from ratifyd.auth.identity import ANONYMOUS, NEWEST_REVISION, ROOT, Identity
 from ratifyd.config import Config
@@ -225,7 +225,15 @@ class Server:
         """Send a request through raft; `answer` is called once, at the latest when its time is up.
 
         `request` is `body` decoded, as the row applies it, when the caller has it at hand. `identity` is whose it is.
+        What an alarm does not allow is not proposed: members of etcd may allow it when they find it in the log.
         """
+        if self.state.alarms:
+            request = row.read(body) if request is None else request
+            try:
+                check_alarms(self.state, row, request)
+            except EtcdError:
+                self.read(self._propose_allowed, (row, body, answer, request, identity))  # it may be over by now
+                return
         try:
             self.proposals.add(row, body, answer, request, identity)
         except EtcdError as error:
@@ -233,9 +241,22 @@ class Server:
             return
         self.node.wake()
 
+    def _propose_allowed(self, argument: tuple[Row, bytes, Answer, Any, Identity], error: EtcdError | None) -> None:
+        row, body, answer, request, identity = argument
+        try:
+            if error is not None:
+                raise error
+            check_alarms(self.state, row, request)
+        except EtcdError as refused:
+            answer(b"", refused)
+        else:
+            self.propose(row, body, answer, request, identity)
+
     def _propose_own(self, row: Row, body: bytes, answer: Answer, identity: Identity) -> None:
         """As `propose`, of what only the leader may want: refused at once when this member turns out not to lead."""
         try:
+            if self.state.alarms:
+                check_alarms(self.state, row, row.read(body))
             self.proposals.add_own(row, body, answer, identity)
         except EtcdError as error:
             answer(b"", error)
