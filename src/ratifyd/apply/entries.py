@@ -79,13 +79,11 @@ def apply_entry(state: State, index: int, term: int, data: bytes, waiters: Waite
         request_id, row, request, identity = decode(data)
     nospace = False
     try:
-        if state.alarms:
-            check_alarms(state, row, request)
+        if state.alarms or state.auth.enabled:
+            admit(state, row, request, identity)
         if row.cost is not None and len(data) >= state.room and state.over_quota(cost_bound(data)):
             cost = row.cost(request)
             nospace = cost > 0 and state.over_quota(cost)
-        if state.auth.enabled and row.permit is not None:
-            row.permit(state, identity, request)
         body = row.apply(state, request, answer is not None)
         if nospace:
             # The write happened before the alarm could stop it; its proposer is told all the same (semantics 10.4).
@@ -95,9 +93,11 @@ def apply_entry(state: State, index: int, term: int, data: bytes, waiters: Waite
         return Outcome(request_id, row, answer, b"", error, False)
 
 
-def check_alarms(state: State, row: Row, request: Any) -> None:
-    """Refuse what must not be done while an alarm is on. Raises Corrupt, NoSpace."""
+def admit(state: State, row: Row, request: Any, identity: Identity) -> None:
+    """Refuse what an alarm forbids, then what `identity` may not do. Raises Corrupt, NoSpace, what `permit` raises."""
     if not row.corrupt_allowed and state.has_alarm(CORRUPT):
         raise Corrupt
     if row.cost is not None and state.has_alarm(NOSPACE) and row.cost(request):
         raise NoSpace
+    if state.auth.enabled and row.permit is not None:
+        row.permit(state, identity, request)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from ratifyd import schema
 from ratifyd.apply import requests
-from ratifyd.apply.entries import Answer, Outcome, check_alarms
+from ratifyd.apply.entries import Answer, Outcome, admit
 from ratifyd.apply.requests import Row
 from ratifyd.auth.identity import ANONYMOUS, NEWEST_REVISION, ROOT, Identity
 from ratifyd.config import Config
@@ -220,19 +220,27 @@ class Server:
     # --- what the API asks for -------------------------------------------------------------------------------------
 
     def propose(
-        self, row: Row, body: bytes, answer: Answer, request: Any = None, identity: Identity = ANONYMOUS
+        self,
+        row: Row,
+        body: bytes,
+        answer: Answer,
+        request: Any = None,
+        identity: Identity = ANONYMOUS,
+        *,
+        disputed: bool = False,
     ) -> None:
         """Send a request through raft; `answer` is called once, at the latest when its time is up.
 
         `request` is `body` decoded, as the row applies it, when the caller has it at hand. `identity` is whose it is.
-        What an alarm does not allow is not proposed: members of etcd may allow it when they find it in the log.
+        `disputed`: members of etcd might do it though we refuse, so that it is proposed only if we do not. So is
+        everything while an alarm is on: members of etcd 3.5 then do not look at rights, nor at other alarms.
         """
-        if self.state.alarms:
+        if disputed or self.state.alarms:
             request = row.read(body) if request is None else request
             try:
-                check_alarms(self.state, row, request)
-            except EtcdError:
-                self.read(self._propose_allowed, (row, body, answer, request, identity))  # it may be over by now
+                admit(self.state, row, request, identity)
+            except EtcdError:  # by now it may be allowed
+                self.read(self._propose_admitted, (row, body, answer, request, identity))
                 return
         try:
             self.proposals.add(row, body, answer, request, identity)
@@ -241,12 +249,12 @@ class Server:
             return
         self.node.wake()
 
-    def _propose_allowed(self, argument: tuple[Row, bytes, Answer, Any, Identity], error: EtcdError | None) -> None:
+    def _propose_admitted(self, argument: tuple[Row, bytes, Answer, Any, Identity], error: EtcdError | None) -> None:
         row, body, answer, request, identity = argument
         try:
             if error is not None:
                 raise error
-            check_alarms(self.state, row, request)
+            admit(self.state, row, request, identity)
         except EtcdError as refused:
             answer(b"", refused)
         else:
@@ -256,7 +264,7 @@ class Server:
         """As `propose`, of what only the leader may want: refused at once when this member turns out not to lead."""
         try:
             if self.state.alarms:
-                check_alarms(self.state, row, row.read(body))
+                admit(self.state, row, row.read(body), identity)
             self.proposals.add_own(row, body, answer, identity)
         except EtcdError as error:
             answer(b"", error)
