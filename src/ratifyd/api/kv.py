@@ -20,7 +20,6 @@ from ratifyd.proto.canonical import canonical, is_canonical
 from ratifyd.proto.light import Delete, Put, Swap, read_put
 from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest
 from ratifyd.server.server import Server
-from ratifyd.version import ETCD_VERSION, minor_of
 
 T = TypeVar("T")
 
@@ -202,9 +201,7 @@ def _is_disputed(server: Server, identity: Identity, request: Txn) -> bool:
 
     They look neither at nested txns nor at `prev_kv` and leases of puts.
     """
-    version = server.members.cluster_version
-    is_mixed = version != "" and minor_of(version) < minor_of(ETCD_VERSION)
-    if is_mixed and identity is not ANONYMOUS and not server.auth.is_admin(identity):
+    if server.is_beside_older and identity is not ANONYMOUS and not server.auth.is_admin(identity):
         validate.check_decidable(request)
     return not request.is_plain
 

@@ -40,7 +40,7 @@ from ratifyd.server.snapshots import Snapshots
 from ratifyd.server.timing import Timing
 from ratifyd.server.traces import Traces
 from ratifyd.server.versions import Publisher, VersionMonitor
-from ratifyd.version import minor_of
+from ratifyd.version import ETCD_VERSION, minor_of
 
 REQUEST_TIMEOUT_S = 5.0
 """Time a request may take besides two election timeouts (etcd ServerConfig.ReqTimeout)."""
@@ -298,6 +298,12 @@ class Server:
     def is_leader(self) -> bool:
         """Whether this member leads, as far as it knows."""
         return self.node.raft.role is Role.LEADER
+
+    @property
+    def is_beside_older(self) -> bool:
+        """Whether the version of the cluster leaves room for members of etcd before 3.6."""
+        version = self.members.cluster_version
+        return version != "" and minor_of(version) < minor_of(ETCD_VERSION)
 
     @property
     def is_learner(self) -> bool:
