@@ -139,6 +139,35 @@ def test_a_range_that_versions_disagree_about_is_not_granted(range_end: bytes, s
     cluster.wait_equal()
 
 
+def test_one_of_several_permissions_with_one_key_is_not_changed(start_cluster: StartCluster) -> None:
+    """Of seven permissions and more, the first with a key is not the same one for etcds built with different Go."""
+    cluster = start_cluster("etcd", "ratifyd", "ratifyd", flags=("--bcrypt-cost=4",))
+    cluster.lead("ratifyd")
+    etcd, first, second = (Client(server.client_endpoint) for server in cluster.members)
+    with etcd, first, second:
+        held = [(READWRITE, b"m", b"n"), (READ, b"m", b"o"), *((READ, key, b"") for key in (b"p", b"q", b"r", b"s"))]
+        enable_auth(first, bert=(*held, (READ, b"a", b"")))
+        root = login(first, "root")
+        changed = auth_pb2.Permission(permType=READ, key=b"m", range_end=b"n")
+        request = rpc_pb2.AuthRoleGrantPermissionRequest(name="bert", perm=changed)
+        invalid = ("INVALID_ARGUMENT", "etcdserver: invalid auth management")
+        assert failure(first.auth.RoleGrantPermission, request, metadata=root, timeout=10) == invalid
+        revocation = rpc_pb2.AuthRoleRevokePermissionRequest(role="bert", key=b"m", range_end=b"n")
+        first.auth.RoleRevokePermission(revocation, metadata=root, timeout=10)
+        first.auth.RoleGrantPermission(request, metadata=root, timeout=10)
+        catch_up((etcd, first, second), root)
+        bert = login(first, "bert")
+        for client in (etcd, first, second):
+            role = client.auth.RoleGet(rpc_pb2.AuthRoleGetRequest(role="bert"), metadata=root, timeout=10)
+            assert {(each.key, each.range_end, each.permType) for each in role.perm} == {
+                (key, end, READ) for _, key, end in (*held, (READ, b"a", b""))
+            }
+            assert failure(client.kv.Put, rpc_pb2.PutRequest(key=b"mm"), metadata=bert, timeout=10) == DENIED
+    for server in cluster.members:
+        server.metadata = root
+    cluster.wait_equal()
+
+
 def test_a_txn_that_older_members_would_permit_is_not_proposed(start_cluster: StartCluster) -> None:
     cluster = start_cluster("etcd", "ratifyd", "ratifyd", flags=("--bcrypt-cost=4",))
     cluster.lead("ratifyd")

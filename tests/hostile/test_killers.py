@@ -77,7 +77,11 @@ REQUESTS: dict[str, tuple[str, Message | bytes, str]] = {
     "Txn of 128 levels": ("KV/Txn", deep(128), INVALID),
     "Txn of 5,000 levels": ("KV/Txn", deep(5000), INVALID),
     "Alarm, unknown action": ("Maintenance/Alarm", rpc_pb2.AlarmRequest(action=9, alarm=1), UNKNOWN),  # type: ignore[arg-type]
-    "Alarm, unknown alarm": ("Maintenance/Alarm", rpc_pb2.AlarmRequest(action=2, alarm=9), OK),  # type: ignore[arg-type]
+    "Alarm, unknown alarm raised": ("Maintenance/Alarm", rpc_pb2.AlarmRequest(action=1, alarm=9), UNKNOWN),  # type: ignore[arg-type]
+    "Alarm, negative alarm raised": ("Maintenance/Alarm", rpc_pb2.AlarmRequest(action=1, alarm=-1), UNKNOWN),  # type: ignore[arg-type]
+    "Alarm, no alarm raised": ("Maintenance/Alarm", rpc_pb2.AlarmRequest(action=1), OK),  # type: ignore[arg-type]
+    "Alarm, unknown alarm cleared": ("Maintenance/Alarm", rpc_pb2.AlarmRequest(action=2, alarm=9), OK),  # type: ignore[arg-type]
+    "Alarm, unknown alarm asked for": ("Maintenance/Alarm", rpc_pb2.AlarmRequest(action=0, alarm=9), OK),  # type: ignore[arg-type]
     "MemberUpdate without URLs": ("Cluster/MemberUpdate", rpc_pb2.MemberUpdateRequest(ID=0), INVALID),
     "MemberUpdate with an empty URL": (
         "Cluster/MemberUpdate",

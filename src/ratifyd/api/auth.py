@@ -1,6 +1,7 @@
 """Auth: users, roles and permissions, all through the log; passwords are hashed and tried here (semantics §9)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ratifyd.api import validate
@@ -56,6 +57,30 @@ def _propose_hashed(server: Server, call: Call, row: Row, request: Any, password
     server.authentication.hash(password, hashed)
 
 
+def role_grant_permission(server: Server, call: Call) -> None:
+    """Auth.RoleGrantPermission. Raises InvalidAuthMgmt."""
+    request, message = canonical(rpc_pb2.AuthRoleGrantPermissionRequest, call.message)
+    identity = identity_of(server, call.head)
+    _check(server, identity, validate.check_grant, request)
+    if server.is_beside_older:
+        server.read(_grant_decidable, (call, request, message, identity))
+    else:
+        server.propose(requests.AUTH_ROLE_GRANT_PERMISSION, message, call.answer, identity=identity)
+
+
+def _grant_decidable(argument: tuple[Call, Any, bytes, Identity], error: EtcdError | None) -> None:
+    call, request, message, identity = argument
+    server = call.server
+    try:
+        if error is not None:
+            raise error
+        _check(server, identity, partial(validate.check_regrant, server.auth.roles.get(request.name)), request)
+    except EtcdError as refused:
+        call.fail(refused)
+    else:
+        server.propose(requests.AUTH_ROLE_GRANT_PERMISSION, message, call.answer, identity=identity)
+
+
 def _check(server: Server, identity: Identity, check: Callable[[Any], None], request: Any) -> None:
     """Refuse what must not get into the log; who may not ask for it is told so first, as by the log."""
     try:
@@ -96,9 +121,7 @@ HANDLERS: dict[str, Handler] = {
     "/etcdserverpb.Auth/RoleGet": _through_log(rpc_pb2.AuthRoleGetRequest, requests.AUTH_ROLE_GET),
     "/etcdserverpb.Auth/RoleList": _through_log(rpc_pb2.AuthRoleListRequest, requests.AUTH_ROLE_LIST),
     "/etcdserverpb.Auth/RoleDelete": _through_log(rpc_pb2.AuthRoleDeleteRequest, requests.AUTH_ROLE_DELETE),
-    "/etcdserverpb.Auth/RoleGrantPermission": _through_log(
-        rpc_pb2.AuthRoleGrantPermissionRequest, requests.AUTH_ROLE_GRANT_PERMISSION, validate.check_grant
-    ),
+    "/etcdserverpb.Auth/RoleGrantPermission": role_grant_permission,
     "/etcdserverpb.Auth/RoleRevokePermission": _through_log(
         rpc_pb2.AuthRoleRevokePermissionRequest, requests.AUTH_ROLE_REVOKE_PERMISSION
     ),

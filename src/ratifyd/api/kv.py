@@ -20,7 +20,6 @@ from ratifyd.proto.canonical import canonical, is_canonical
 from ratifyd.proto.light import Delete, Put, Swap, read_put
 from ratifyd.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest
 from ratifyd.server.server import Server
-from ratifyd.version import ETCD_VERSION, minor_of
 
 T = TypeVar("T")
 
@@ -187,10 +186,8 @@ def txn(server: Server, call: Call) -> None:
         validate.check_txn(request, server.config.max_txn_ops)
     if type(request) is Swap or not request.is_read_only:
         identity = identity_of(server, call.head) if server.auth.enabled else ANONYMOUS
-        if server.auth.enabled and type(request) is Txn and not _is_permitted(server, identity, request):
-            server.read(_propose_permitted, (call, request, message))  # the right may have been given elsewhere
-            return
-        server.propose(requests.TXN, message, call.answer, request, identity)
+        disputed = server.auth.enabled and type(request) is Txn and _is_disputed(server, identity, request)
+        server.propose(requests.TXN, message, call.answer, request, identity, disputed=disputed)
     elif request.is_serializable:
         if server.auth.enabled:
             identity_of(server, call.head)
@@ -199,36 +196,14 @@ def txn(server: Server, call: Call) -> None:
         server.read(_answer_txn, (call, request))
 
 
-def _is_permitted(server: Server, identity: Identity, request: Txn) -> bool:
-    """Whether every member that lets this Txn pass may do so: versions disagree about who may. Raises PermissionDenied.
+def _is_disputed(server: Server, identity: Identity, request: Txn) -> bool:
+    """Whether members older than 3.5.30 may permit this Txn where we do not. Raises PermissionDenied.
 
-    Members older than 3.5.30 look neither at nested txns nor at `prev_kv` and leases of puts.
+    They look neither at nested txns nor at `prev_kv` and leases of puts.
     """
-    version = server.members.cluster_version
-    is_mixed = version != "" and minor_of(version) < minor_of(ETCD_VERSION)
-    if is_mixed and identity is not ANONYMOUS and not server.auth.is_admin(identity):
+    if server.is_beside_older and identity is not ANONYMOUS and not server.auth.is_admin(identity):
         validate.check_decidable(request)
-    if request.is_plain:
-        return True
-    try:
-        check_txn(server.state, identity, request)
-    except EtcdError:
-        return False
-    return True
-
-
-def _propose_permitted(argument: tuple[Call, Txn, bytes], error: EtcdError | None) -> None:
-    call, request, message = argument
-    server = call.server
-    try:
-        if error is not None:
-            raise error
-        identity = present_identity(server, token_of(call.head))
-        check_txn(server.state, identity, request)
-    except EtcdError as refused:
-        call.fail(refused)
-        return
-    server.propose(requests.TXN, message, call.answer, request, identity)
+    return not request.is_plain
 
 
 def _answer_txn(argument: tuple[Call, Txn], error: EtcdError | None) -> int:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Generator
 from typing import TypeVar
 
+from ratifyd.api import validate
 from ratifyd.api.calls import Call
 from ratifyd.api.identity import identity_of, require_admin, require_user
 from ratifyd.apply import requests
@@ -58,6 +59,7 @@ def alarm(server: Server, call: Call) -> None:
     """Maintenance.Alarm: through raft, reading included."""
     request, message = canonical(AlarmRequest, call.message)
     (require_user if request.action == AlarmRequest.GET else require_admin)(server, call.head)
+    validate.check_alarm(request)
     server.propose(requests.ALARM, message, call.answer, request, identity_of(server, call.head))
 
 

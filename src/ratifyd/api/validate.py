@@ -8,6 +8,7 @@ from typing import Any
 
 from ratifyd.apply.auth import MAX_NAME_BYTES
 from ratifyd.apply.txn import Operation, Txn
+from ratifyd.auth.records import Role
 from ratifyd.auth.rules import is_valid_range
 from ratifyd.errors import (
     DuplicateKey,
@@ -19,10 +20,18 @@ from ratifyd.errors import (
     PermissionDenied,
     RequestTooLarge,
     TooManyOps,
+    UnknownMethod,
     ValueProvided,
 )
 from ratifyd.proto.light import Delete, Put, Swap
-from ratifyd.proto.rpc_pb2 import AuthRoleGrantPermissionRequest, DeleteRangeRequest, PutRequest, RangeRequest
+from ratifyd.proto.rpc_pb2 import (
+    AlarmRequest,
+    AlarmType,
+    AuthRoleGrantPermissionRequest,
+    DeleteRangeRequest,
+    PutRequest,
+    RangeRequest,
+)
 
 _LAST_SORT_ORDER = RangeRequest.DESCEND
 _LAST_SORT_TARGET = RangeRequest.VALUE
@@ -190,3 +199,19 @@ def check_grant(request: AuthRoleGrantPermissionRequest) -> None:
     """Check the range of a permission. Raises InvalidAuthMgmt."""
     if request.HasField("perm") and not is_valid_range(request.perm.key, request.perm.range_end):
         raise InvalidAuthMgmt
+
+
+def check_regrant(role: Role | None, request: AuthRoleGrantPermissionRequest) -> None:
+    """Refuse to change one of several permissions with one key, to roles as they are known. Raises InvalidAuthMgmt.
+
+    Only the first of them is looked at, and which that is depends on the Go that an etcd is built with.
+    """
+    same_key = [held for held in role.permissions if held.key == request.perm.key] if role is not None else []
+    if len(same_key) > 1 and any(held.range_end == request.perm.range_end for held in same_key):
+        raise InvalidAuthMgmt
+
+
+def check_alarm(request: AlarmRequest) -> None:
+    """Refuse to raise an alarm that there is none of. Raises UnknownMethod."""
+    if request.action == AlarmRequest.ACTIVATE and request.alarm not in AlarmType.values():
+        raise UnknownMethod

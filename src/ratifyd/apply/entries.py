@@ -79,12 +79,11 @@ def apply_entry(state: State, index: int, term: int, data: bytes, waiters: Waite
         request_id, row, request, identity = decode(data)
     nospace = False
     try:
-        if state.alarms and not row.corrupt_allowed and state.has_alarm(CORRUPT):
-            raise Corrupt
-        if row.cost is not None and (state.alarms or (len(data) >= state.room and state.over_quota(cost_bound(data)))):
-            nospace = _check_space(state, row.cost(request))
-        if state.auth.enabled and row.permit is not None:
-            row.permit(state, identity, request)
+        if state.alarms or state.auth.enabled:
+            admit(state, row, request, identity)
+        if row.cost is not None and len(data) >= state.room and state.over_quota(cost_bound(data)):
+            cost = row.cost(request)
+            nospace = cost > 0 and state.over_quota(cost)
         body = row.apply(state, request, answer is not None)
         if nospace:
             # The write happened before the alarm could stop it; its proposer is told all the same (semantics 10.4).
@@ -94,10 +93,11 @@ def apply_entry(state: State, index: int, term: int, data: bytes, waiters: Waite
         return Outcome(request_id, row, answer, b"", error, False)
 
 
-def _check_space(state: State, cost: int) -> bool:
-    """Refuse growth under NOSPACE; True when this write crosses the quota and must raise the alarm."""
-    if not cost:
-        return False
-    if state.alarms and state.has_alarm(NOSPACE):
+def admit(state: State, row: Row, request: Any, identity: Identity) -> None:
+    """Refuse what an alarm forbids, then what `identity` may not do. Raises Corrupt, NoSpace, what `permit` raises."""
+    if not row.corrupt_allowed and state.has_alarm(CORRUPT):
+        raise Corrupt
+    if row.cost is not None and state.has_alarm(NOSPACE) and row.cost(request):
         raise NoSpace
-    return state.over_quota(cost)
+    if state.auth.enabled and row.permit is not None:
+        row.permit(state, identity, request)

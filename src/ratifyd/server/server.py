@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from ratifyd import schema
 from ratifyd.apply import requests
-from ratifyd.apply.entries import Answer, Outcome
+from ratifyd.apply.entries import Answer, Outcome, admit
 from ratifyd.apply.requests import Row
 from ratifyd.auth.identity import ANONYMOUS, NEWEST_REVISION, ROOT, Identity
 from ratifyd.config import Config
@@ -40,7 +40,7 @@ from ratifyd.server.snapshots import Snapshots
 from ratifyd.server.timing import Timing
 from ratifyd.server.traces import Traces
 from ratifyd.server.versions import Publisher, VersionMonitor
-from ratifyd.version import minor_of
+from ratifyd.version import ETCD_VERSION, minor_of
 
 REQUEST_TIMEOUT_S = 5.0
 """Time a request may take besides two election timeouts (etcd ServerConfig.ReqTimeout)."""
@@ -220,12 +220,28 @@ class Server:
     # --- what the API asks for -------------------------------------------------------------------------------------
 
     def propose(
-        self, row: Row, body: bytes, answer: Answer, request: Any = None, identity: Identity = ANONYMOUS
+        self,
+        row: Row,
+        body: bytes,
+        answer: Answer,
+        request: Any = None,
+        identity: Identity = ANONYMOUS,
+        *,
+        disputed: bool = False,
     ) -> None:
         """Send a request through raft; `answer` is called once, at the latest when its time is up.
 
         `request` is `body` decoded, as the row applies it, when the caller has it at hand. `identity` is whose it is.
+        `disputed`: members of etcd might do it though we refuse, so that it is proposed only if we do not. So is
+        everything while an alarm is on: members of etcd 3.5 then do not look at rights, nor at other alarms.
         """
+        if disputed or self.state.alarms:
+            request = row.read(body) if request is None else request
+            try:
+                admit(self.state, row, request, identity)
+            except EtcdError:  # by now it may be allowed
+                self.read(self._propose_admitted, (row, body, answer, request, identity))
+                return
         try:
             self.proposals.add(row, body, answer, request, identity)
         except EtcdError as error:
@@ -233,9 +249,22 @@ class Server:
             return
         self.node.wake()
 
+    def _propose_admitted(self, argument: tuple[Row, bytes, Answer, Any, Identity], error: EtcdError | None) -> None:
+        row, body, answer, request, identity = argument
+        try:
+            if error is not None:
+                raise error
+            admit(self.state, row, request, identity)
+        except EtcdError as refused:
+            answer(b"", refused)
+        else:
+            self.propose(row, body, answer, request, identity)
+
     def _propose_own(self, row: Row, body: bytes, answer: Answer, identity: Identity) -> None:
         """As `propose`, of what only the leader may want: refused at once when this member turns out not to lead."""
         try:
+            if self.state.alarms:
+                admit(self.state, row, row.read(body), identity)
             self.proposals.add_own(row, body, answer, identity)
         except EtcdError as error:
             answer(b"", error)
@@ -269,6 +298,12 @@ class Server:
     def is_leader(self) -> bool:
         """Whether this member leads, as far as it knows."""
         return self.node.raft.role is Role.LEADER
+
+    @property
+    def is_beside_older(self) -> bool:
+        """Whether the version of the cluster leaves room for members of etcd before 3.6."""
+        version = self.members.cluster_version
+        return version != "" and minor_of(version) < minor_of(ETCD_VERSION)
 
     @property
     def is_learner(self) -> bool:

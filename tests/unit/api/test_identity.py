@@ -10,13 +10,17 @@ from ratifyd.apply import requests
 from ratifyd.auth.identity import ANONYMOUS, NEWEST_REVISION, Identity
 from ratifyd.auth.jwt import JwtTokens, Keys
 from ratifyd.auth.passwords import encode_hash, hash_password
-from ratifyd.errors import AuthOldRevision
+from ratifyd.errors import AuthOldRevision, UserEmpty
 from ratifyd.proto.raft_internal_pb2 import InternalAuthenticateRequest
 from ratifyd.proto.rpc_pb2 import (
+    CORRUPT,
+    NOSPACE,
+    AuthDisableRequest,
     AuthEnableRequest,
     AuthRoleAddRequest,
     AuthUserAddRequest,
     AuthUserGrantRoleRequest,
+    DeleteRangeRequest,
     LeaseGrantRequest,
     LeaseKeepAliveRequest,
     LeaseKeepAliveResponse,
@@ -27,6 +31,8 @@ from ratifyd.proto.rpc_pb2 import (
     LeaseTimeToLiveResponse,
     PutRequest,
     RangeRequest,
+    RequestOp,
+    TxnRequest,
     WatchCancelRequest,
     WatchCreateRequest,
     WatchRequest,
@@ -38,6 +44,7 @@ from tests.support_client import KEEP_ALIVE, KV, WATCH, Answered, Client
 from tests.support_member import Member
 
 OK, INVALID_ARGUMENT, UNAUTHENTICATED = 0, 3, 16
+AUTH = "/etcdserverpb.Auth/"
 LEASE = "/etcdserverpb.Lease/"
 LETTERS = "abcdefghijklmnop"
 READ = RangeRequest(key=b"k", serializable=True)
@@ -287,3 +294,32 @@ def test_an_admin_s_revocation_is_never_out_of_date(
     monkeypatch.setattr(Proposals, "add", noted)
     assert client.call(f"{LEASE}LeaseRevoke", LeaseRevokeRequest(ID=7), token=old_root).status == OK
     assert proposed == [Identity("root", NEWEST_REVISION)]
+
+
+NESTED = TxnRequest(success=[RequestOp(request_txn=TxnRequest(failure=[RequestOp(request_put=PutRequest(key=b"k"))]))])
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "alarms"),
+    [
+        (f"{KV}DeleteRange", DeleteRangeRequest(key=b"k"), [(5, NOSPACE)]),
+        (
+            f"{KV}Txn",
+            TxnRequest(success=[RequestOp(request_delete_range=DeleteRangeRequest(key=b"k"))]),
+            [(5, NOSPACE)],
+        ),
+        (f"{KV}Txn", NESTED, []),
+        (f"{AUTH}UserAdd", AuthUserAddRequest(name="new", password="pw"), [(5, NOSPACE)]),
+        (f"{AUTH}RoleAdd", AuthRoleAddRequest(name="r"), [(5, CORRUPT)]),
+        (f"{AUTH}AuthDisable", AuthDisableRequest(), [(5, CORRUPT)]),
+    ],
+)
+def test_what_members_of_etcd_might_do_for_nobody_is_not_proposed(
+    member: Member, client: Client, path: str, request_: Any, alarms: list[tuple[int, int]]
+) -> None:
+    """While an alarm is on they do not look at rights."""
+    member.state.alarms |= dict.fromkeys(alarms)
+    before = member.server.node.raft.log.last_index
+    answer = client.call(path, request_)
+    assert (answer.status, answer.message) == (INVALID_ARGUMENT, UserEmpty.message)
+    assert member.server.node.raft.log.last_index == before

@@ -11,11 +11,14 @@ from ratifyd.errors import ContextDeadlineExceeded, EtcdError, NoSpace, Timeout
 from ratifyd.membership import Change, ChangeKind, Membership
 from ratifyd.membership import Member as Member_
 from ratifyd.proto.rpc_pb2 import (
+    CORRUPT,
     NOSPACE,
     AlarmRequest,
     LeaseGrantRequest,
     LeaseRevokeRequest,
     PutRequest,
+    RequestOp,
+    TxnRequest,
 )
 from ratifyd.server.quota import DEFAULT_QUOTA_BYTES, Quota
 from ratifyd.server.versions import Publisher, VersionMonitor
@@ -191,6 +194,35 @@ def test_a_write_beyond_the_quota_is_done_and_raises_the_alarm() -> None:
     clear = AlarmRequest(action=AlarmRequest.DEACTIVATE, memberID=again.server.member_id, alarm=NOSPACE)
     again.do(requests.ALARM, clear)
     assert not again.state.alarms
+
+
+def test_what_an_alarm_refuses_does_not_get_into_the_log(member: Member) -> None:
+    """Members of etcd might do it. That the alarm is still on, a read tells."""
+    put = PutRequest(key=b"k")
+    nested = TxnRequest(success=[RequestOp(request_txn=TxnRequest(success=[RequestOp(request_put=put)]))])
+    member.state.alarms[5, NOSPACE] = None
+    before = member.server.node.raft.log.last_index
+    for row, request in ((requests.PUT, put), (requests.TXN, nested), (requests.LEASE_GRANT, LeaseGrantRequest(ID=1))):
+        with pytest.raises(NoSpace):
+            member.do(row, request)
+    assert member.server.node.raft.log.last_index == before
+    waiter = member.call(requests.PUT, put)
+    member.state.alarms.clear()
+    member.settle()
+    assert waiter.error is None
+    assert member.state.store.get(b"k") is not None
+
+
+def test_a_lease_does_not_end_while_the_cluster_is_corrupt(member: Member) -> None:
+    grant(member)
+    member.state.alarms[5, CORRUPT] = None
+    before = member.server.node.raft.log.last_index
+    member.clock.advance(10)
+    assert member.server.node.raft.log.last_index == before
+    member.state.alarms.clear()
+    member.clock.advance(4)
+    assert not member.state.leases.leases
+    assert member.server.leasing.expired_total == 1
 
 
 def test_the_alarm_is_proposed_once_at_a_time(member: Member) -> None:
