@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 4.0
 RETRY_S = 0.3
 MAX_RETRIES = 3
+LEASED_KEYS = 4
 NO_LEADER = "etcdserver: no leader"
 _LOG_IN_AFTER = (NO_USER, BAD_TOKEN, OLD_REVISION)
 
@@ -116,6 +117,7 @@ class Client:
         world = self.world
         operation = Operation(self.name, kind, request, world.clock.now, connection.member.machine.number)
         operation.user = self.user if self.token else ""
+        operation.token = self.token if kind != "authenticate" else ""
         world.history.operations.append(operation)
         metadata = self.metadata if kind != "authenticate" else ()
 
@@ -187,6 +189,8 @@ class Writer(Client):
     def draw(self) -> tuple[str, Any]:
         """The next request."""
         random = self.random
+        if self.world.options.wide and random.random() < 0.2:
+            return self.draw_wide()
         number = random.random()
         key = self.key()
         if number < 0.4:
@@ -200,6 +204,22 @@ class Writer(Client):
         if self.world.options.short_history:
             return "range", pb.RangeRequest(key=key)  # the search knows no transactions
         return "txn", self.draw_txn(key)
+
+    def draw_wide(self) -> tuple[str, Any]:
+        """Long values; keys that hang on leases of others, without one or deleted."""
+        random = self.random
+        key = b"l%d" % random.randrange(LEASED_KEYS)
+        kind = random.randrange(4)
+        if kind == 0:
+            return "put", pb.PutRequest(key=self.key(), value=self.unique() + b"." * 3000)
+        if kind == 1:
+            return "delete_range", pb.DeleteRangeRequest(key=key)
+        if kind == 2:
+            return "put", pb.PutRequest(key=key, value=self.unique())
+        request = pb.TxnRequest()
+        request.success.add().request_put.CopyFrom(pb.PutRequest(key=key, value=self.unique()))
+        request.success.add().request_put.CopyFrom(pb.PutRequest(key=self.key(), value=self.unique()))
+        return "txn", request
 
     def draw_range(self, key: bytes) -> pb.RangeRequest:
         random = self.random
@@ -272,6 +292,8 @@ class Keeper(Client):
         elif not self.lease:
             self.counter += 1
             lease = 1 + self.random.getrandbits(40) * 1000 + self.counter
+            if self.world.options.wide and self.random.random() < 0.3:
+                lease = 0  # the server is to choose
             self.ttl_s = self.random.randint(1, 5)
             self.until = now + self.random.uniform(0, 12)
             self.go_on(self.ask("lease_grant", pb.LeaseGrantRequest(ID=lease, TTL=self.ttl_s), self.granted))
@@ -283,9 +305,16 @@ class Keeper(Client):
             else:
                 self.pause()
         elif self.random.random() < 0.4:
-            key = b"l%d" % self.random.randrange(4)
+            key = b"l%d" % self.random.randrange(LEASED_KEYS)
             request = pb.PutRequest(key=key, value=self.unique(), lease=self.lease)
-            self.go_on(self.ask("put", request, self.hung))
+            if self.world.options.wide and self.random.random() < 0.4:
+                txn = pb.TxnRequest()
+                plain = pb.PutRequest(key=b"k0", value=self.unique())
+                for put in self.random.sample((plain, request), 2):
+                    txn.success.add().request_put.CopyFrom(put)
+                self.go_on(self.ask("txn", txn, self.hung))
+            else:
+                self.go_on(self.ask("put", request, self.hung))
         else:
             self.beat()
 
@@ -327,8 +356,10 @@ class Keeper(Client):
         if response.TTL > 0:
             renewal = Renewal(response.ID, response.TTL, sent, self.world.clock.now)
             self.world.history.renewals.append(renewal)
-        elif self.lease == response.ID:
-            self.lease = 0
+        else:
+            self.world.history.gone.append(Renewal(response.ID, 0, sent, self.world.clock.now))
+            if self.lease == response.ID:
+                self.lease = 0
 
     def lost(self) -> None:
         super().lost()
@@ -376,6 +407,10 @@ class Watcher(Client):
             request.key, request.range_end = b"\0", b"\0"
         request.prev_kv = random.random() < 0.3
         request.progress_notify = random.random() < 0.5
+        if self.world.options.wide:
+            request.fragment = random.random() < 0.5
+            if random.random() < 0.4:
+                request.filters.append(random.choice((pb.WatchCreateRequest.NOPUT, pb.WatchCreateRequest.NODELETE)))
         if random.random() < 0.5:
             seen = self.world.revision_seen
             request.start_revision = max(1, seen + random.choice((-50, -10, -3, 0, 1, 5)))
@@ -427,7 +462,11 @@ class Watcher(Client):
             self.world.network.situations.seen("watch: a compaction overtakes it")
             record.live = False
         elif response.events:
-            record.items.append(("events", revision, list(response.events)))
+            record.begun += response.events
+            if not response.fragment:
+                record.floors[len(record.items)] = self.world.model.compacted
+                record.items.append(("events", revision, record.begun))
+                record.begun = []
         else:
             record.items.append(("progress", revision, []))
 

@@ -28,6 +28,7 @@ class Operation:
     response: Any = None
     user: str = ""
     """Whose token was shown; empty when none was."""
+    token: str = ""
 
     @property
     def ok(self) -> bool:
@@ -64,6 +65,10 @@ class WatchRecord:
     created: int = -1
     """Revision of the header that confirmed it; -1 until then."""
     items: list[tuple[str, int, list[Any]]] = field(default_factory=list)
+    floors: dict[int, int] = field(default_factory=dict)
+    """How far the history was compacted, at most, when the item of a number came."""
+    begun: list[Any] = field(default_factory=list)
+    """Events of a response of which fragments are to follow."""
     live: bool = True
     user: str = ""
     confirmed: float = 0.0
@@ -99,6 +104,8 @@ class History:
     operations: list[Operation] = field(default_factory=list)
     watches: list[WatchRecord] = field(default_factory=list)
     renewals: list[Renewal] = field(default_factory=list)
+    gone: list[Renewal] = field(default_factory=list)
+    """Renewals whose answer was that there is no such lease."""
     revoked: set[int] = field(default_factory=set)
     """Leases some client asked to revoke."""
     compactions: set[int] = field(default_factory=set)

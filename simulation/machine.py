@@ -177,8 +177,7 @@ class SimMember:
         )
         self.server = self.host.server = Server(config, parts, self.metrics)
         self.committer = self.server.committer
-        installer: Any = self.server.installer
-        installer._clock = Unhurried(clock, self._restore_s)
+        self._take_time()
         self.pages = PeerPages(self.server)
         self.routes = build_routes(self.metrics.rpcs)
         self.server.on_ready = self._on_ready
@@ -244,6 +243,15 @@ class SimMember:
 
     def _restore_s(self) -> float:
         return self.options.restore_s * 2 * self.random.random() if self.machine.network.faulty else 0.0
+
+    def _take_time(self) -> None:
+        """Have what the server does in slices last."""
+        paces: Any = ((self.server.installer, self._restore_s), (self.server.slices, self._slice_s))
+        for part, pace in paces:
+            part._clock = Unhurried(self.clock, pace)
+
+    def _slice_s(self) -> float:
+        return 0.02 * self.random.random() if self.options.wide and self.machine.network.faulty else 0.0
 
     def _received(self, worker: SimWorker) -> ReceivedFiles:
         machine = self.machine

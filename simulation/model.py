@@ -78,6 +78,15 @@ class Change(NamedTuple):
     before: Version | None
 
 
+class Book(NamedTuple):
+    """Leases, what hangs on them, and alarms. Never changed: each change makes another one."""
+
+    leases: dict[int, tuple[int, int]]
+    """TTL and the rest on record, 0 for none, by id."""
+    attached: dict[bytes, int]
+    alarms: frozenset[tuple[int, int]]
+
+
 class Applied(NamedTuple):
     """What a committed entry came to."""
 
@@ -96,6 +105,8 @@ class Applied(NamedTuple):
     """Those in force afterwards."""
     user: str
     """Who asked for it; empty for nobody in particular."""
+    book: Book
+    """Leases and alarms afterwards."""
 
 
 class Refused(Exception):
@@ -116,9 +127,12 @@ class Model:
         self.writes: dict[int, Applied] = {}
         """What made each revision."""
         self.leases: dict[int, int] = {}
+        self.rests: dict[int, int] = {}
+        """What is left of leases, as checkpoints say."""
         self.attached: dict[bytes, int] = {}
         self.alarms: set[tuple[int, int]] = set()
         self.rights = Rights()
+        self.book = Book({}, {}, frozenset())
         self.passwords: dict[str, list[tuple[int, str]]] = {}
         """Of each user by index, as the log has them; empty where the user is gone."""
         self.proposed: dict[tuple[str, bytes], list[Applied]] = {}
@@ -144,7 +158,17 @@ class Model:
                 error = str(refused)
         leases = len(self.leases)
         applied = Applied(
-            index, kind, request, response, error, self.revision, self.compacted, leases, self.rights, user
+            index,
+            kind,
+            request,
+            response,
+            error,
+            self.revision,
+            self.compacted,
+            leases,
+            self.rights,
+            user,
+            self._booked(),
         )
         self.applied.append(applied)
         if kind and request is not None:
@@ -152,6 +176,14 @@ class Model:
             if self.revision != before:
                 self.writes[self.revision] = applied
         return applied
+
+    def _booked(self) -> Book:
+        """Leases and alarms as they are now."""
+        leases = {lease: (ttl, self.rests.get(lease, 0)) for lease, ttl in self.leases.items()}
+        now = Book(leases, self.attached, frozenset(self.alarms))
+        if now != self.book:
+            self.book = now._replace(attached=dict(self.attached))
+        return self.book
 
     def _admit(self, kind: str, request: Any, user: str, auth_revision: int) -> None:
         """Refuse what alarms and rights forbid."""
@@ -194,7 +226,11 @@ class Model:
             return self._compact(request.revision)
         if kind in ("lease_grant", "lease_revoke"):
             return self._lease(kind, request)
-        if kind == "alarm":
+        if kind == "lease_checkpoint":
+            self.rests.update(
+                {point.ID: point.remaining_TTL for point in request.checkpoints if point.ID in self.leases}
+            )
+        elif kind == "alarm":
             self._alarm(request)
         elif kind.startswith("auth"):
             self.rights = self.rights.after(kind, request)
@@ -221,6 +257,7 @@ class Model:
         if request.ID not in self.leases:
             raise Refused(NO_LEASE)
         del self.leases[request.ID]
+        self.rests.pop(request.ID, None)
         keys = sorted(key for key, lease in self.attached.items() if lease == request.ID)
         self._in_revision(lambda: list(map(self._remove, keys)))
 

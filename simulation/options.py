@@ -110,6 +110,9 @@ class Options:
     """How long a snapshot's image is on its way, beside its bytes' time."""
     restore_s: float = 0.0
     """Mean time of each step by which a received state is restored."""
+    wide: bool = False
+    """Whether clients ask for more: keys now with a lease, now without, leases in transactions, long values; and
+    watchers for filters and fragments. Passes and responses hold few events, slices of long reads few keys."""
     short_history: bool = False
     """Few requests, so that a search for a linearization is affordable, too."""
 
@@ -165,8 +168,7 @@ def draw(seed: int) -> Options:
 
     members = random.choice((1, 2, 3, 3, 3, 3, 4, 5, 5, 7))
     kinds = random.sample(FAULTS, random.choice((0, 2, 3, 4, 6, 9, len(FAULTS))))
-    slow = maybe(0.15, random.uniform(0.02, 0.1), 0.0)
-    short = random.random() < 0.15
+    slow, short = maybe(0.15, random.uniform(0.02, 0.1), 0.0), random.random() < 0.15
     options = Options(
         seed=seed,
         members=members,
@@ -225,4 +227,5 @@ def draw(seed: int) -> Options:
         faults=tuple(sorted([*kinds, *(kind for kind in LATER_FAULTS if kinds and later.random() < 0.25)])),
         image_s=later.choice((0.0, 0.0, 0.05, 1.0, 4.0)),
         restore_s=later.choice((0.0, 0.0, 0.01, 0.1)),
+        wide=not short and later.random() < 0.3,
     )

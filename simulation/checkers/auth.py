@@ -41,6 +41,7 @@ class AuthChecker:
                 self._check_change(operation)
             elif operation.kind in ("put", "delete_range", "txn", "range"):
                 self._check_request(operation)
+                self._check_token(operation)
         for record in world.history.watches:
             self._check_watch(record)
 
@@ -83,6 +84,22 @@ class AuthChecker:
                 seen = rights
                 yield rights
 
+    def _check_token(self, operation: Operation) -> None:
+        """A token is good for nothing once its user is gone or has another password, or auth was off."""
+        made = operation.token.rpartition(".")[2]
+        if not operation.ok or not made or operation.serializable:
+            return
+        applied = self._model.applied
+        first = bisect_right(self._committed_at, operation.start)
+        if not all(rights.enabled for rights in self._between(operation.start, operation.end)):
+            return
+        for since in applied[int(made) + 1 : first]:
+            ended = (
+                since.kind in ("auth_user_change_password", "auth_user_delete") and since.request.name == operation.user
+            )
+            if not since.error and (ended or since.kind == "auth_disable"):
+                raise Violation(NAME, f"its token had ended by {since.kind} at {since.at}: {operation}")
+
     # --- changes ---------------------------------------------------------------------------------------------------
 
     def _check_change(self, operation: Operation) -> None:
@@ -105,6 +122,11 @@ class AuthChecker:
         known = self._model.passwords.get(request.name, [])
         before = [each for each in known if each[0] <= first][-1:]
         password = request.password.encode()
+        made = operation.response.token.rpartition(".")[2]
+        if made.isdigit():  # what counts is the password in force where the token was made, or one entry before
+            last = min(last, int(made) + 1)
+            before = [each for each in known if each[0] <= min(int(made), last)][-1:]
+            first = int(made)
         for _, hashed in before + [each for each in known if first < each[0] <= last]:
             if hashed and _fits(password, hashed):
                 return

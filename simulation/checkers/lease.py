@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from simulation.checkers import Violation
@@ -18,12 +19,23 @@ class LeaseChecker:
     def finish(self, world: World) -> None:
         """Check all leases of a run."""
         self._check_not_early(world)
+        self._check_gone(world)
         for member in world.living():
             if member.state.leases.leases:
                 raise Violation(NAME, f"leases outlive their time: {sorted(member.state.leases.leases)}")
             leased = [key for key in world.model.attached if member.state.store.get(key) is not None]
             if leased:
                 raise Violation(NAME, f"keys outlive their lease: {leased}")
+
+    def _check_gone(self, world: World) -> None:
+        """Who is told that there is no such lease is told so at a moment at which there is none."""
+        for renewal in world.history.gone:
+            first, last = (bisect_right(world.committed_at, moment) for moment in (renewal.sent, renewal.answered))
+            if all(
+                index and renewal.lease in world.model.applied[index - 1].book.leases
+                for index in range(first, last + 1)
+            ):
+                raise Violation(NAME, f"said to be gone, but it was there all the time: {renewal}")
 
     def _check_not_early(self, world: World) -> None:
         raft = world.raft_checker

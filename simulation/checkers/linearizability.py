@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ratifyd.proto.rpc_pb2 import LeaseGrantRequest
 from simulation import authmodel
 from simulation import model as texts
 from simulation.checkers import Violation
@@ -64,7 +65,10 @@ class LinearizabilityChecker:
     # --- each operation --------------------------------------------------------------------------------------------
 
     def _entries(self, operation: Operation) -> list[Applied]:
-        encoded = operation.request.SerializeToString(deterministic=True)
+        request = operation.request
+        if operation.kind == "lease_grant" and operation.ok and not request.ID:  # the server has chosen one
+            request = LeaseGrantRequest(ID=operation.response.ID, TTL=request.TTL)
+        encoded = request.SerializeToString(deterministic=True)
         return self._model.proposed.get((operation.kind, encoded), [])
 
     def _check_in_log(self, operation: Operation) -> None:
@@ -125,6 +129,8 @@ class LinearizabilityChecker:
                 raise Violation(NAME, f"nothing was compacted so far: {operation}")
         elif error == texts.FUTURE:
             return
+        elif error == texts.LEASE_EXISTS and not request.ID:
+            raise Violation(NAME, f"the server has chosen an id that is taken: {operation}")
         elif error not in _EXPECTED_ERRORS:
             raise Violation(NAME, f"unexpected error: {operation}")
 

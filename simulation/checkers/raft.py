@@ -67,11 +67,24 @@ class RaftChecker:
             if found is None:
                 known[entry.index, entry.term] = (before, entry.data)
                 self.appeared[entry.index, entry.term] = self._world.clock.now
+                if (
+                    entry.kind in (EntryKind.CONF_CHANGE, EntryKind.CONF_CHANGE_V2)
+                    and member.raft.role is Role.LEADER
+                    and entry.term == member.raft.term
+                ):
+                    self._change_alone(member, entry)
                 continue
             if found != (before, entry.data) and (position or log.compacted_term):
                 text = f"member {member.machine.number} has another entry {entry.index} of term {entry.term}"
                 raise Violation("log matching", text)
             return
+
+    def _change_alone(self, member: SimMember, change: Entry) -> None:
+        """A leader begins a change of members only when all that its log holds of such are applied."""
+        log = member.raft.log
+        if log.has_conf_change(log.applied, change.index - 1):
+            text = f"leader {member.machine.number} begins {change.index} with another one not applied ({log.applied})"
+            raise Violation("one change of members at a time", text)
 
     def _commit(self, member: SimMember) -> None:
         log, committed = member.raft.log, self.committed

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from typing import TYPE_CHECKING
 
 from ratifyd import schema
 from simulation.authmodel import Rights
 from simulation.checkers import Violation
 from simulation.machine import DIR
-from simulation.model import Version
+from simulation.model import Book, Version
 
 if TYPE_CHECKING:
     from simulation.machine import SimMember
@@ -28,10 +29,13 @@ class StateChecker:
         self._seen: dict[int, tuple[int, int, int]] = {}
         self._encoded: dict[tuple[bytes, int], bytes] = {}
         """KeyValues as they must be stored, by key and revision."""
+        self._index: dict[int, object] = {}
+        """The key index of each machine's member: another one after the installation of a snapshot."""
 
     def begin(self, member: SimMember) -> None:
         """A life begins: its backend may not be ahead of the index it claims, nor behind."""
         self._seen.pop(member.machine.number, None)
+        self._index.pop(member.machine.number, None)
         index = member.state.consistent_index
         if index > len(self._world.model.applied):
             text = f"member {member.machine.number} came back with index {index}, which nobody has committed"
@@ -63,9 +67,13 @@ class StateChecker:
                 f"{found}, the log leads to {expected}"
             )
             raise Violation("applied prefix", text)
+        if self._index.setdefault(number, state.store._index) is not state.store._index:
+            self._index[number] = state.store._index  # another state has taken the place of this member's
+            self.compare(member)
 
     def queues(self, member: SimMember) -> None:
-        """Look at a member's queues."""
+        """Look at a member's queues, and at what is too long to compare every time."""
+        self._compare_book(member)
         node = member.server.node
         sizes = {
             "messages": len(node._messages),
@@ -105,6 +113,38 @@ class StateChecker:
             if last is not None and last.version:
                 self._expect(number, last, found)
         self._compare_rights(member)
+        self._compare_book(member)
+        self._compare_members(member)
+
+    def _compare_book(self, member: SimMember) -> None:
+        """Leases with their times and keys, and alarms."""
+        state, index = member.state, member.state.consistent_index
+        wanted = self._world.model.applied[index - 1].book if index else Book({}, {}, frozenset())
+        leases = state.leases.leases.values()
+        found = Book(
+            {lease.id: (lease.ttl_s, lease.remaining_s) for lease in leases},
+            {key: lease.id for lease in leases for key in lease.keys},
+            frozenset(state.alarms),
+        )
+        if found != wanted:
+            raise Violation(
+                "leases and alarms", f"member {member.machine.number} at {index}: {found}, expected {wanted}"
+            )
+
+    def _compare_members(self, member: SimMember) -> None:
+        """Raft counts on those that the members' table names."""
+        raft = member.raft
+        if raft.log.snapshot is not None or member.server.node.installing:
+            return  # raft is ahead
+        found = (raft.config.all_voters, raft.config.learners)
+        known = member.state.members.sorted()
+        voters = frozenset(each.id for each in known if not each.is_learner)
+        wanted = (voters, frozenset(each.id for each in known if each.is_learner))
+        if found != wanted:
+            text = (
+                f"member {member.machine.number} at {member.state.consistent_index}: raft has {found}, members {wanted}"
+            )
+            raise Violation("raft's members", text)
 
     def _compare_rights(self, member: SimMember) -> None:
         auth, index = member.state.auth, member.state.consistent_index
@@ -117,6 +157,10 @@ class StateChecker:
         if (users, roles) != (wanted.users, wanted.roles):
             text = f"member {member.machine.number} at index {index} has {users} {roles}, expected {wanted}"
             raise Violation("auth state", text)
+        for name, user in auth.users.items():
+            _, hashed = [each for each in self._world.model.passwords[name] if each[0] <= index][-1]
+            if user.password != b64decode(hashed):
+                raise Violation("auth state", f"member {member.machine.number} at {index}: another password of {name}")
 
     def _expect(self, number: int, version: Version, found: set[tuple[int, bytes]]) -> None:
         encoded = self._encoded.get((version.key, version.mod))
@@ -141,6 +185,7 @@ class StateChecker:
             known = member.state.members
             found = {each.id: (sorted(each.peer_urls), each.name, each.is_learner) for each in known.sorted()}
             view = f"{sorted(found.items())} removed {sorted(known.removed)} version {known.cluster_version}"
+            view += f" downgrade {known.downgrade_target}"
             views.setdefault(view, []).append(member.machine.number)
             steps = member.state.store.hash_kv()
             while True:

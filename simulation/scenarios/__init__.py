@@ -6,7 +6,7 @@ names are the numbers of the issues. `RARE` are meetings of faults that seeds br
 
 from collections.abc import Callable
 
-from simulation.scenarios import duties, quorums, restarts, watches
+from simulation.scenarios import duties, quorums, restarts, snapshots, streams, watches
 from simulation.scenarios.reads import stale_reads_after_a_pause, txn_reads_a_compacted_revision
 
 SCENARIOS = {
@@ -43,6 +43,15 @@ RARE = {
     "farewell the leader of two is removed, the other one restarts": quorums.leader_of_two_removed,
     "gone a learner is removed while it hears nobody": quorums.removed_learner,
     "removals a leader reaches nobody and removes them": quorums.removals_by_an_isolated_leader,
+    "departed a removed leader is read": quorums.read_of_a_removed_leader,
+    "another a new leader is asked for a second change of members": quorums.change_by_a_new_leader,
+    "transfer a lease ends while leadership is handed over": duties.expiry_during_a_transfer,
+    "login a password changes while it is tried": duties.login_while_the_password_changes,
+    "token a password changes in a snapshot": snapshots.token_after_a_snapshot,
+    "behind a snapshot comes to one that has yet to apply": snapshots.snapshot_for_one_that_is_behind_in_applying,
+    "joining a member is added while a snapshot is made": snapshots.snapshot_while_members_change,
+    "stream a stream is overtaken by a compaction": streams.stream_overtaken_by_a_compaction,
+    "replaced a stream is overtaken by a snapshot": streams.stream_overtaken_by_a_snapshot,
 }
 
 

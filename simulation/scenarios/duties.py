@@ -8,7 +8,7 @@ from ratifyd.proto.auth_pb2 import Permission
 from simulation.authmodel import NO_USER, ROOT
 from simulation.calls import LEASE
 from simulation.clients import NO_LEADER
-from simulation.history import Renewal
+from simulation.history import Operation, Renewal
 from simulation.knobs import turned
 from simulation.machine import SimMember
 from simulation.scenarios.restarts import TINY, fill
@@ -59,6 +59,46 @@ def data_that_change_by_themselves() -> None:
         for check in ("corrupt_check_s", "compact_hash_check_s"):
             if not leads or check == "compact_hash_check_s":
                 _notice(leads, check)
+
+
+def expiry_during_a_transfer() -> None:
+    """A lease ends while leadership is being handed to a member that hears nothing: the leader stays, and ends it."""
+
+    def script(stage: Stage) -> None:
+        leader = stage.leader()
+        target = stage.follower()
+        assert stage.ask(leader, "lease_grant", pb.LeaseGrantRequest(ID=7, TTL=5)).ok
+        stage.pass_time(4.7)
+        connect = stage.isolate(target)
+        stage.command(leader, "move_leader", wait=False, targetID=target.server.member_id)
+        stage.until(lambda: not stage.model.leases, 10.0)
+        assert stage.leader() is leader
+        connect()
+
+    play(script, 3)
+
+
+def login_while_the_password_changes() -> None:
+    """A password is tried, and changed on another member meanwhile: no token comes of the old one."""
+
+    def script(stage: Stage) -> None:
+        leader, follower = stage.leader(), stage.follower()
+        stage.passwords[ROOT] = [PASSWORD]
+        for kind, request in RIGHTS:
+            assert stage.ask(leader, kind, request).ok
+        user, root = stage.client(leader), stage.client(follower)
+        root.ask("authenticate", pb.AuthenticateRequest(name=ROOT, password=PASSWORD), lambda operation: None)
+        stage.until(lambda: bool(root.token))
+        done: list[Operation] = []
+        worker: Any = leader.server.authentication._worker
+        worker._latency_s = lambda: 0.5
+        user.ask("authenticate", pb.AuthenticateRequest(name="u0", password="u0"), done.append)
+        stage.pass_time(0.1)
+        root.ask("auth_user_change_password", pb.AuthUserChangePasswordRequest(name="u0", password="x"), done.append)
+        stage.until(lambda: len(done) == 2)
+        assert done[0].ok and done[0].kind == "auth_user_change_password"
+
+    play(script, 3)
 
 
 def _notice(leads: bool, check: str) -> None:

@@ -1,8 +1,10 @@
 """Leaders without a quorum, and what they must not do: meetings of faults too rare for a few dozen seeds."""
 
 from functools import partial
+from typing import Any
 
 from ratifyd.proto import rpc_pb2 as pb
+from simulation.calls import CLUSTER
 from simulation.history import Operation
 from simulation.machine import SimMember
 from simulation.stage import Stage, play
@@ -138,6 +140,54 @@ def equal_requests_on_two_members() -> None:
             _delete_at_once(stage, 12)
 
     play(script, 3)
+
+
+def read_of_a_removed_leader() -> None:
+    """The leader of two is removed and does not hear the other one any more, which leads alone; its clients read."""
+
+    def script(stage: Stage) -> None:
+        stage.pass_time(CONNECTED_S)
+        old, other = stage.leader(), stage.follower()
+        stage.put(old, b"k", b"before")
+        gone = old.server.member_id
+        stage.command(old, "member_remove", wait=False, ID=gone)
+        stage.until(lambda: all(gone not in member.state.members.members for member in (old, other)))
+        stage.isolate(old)
+        stage.elect(other)
+        stage.put(other, b"k", b"after")
+        assert old.server.is_leader, "it knows already"
+        _read_while(stage, old, 0.2)
+
+    play(script, 2)
+
+
+def change_by_a_new_leader() -> None:
+    """A new leader has a change of members in its log, not known to be committed, and is asked for another one."""
+
+    def script(stage: Stage) -> None:
+        stage.pass_time(CONNECTED_S)
+        old = stage.leader()
+        index = old.raft.log.last_index + 1
+        _update(stage, old, old, 2381)
+        others = _others(stage, old)
+        stage.until(lambda: any(other.raft.log.last_index >= index for other in others))
+        stage.isolate(old)
+        new, voter = sorted(others, key=lambda member: -member.raft.log.last_index)
+        stage.elect(new)
+        voter.machine.slowness = 1000.0  # so that the leader's own first entry is long in coming
+        assert new.raft.log.applied < index
+        _update(stage, new, new, 2382)
+        stage.pass_time(0.3)
+        voter.machine.slowness = 1.0
+
+    play(script, 3, in_place=0.0, delay_min_s=0.02, delay_max_s=0.02)
+
+
+def _update(stage: Stage, member: Any, of: Any, port: int) -> None:
+    connection = stage.client(member).connection
+    assert connection is not None
+    request = pb.MemberUpdateRequest(ID=of.server.member_id, peerURLs=[f"http://{of.machine.name}:{port}"])
+    connection.call(CLUSTER + "MemberUpdate", request.SerializeToString(), lambda status, text, body: None)
 
 
 def _delete_at_once(stage: Stage, count: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from ratifyd.proto import rpc_pb2 as pb
 from ratifyd.proto.kv_pb2 import Event, KeyValue
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
-from ratifyd.raft.messages import Entry, EntryKind
+from ratifyd.raft.messages import Entry
 from ratifyd.raft.roles import Role
 from simulation.checkers import Violation
 from simulation.checkers.linearizability import LinearizabilityChecker
@@ -162,7 +162,7 @@ def test_the_model_answers_as_of_any_revision() -> None:
 
 def voice(number: int, term: int, role: Role, committed: int, *terms: int) -> Any:
     """A member with a log of these terms."""
-    entries = [Entry(each, index, EntryKind.NORMAL, b"") for index, each in enumerate(terms, 1)]
+    entries = [Entry(each, index, b"") for index, each in enumerate(terms, 1)]
     log = SimpleNamespace(
         entries=entries,
         last_index=len(terms),
