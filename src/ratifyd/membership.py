@@ -62,6 +62,7 @@ class Member:
         member, name = fields.get("id"), fields.get("name") or ""
         if type(member) is not int or not 0 <= member < 1 << 64 or not isinstance(name, str):
             raise ValueError(f"not a member record: {fields!r:.100}")
+        name.encode()  # as in `_texts`
         return cls(
             id=member,
             peer_urls=_texts(fields, "peerURLs"),
@@ -116,6 +117,7 @@ def _texts(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
     texts = fields.get(name) or ()
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{name} is no list of texts: {texts!r:.100}")
+    "".join(texts).encode()  # JSON can name half of a surrogate pair, which nobody could be told of again
     return tuple(texts)
 
 
@@ -178,11 +180,16 @@ class Membership:
         self.set_downgrade(downgrade or b"")
 
     def set_downgrade(self, record: bytes) -> None:
-        """Take the record of bucket `cluster` that says whether a downgrade is under way; empty for none."""
+        """Take the record of bucket `cluster` that says whether a downgrade is under way; empty for none.
+
+        Raises ValueError for a target that is no version.
+        """
         fields = json.loads(record) if record else {}
         target = fields.get("target-version", "") if fields.get("enabled") else ""
         if not isinstance(target, str):
             raise ValueError(f"not a version: {target!r:.100}")
+        if target:
+            minor_of(target)
         self.downgrade_target = target
 
     def take_over(self, other: "Membership") -> None:

@@ -35,6 +35,15 @@ def test_records_are_etcds_json() -> None:
             Member.from_json(bad)
 
 
+@pytest.mark.parametrize("field", ['"name":"a%s"', '"peerURLs":["http://a%s:1"]', '"clientURLs":["http://a:1","%s"]'])
+def test_what_no_answer_could_hold_is_no_record(field: str) -> None:
+    record = '{"id":1,' + field + "}"
+    assert Member.from_json((record % r"\ud83d\ude00").encode()).id == 1
+    for half in (r"\ud83d", r"\ude00"):
+        with pytest.raises(ValueError, match="surrogates"):
+            Change.decode(ChangeKind.ADD_LEARNER, 1, (record % half).encode())
+
+
 def test_ids_of_a_real_cluster() -> None:
     """`etcd --name default --initial-cluster default=http://localhost:2380`: member 8e9e05c52164694d."""
     number = member_id(["http://localhost:2380"], "etcd-cluster")
@@ -126,7 +135,13 @@ def test_restoring(members: Membership) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "downgrade"), [(b"3", None), (b"3.x.0", None), (b"3.6.0", b'{"target-version":5,"enabled":true}')]
+    ("version", "downgrade"),
+    [
+        (b"3", None),
+        (b"3.x.0", None),
+        (b"3.6.0", b'{"target-version":5,"enabled":true}'),
+        (b"3.6.0", b'{"target-version":"3","enabled":true}'),
+    ],
 )
 def test_versions_that_are_none_are_not_restored(version: bytes, downgrade: bytes | None) -> None:
     with pytest.raises(ValueError, match=r"version|unpack|int"):

@@ -33,6 +33,8 @@ MAX_PENDING_RENEWALS = 1000
 """Renewals of one stream that may wait for the revocation of expired leases."""
 MAX_KNOWN = 256
 """Requests of one stream whose answers are kept: clients in Go renew all their leases on one stream."""
+MAX_KNOWN_BYTES = 32
+"""Size of those requests: an id takes eleven, and what else a client adds to it must not be kept 256 times."""
 
 
 def grant(server: Server, call: Call) -> None:
@@ -177,9 +179,11 @@ class KeepAliveStream(Stream):
         self.server.leases.renew(lease_id, renewed, self._check)
 
     def _remember(self, message: bytes, lease_id: int, ttl: int) -> tuple[int, int, bytes]:
-        if len(self._known) >= MAX_KNOWN:
-            self._known.clear()
-        known = self._known[message] = lease_id, ttl, fast.keep_alive_body(lease_id, ttl)
+        known = lease_id, ttl, fast.keep_alive_body(lease_id, ttl)
+        if len(message) <= MAX_KNOWN_BYTES:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[message] = known
         return known
 
     def _check(self, lease_id: int) -> None:

@@ -37,8 +37,11 @@ def set_downgrade(state: State, request: DowngradeInfoSetRequest, wanted: bool) 
     """Record whether the cluster is being downgraded, and to what."""
     info: dict[str, object] = {"target-version": request.ver, "enabled": request.enabled}
     record = json.dumps(info, separators=(",", ":")).encode()
+    try:
+        state.members.set_downgrade(record)
+    except ValueError:  # as above
+        return pass_over(state, request.ver.encode(), wanted)
     state.buffer.put(schema.CLUSTER, schema.DOWNGRADE, record)
-    state.members.set_downgrade(record)
     return b""
 
 

@@ -22,6 +22,14 @@ def check_config(config: Config) -> None:
     _check_logging(config)
     for row in options():
         _check_row(row, getattr(config, row.field))
+    for flag, texts in (
+        ("name", (config.name,)),
+        ("initial-cluster", (config.initial_cluster,)),
+        ("initial-cluster-token", (config.initial_cluster_token,)),
+        ("initial-advertise-peer-urls", config.initial_advertise_peer_urls),
+        ("advertise-client-urls", config.advertise_client_urls),
+    ):
+        _check_told(flag, texts)
     for flag, urls in (
         ("listen-peer-urls", config.listen_peer_urls),
         ("listen-client-urls", config.listen_client_urls),
@@ -58,6 +66,14 @@ def _check_row(row: Option, value: object) -> None:
             if bound is not None
         )
         raise ConfigError(f"--{row.flag} must be {allowed} (set to {value})", f"set --{row.flag} within these bounds")
+
+
+def _check_told(flag: str, texts: Sequence[str]) -> None:
+    """Refuse what other members cannot be told: bytes of the command line or the environment that are no UTF-8."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"--{flag} is no UTF-8", f"write --{flag} in UTF-8: other members are told of it") from None
 
 
 def _check_logging(config: Config) -> None:

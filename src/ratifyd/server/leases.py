@@ -8,7 +8,7 @@ from collections.abc import Callable
 from google.protobuf.message import DecodeError
 
 from ratifyd.errors import EtcdError, LeaderChanged, NotPrimaryLessor, TimeoutWaitAppliedIndex
-from ratifyd.lease import LeaseBook
+from ratifyd.lease import MAX_TTL_S, LeaseBook
 from ratifyd.ports import Clock
 from ratifyd.proto.lease_pb2 import LeaseInternalRequest, LeaseInternalResponse
 from ratifyd.proto.rpc_pb2 import (
@@ -132,7 +132,8 @@ class LeaseService:
         if lease is None:
             return None
         response = LeaseTimeToLiveResponse(ID=lease_id, grantedTTL=lease.ttl_s)
-        response.TTL = int(self._leasing.remaining_s(lease, self._clock.time()))
+        # A checkpoint of a broken member may say any int64, and time added to that is more than one.
+        response.TTL = int(min(self._leasing.remaining_s(lease, self._clock.time()), MAX_TTL_S))
         if keys:
             response.keys.extend(lease.keys)
         return response

@@ -1,6 +1,7 @@
 """KeepAlive and RangeStream, and long ranges, hashes and pages that are answered in slices."""
 
 import json
+import tracemalloc
 from random import Random
 from typing import Any
 
@@ -13,7 +14,9 @@ from ratifyd.api.lease import MAX_KNOWN, MAX_PENDING_RENEWALS
 from ratifyd.api.maintenance import MAX_HASHES
 from ratifyd.apply import requests
 from ratifyd.apply.ranges import LONG_KEYS, range_body
+from ratifyd.lease import MAX_TTL_S
 from ratifyd.ports import Done, Undone
+from ratifyd.proto.fast import length_prefixed
 from ratifyd.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse
 from ratifyd.proto.rpc_pb2 import (
     CORRUPT,
@@ -27,6 +30,8 @@ from ratifyd.proto.rpc_pb2 import (
     HashKVResponse,
     HashRequest,
     HashResponse,
+    LeaseCheckpoint,
+    LeaseCheckpointRequest,
     LeaseGrantRequest,
     LeaseGrantResponse,
     LeaseKeepAliveRequest,
@@ -45,6 +50,7 @@ from ratifyd.proto.rpc_pb2 import (
     StatusResponse,
     TxnRequest,
 )
+from simulation.clock import SimClock
 from simulation.http2 import DATA, END_STREAM, frame, wrap
 from tests.support_client import KEEP_ALIVE, KV, Client
 from tests.support_member import Member
@@ -120,6 +126,18 @@ def test_renewals_of_an_expired_lease_do_not_pile_up() -> None:
     assert not member.failures
 
 
+@pytest.mark.parametrize("rest", [(1 << 63) - 1, -(1 << 63)])
+def test_the_rest_of_a_lease_that_no_leader_would_record(rest: int) -> None:
+    member = Member(clock=SimClock(20_000.0)).start()
+    client = Client(member)
+    client.ask(LEASE + "LeaseGrant", LeaseGrantRequest(ID=7, TTL=10), LeaseGrantResponse)
+    points = [LeaseCheckpoint(ID=7, remaining_TTL=rest)]
+    member.do(requests.LEASE_CHECKPOINT, LeaseCheckpointRequest(checkpoints=points))
+    member.server.leasing.promote(member.clock.time())
+    left = client.ask(LEASE + "LeaseTimeToLive", LeaseTimeToLiveRequest(ID=7), LeaseTimeToLiveResponse)
+    assert (MAX_TTL_S if rest > 0 else rest) == left.TTL
+
+
 def test_renewals_of_more_leases_than_a_stream_remembers(client: Client) -> None:
     leases = range(1, MAX_KNOWN + 10)
     for lease in leases:
@@ -130,6 +148,22 @@ def test_renewals_of_more_leases_than_a_stream_remembers(client: Client) -> None
             client.say(stream_id, LeaseKeepAliveRequest(ID=lease))
     found = [(each.ID, each.TTL) for each in client.answer(stream_id).parse(LeaseKeepAliveResponse)]
     assert found == [(lease, 100 + lease) for lease in leases] * 3
+
+
+def test_renewals_that_are_long_are_not_remembered(client: Client) -> None:
+    """A hundred of them on a stream, with fields that nobody knows, would be as many megabytes until it ends."""
+    client.ask(LEASE + "LeaseGrant", LeaseGrantRequest(ID=7, TTL=10), LeaseGrantResponse)
+    stream_id = client.open(KEEP_ALIVE)
+    padding = length_prefixed(9, bytes(15_000))
+    tracemalloc.start()
+    for number in range(100):
+        message = LeaseKeepAliveRequest(ID=7).SerializeToString() + padding + length_prefixed(8, b"%d" % number)
+        client.send(frame(DATA, 0, stream_id, wrap(message)))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 500_000
+    found = [(each.ID, each.TTL) for each in client.answer(stream_id).parse(LeaseKeepAliveResponse)]
+    assert found == [(7, 10)] * 100
 
 
 def test_a_remembered_renewal_follows_its_lease(client: Client) -> None:

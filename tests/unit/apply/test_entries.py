@@ -411,6 +411,16 @@ def test_cluster_facts_survive(machine: Machine) -> None:
     assert stored == b'{"target-version":"3.5.0","enabled":true}'
 
 
+@pytest.mark.parametrize("version", ["3", "3.x.0", "x", "9" * 5000 + ".1.0"])
+def test_a_downgrade_to_no_version_is_passed_over(machine: Machine, version: str) -> None:
+    """The leader would end as it looks where the cluster is to go, and so would the next one."""
+    machine.do(requests.DOWNGRADE_INFO_SET, DowngradeInfoSetRequest(enabled=True, ver="3.5.0"))
+    machine.do(requests.DOWNGRADE_INFO_SET, DowngradeInfoSetRequest(enabled=True, ver=version))
+    assert machine.state.members.downgrade_target == "3.5.0"
+    assert [text for text, _ in machine.state.warnings] == ["passed over a log entry that is no request"]
+    assert machine.restart().state.members.downgrade_target == "3.5.0"
+
+
 def test_nobody_waits_no_ranges_are_read(machine: Machine) -> None:
     """Members without the waiter spare themselves the answer, never the effect."""
     machine.do(requests.PUT, put())

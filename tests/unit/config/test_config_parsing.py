@@ -128,6 +128,10 @@ def test_help_and_version() -> None:
             ["--initial-advertise-peer-urls=http://:2380"],
             '--initial-advertise-peer-urls "http://:2380" must be "host:port" (unexpected empty host (http://:2380))',
         ),
+        (["--name=a\udcff"], "--name is no UTF-8"),
+        (["--initial-cluster=a\udcff=http://a:2380"], "--initial-cluster is no UTF-8"),
+        (["--initial-cluster-token=a\udcff"], "--initial-cluster-token is no UTF-8"),
+        (["--advertise-client-urls=http://a\udcff:2379"], "--advertise-client-urls is no UTF-8"),
         (["--heartbeat-interval=0"], "--heartbeat-interval must be >0 (set to 0ms)"),
         (["--election-timeout=0"], "--election-timeout must be >0 (set to 0ms)"),
         (
