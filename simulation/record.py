@@ -62,6 +62,8 @@ _IMAGES = (
     "lockers=0",
     "think_s=0.03",
 )
+_WIDE = ("members=1", "faults=", "duration_s=8", "wide=True", "short_history=False")
+_WATCHED = (*_WIDE, "watchers=5", "keepers=0")
 
 RECORD: dict[str, Way] = {
     "skip_fsync": Way(8),
@@ -186,6 +188,24 @@ RECORD: dict[str, Way] = {
     ),
     "read_before_applied": Way(24),
     "request_ids_repeat": Way(scenario="equal"),
+    "ids_begin_anew": Way(
+        24, (*_WIDE, "faults=kill", "fault_interval_s=0.4", "clients=1", "keepers=20", "lockers=0", "watchers=0")
+    ),
+    "long_waiters_collide": Way(16, (*_WIDE, "members=3", "clients=5", "think_s=0.03")),
+    "txn_lease_unchecked": Way(
+        16,
+        (
+            "members=3",
+            "faults=kill,pause,clock_jump,depose",
+            "fault_interval_s=0.5",
+            "lockers=5",
+            "keepers=0",
+            "watchers=0",
+            "duration_s=15",
+        ),
+    ),
+    "range_stream_unpinned": Way(scenario="stream"),
+    "range_stream_unaware_of_install": Way(scenario="replaced"),
     "compaction_one_too_far": Way(8),
     "compaction_forgets_tombstones": Way(scenario="18089"),
     "watch_gap_on_compaction": Way(
@@ -235,17 +255,70 @@ RECORD: dict[str, Way] = {
         ),
     ),
     "progress_too_early": Way(24),
+    "audience_ignores_filters": Way(16, _WATCHED),
+    "fragment_boundary": Way(16, _WATCHED),
+    "history_limit_splits_revision": Way(
+        16, (*_WATCHED, "faults=stall_clients,reset_clients", "fault_interval_s=0.3", "catch_up_revisions=1000")
+    ),
+    "prev_kv_boundary": Way(
+        16,
+        (
+            "members=1",
+            "faults=compact,stall_clients,reset_clients",
+            "fault_interval_s=0.2",
+            "watch_queue_bytes=300",
+            "watchers=8",
+            "keepers=0",
+            "clients=5",
+            "think_s=0.2",
+            "keys=2",
+            "duration_s=12",
+        ),
+    ),
     "renewal_ignored": Way(8, ("faults=", "keepers=3", "watchers=0", "clients=1", "duration_s=15")),
     "lease_never_ends": Way(8),
     "revoke_keeps_keys": Way(8),
     "checkpoint_outlives_renewal": Way(scenario="renewal"),
     "leader_trusts_itself_awoken": Way(scenario="awoken"),
     "checkpoints_are_lost": Way(scenario="checkpoint"),
+    "checkpoint_not_persisted": Way(
+        16,
+        (
+            "members=3",
+            "faults=kill",
+            "fault_interval_s=0.7",
+            "keepers=3",
+            "lease_checkpoint_s=0.3",
+            "duration_s=8",
+        ),
+    ),
+    "put_keeps_lease": Way(8, (*_WIDE, "keepers=3")),
+    "delete_keeps_lease": Way(8, (*_WIDE, "keepers=3")),
+    "restore_keeps_old_lease": Way(8, (*_WIDE, "keepers=3", "faults=kill", "fault_interval_s=0.7")),
+    "renewal_before_applied": Way(
+        16,
+        (
+            "members=3",
+            "faults=slow_disk,move_leader,depose",
+            "fault_interval_s=0.5",
+            "turn_entries=1",
+            "commit_limit=2",
+            "commit_s=0.1",
+            "clients=3",
+            "keepers=8",
+            "watchers=0",
+            "think_s=0.05",
+            "duration_s=10",
+        ),
+    ),
+    "expired_named_once": Way(scenario="transfer"),
     "snapshot_keeps_rights": Way(scenario="14571"),
     "rights_of_an_older_revision": Way(8, _USERS),
     "rights_are_remembered": Way(8, _USERS),
     "reads_are_not_checked": Way(8, _USERS),
     "old_passwords_are_good": Way(16, _USERS),
+    "password_leaves_tokens": Way(16, (*_WIDE, "members=3", "users=True", "think_s=0.03", "quota_bytes=0")),
+    "token_for_an_old_password": Way(scenario="login"),
     "lock_without_waiting": Way(8, ("members=3", "lockers=3", "faults=", "duration_s=10")),
     "auto_compaction_of_the_present": Way(8, ("auto_compaction_s=3.0", "faults=", "duration_s=12")),
     "compaction_by_revisions_one_too_far": Way(

@@ -31,6 +31,10 @@ NOTICED = {
     "renewal": "checkpoint_outlives_renewal",
     "awoken": "leader_trusts_itself_awoken",
     "leaderless": "leaderless_streams_stay",
+    "transfer": "expired_named_once",
+    "login": "token_for_an_old_password",
+    "stream": "range_stream_unpinned",
+    "replaced": "range_stream_unaware_of_install",
 }
 """Scenarios by the first word of their name, and a mutant that has the bug."""
 
