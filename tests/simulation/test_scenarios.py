@@ -31,6 +31,13 @@ NOTICED = {
     "renewal": "checkpoint_outlives_renewal",
     "awoken": "leader_trusts_itself_awoken",
     "leaderless": "leaderless_streams_stay",
+    "departed": "removed_leader_reads_alone",
+    "another": "no_pending_change_in_office",
+    "token": "installed_auth_leaves_tokens",
+    "right": "installed_grants_cached",
+    "behind": "unapplied_survive_a_snapshot",
+    "joining": "snapshot_names_members_of_now",
+    "restarted": "installed_conf_state_forgotten",
 }
 """Scenarios by the first word of their name, and a mutant that has the bug."""
 
