@@ -64,6 +64,25 @@ _IMAGES = (
 )
 _WIDE = ("members=1", "faults=", "duration_s=8", "wide=True", "short_history=False")
 _WATCHED = (*_WIDE, "watchers=5", "keepers=0")
+_POWER = (
+    "members=3",
+    "faults=power_loss,blackout",
+    "clients=5",
+    "think_s=0.03",
+    "watchers=0",
+    "keepers=0",
+    "lockers=0",
+    "duration_s=10",
+)
+_INSTALLED = (
+    *_IMAGES,
+    "image_s=0.0",
+    "restore_s=0.0",
+    "clients=5",
+    "faults=isolate_leader,downgrade",
+    "fault_interval_s=0.5",
+    "duration_s=10",
+)
 
 RECORD: dict[str, Way] = {
     "skip_fsync": Way(8),
@@ -341,4 +360,80 @@ RECORD: dict[str, Way] = {
         ),
     ),
     "leaderless_streams_stay": Way(scenario="leaderless"),
+    "installed_conf_state_forgotten": Way(scenario="restarted"),
+    "installed_alarms_forgotten": Way(16, (*_INSTALLED, "faults=isolate_leader", "quota_bytes=15000")),
+    "installed_downgrade_forgotten": Way(24, _INSTALLED),
+    "installed_grants_cached": Way(scenario="right"),
+    "installed_auth_leaves_tokens": Way(scenario="token"),
+    "unapplied_survive_a_snapshot": Way(scenario="behind"),
+    "snapshot_names_members_of_now": Way(scenario="joining"),
+    "removed_leader_reads_alone": Way(scenario="departed"),
+    "no_pending_change_in_office": Way(scenario="another"),
+    "samples_of_leaders_only": Way(
+        8,
+        (
+            "members=3",
+            "auto_compaction_s=1.0",
+            "faults=move_leader",
+            "fault_interval_s=1.0",
+            "watchers=0",
+            "keepers=0",
+            "duration_s=12",
+        ),
+    ),
+    "lock_won_without_a_look": Way(
+        8, ("lockers=6", "faults=reset_clients,kill", "fault_interval_s=0.5", "watchers=0", "duration_s=12")
+    ),
+    "cut_name_not_synced": Way(16, (*_POWER, "segment_bytes=2048", "fault_interval_s=0.5")),
+    "tail_not_zeroed": Way(scenario="torn"),
+    "acks_ahead_of_an_older_sync": Way(
+        24,
+        (
+            *_POWER,
+            "sync_s=0.02",
+            "in_place=0.0",
+            "fault_interval_s=0.3",
+            "duplicate=0.1",
+            "heartbeat_ms=50",
+            "reorder=True",
+        ),
+    ),
+    "committed_index_of_the_answer": Way(
+        24,
+        (
+            "members=1",
+            "users=True",
+            "clients=1",
+            "faults=kill",
+            "fault_interval_s=0.5",
+            "snapshot_count=3",
+            "segment_bytes=2048",
+            "commit_interval_s=0.02",
+            "commit_s=0.05",
+            "sync_s=0.0002",
+            "in_place=0.0",
+            "think_s=0.03",
+            "watchers=0",
+            "keepers=0",
+            "duration_s=12",
+        ),
+    ),
+    "resumed_compaction_hash_complete": Way(
+        24,
+        (
+            "members=3",
+            "faults=compact,blackout",
+            "fault_interval_s=0.5",
+            "compact_hash_check_s=0.5",
+            "compaction_batch=1",
+            "commit_interval_s=0.02",
+            "commit_s=0.001",
+            "clients=5",
+            "keys=20",
+            "think_s=0.03",
+            "watchers=0",
+            "keepers=0",
+            "duration_s=12",
+        ),
+    ),
 }

@@ -4,7 +4,7 @@ A mutant is a function that patches; its docstring says what is broken. The shar
 a few dozen seeds is the measure of the simulation.
 """
 
-from simulation.mutants import disk, requests, server
+from simulation.mutants import disk, members, requests, server
 from simulation.mutants.planting import MUTANTS, planted
 
-__all__ = ["MUTANTS", "disk", "planted", "requests", "server"]
+__all__ = ["MUTANTS", "disk", "members", "planted", "requests", "server"]

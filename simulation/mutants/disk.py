@@ -9,8 +9,11 @@ from ratifyd.apply.entries import apply_entry
 from ratifyd.apply.state import State
 from ratifyd.embed.received import ReceivedFiles
 from ratifyd.lease import LeaseBook
+from ratifyd.mvcc.hash import CompactionHasher
+from ratifyd.mvcc.store import Store
+from ratifyd.raft.core import Raft
 from ratifyd.raft.messages import HardState
-from ratifyd.schema import CONSISTENT_INDEX, META, decode_u64, encode_u64
+from ratifyd.schema import CONSISTENT_INDEX, FINISHED_COMPACT, META, decode_u64, encode_u64
 from ratifyd.server import node
 from ratifyd.server.committer import Committer
 from ratifyd.storage import recover, walread
@@ -162,6 +165,55 @@ def start_trusts_the_kernel(patch: Patch) -> None:
     patch(SegmentWriter, "sync_all", lambda self: None)
 
 
+@mutant
+def cut_name_not_synced(patch: Patch) -> None:
+    """The name of a new log file is not synced."""
+
+    def cut(self: Any, name: SegmentName, head: bytes) -> None:
+        disk, self._disk = self._disk, _WithoutNames(self._disk)
+        try:
+            original(self, name, head)
+        finally:
+            self._disk = disk
+
+    original = SegmentWriter.cut
+    patch(SegmentWriter, "cut", cut)
+
+
+class _WithoutNames:
+    """A disk that does not sync names."""
+
+    def __init__(self, disk: Any) -> None:
+        self._disk = disk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._disk, name)
+
+    def sync_dir(self, path: str) -> None:
+        """Do nothing."""
+
+
+@mutant
+def tail_not_zeroed(patch: Patch) -> None:
+    """What a torn write left behind the end of the log stays there, to be read with what is written later."""
+    original = SegmentWriter.zero_tail
+    patch(SegmentWriter, "zero_tail", lambda self, *, needed: original(self, needed=False))
+
+
+@mutant
+def acks_ahead_of_an_older_sync(patch: Patch) -> None:
+    """What needs no sync itself is acknowledged at once, although an older sync is still under way."""
+
+    def ready(self: Any) -> Any:
+        syncing, self._syncing = self._syncing, 0
+        found = original(self)
+        self._syncing += syncing
+        return found
+
+    original = Raft.ready
+    patch(Raft, "ready", ready)
+
+
 # --- images of other members -----------------------------------------------------------------------------------------
 
 
@@ -241,6 +293,31 @@ def index_in_another_commit(patch: Patch) -> None:
 
     original = State.seal
     patch(State, "seal", seal)
+
+
+@mutant
+def committed_index_of_the_answer(patch: Patch) -> None:
+    """When a commit ends, the backend is said to hold all that is applied by then, not by its beginning."""
+    slot: Any = vars(Committer)["committed_index"]
+
+    def end(self: Any, index: int) -> None:
+        slot.__set__(self, self._state.consistent_index)
+
+    patch(Committer, "committed_index", property(slot.__get__, end))
+
+
+@mutant
+def resumed_compaction_hash_complete(patch: Patch) -> None:
+    """The hash of a compaction that a restart interrupted is taken for that of all its rows."""
+
+    def restore(self: Any) -> None:
+        original(self)
+        finished = self._meta_revision(FINISHED_COMPACT)
+        for job in self._compaction._jobs:
+            job.hasher = CompactionHasher(revision=job.revision, previous=finished)
+
+    original = Store._restore_compaction
+    patch(Store, "_restore_compaction", restore)
 
 
 @mutant

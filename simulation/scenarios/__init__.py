@@ -48,8 +48,10 @@ RARE = {
     "transfer a lease ends while leadership is handed over": duties.expiry_during_a_transfer,
     "login a password changes while it is tried": duties.login_while_the_password_changes,
     "token a password changes in a snapshot": snapshots.token_after_a_snapshot,
+    "right a user loses one in a snapshot": snapshots.right_after_a_snapshot,
     "behind a snapshot comes to one that has yet to apply": snapshots.snapshot_for_one_that_is_behind_in_applying,
     "joining a member is added while a snapshot is made": snapshots.snapshot_while_members_change,
+    "restarted a member learns of another one by a snapshot": snapshots.restart_after_members_in_a_snapshot,
     "stream a stream is overtaken by a compaction": streams.stream_overtaken_by_a_compaction,
     "replaced a stream is overtaken by a snapshot": streams.stream_overtaken_by_a_snapshot,
 }

@@ -57,7 +57,8 @@ def torn_writes() -> None:
             member = stage.restarted(0)
             disk = member.machine.disk
             stage.put(member, b"before", b"%d" % number)
-            request = pb.PutRequest(key=b"k", value=b"%d." % number + b"x" * 1500)
+            # Bytes that differ from time to time tell what an earlier write has left behind.
+            request = pb.PutRequest(key=b"k", value=(b"%d." % number) * 500)
             stage.send(member, "put", request, lambda operation: None)
             disk.crash_at = disk.steps + 1
             stage.until(lambda: stage.machines[0].member is None)

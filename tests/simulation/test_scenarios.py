@@ -35,6 +35,13 @@ NOTICED = {
     "login": "token_for_an_old_password",
     "stream": "range_stream_unpinned",
     "replaced": "range_stream_unaware_of_install",
+    "departed": "removed_leader_reads_alone",
+    "another": "no_pending_change_in_office",
+    "token": "installed_auth_leaves_tokens",
+    "right": "installed_grants_cached",
+    "behind": "unapplied_survive_a_snapshot",
+    "joining": "snapshot_names_members_of_now",
+    "restarted": "installed_conf_state_forgotten",
 }
 """Scenarios by the first word of their name, and a mutant that has the bug."""
 
