@@ -88,7 +88,7 @@ RECORD: dict[str, Way] = {
     "skip_fsync": Way(8),
     "acknowledge_before_fsync": Way(8, ("members=1", "faults=power_loss", "fault_interval_s=0.7", *_DISKS)),
     "vote_not_persisted": Way(8, (*_ELECTIONS, "clients=1", "faults=contend,crash_in_election")),
-    "term_not_persisted": Way(8, (*_ELECTIONS, *_SLOW_SYNCS)),
+    "term_not_persisted": Way(32, (*_ELECTIONS, *_SLOW_SYNCS)),
     "torn_tail_accepted": Way(scenario="torn"),
     "torn_tail_refused": Way(scenario="torn"),
     "log_made_in_place": Way(
