@@ -21,8 +21,11 @@ _CONSTANT = re.compile(_STRING.pattern + r"|-?Infinity|NaN", re.DOTALL)
 _LAST_NUMBER = re.compile(r"[0-9][-+.0-9eE]*\Z")
 _ESCAPE = re.compile(r"\\(?:[bfnrt\\/\"]|u[0-9a-fA-F]{0,4})?")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_PAIR = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..")
-_ANY_ESCAPE = re.compile(r"\\(?:u....|.)", re.DOTALL)
+_WITHOUT_HALVES = re.compile(
+    r"(?:[^\\]++|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\(?!u[dD][89a-fA-F]).)*+", re.DOTALL
+).match
+"""Escapes, surrogate pairs among them, and what is none, up to a half of a pair: there may be millions of them."""
+_ESCAPE_CHARS = 6
 _LONGEST_NUMBER = 4096
 """Digits to look back for the beginning of a number."""
 _LITERALS = ("true", "false", "null")
@@ -89,15 +92,12 @@ def _check_utf8(text: str, start: int, end: int) -> None:
 def _check_surrogates(text: str, start: int, end: int) -> None:
     """Raises BadJson for half of a surrogate pair in an escape."""
     for string in _STRING.finditer(text, start, end):
-        index = string.start()
-        while (escape := _ANY_ESCAPE.search(text, index, string.end())) is not None:
-            index = escape.end()
-            if _PAIR.match(text, escape.start(), string.end()):
-                index = escape.start() + 12
-            elif _SURROGATE.match(escape[0]):
-                following = quote(text[index : min(index + 6, end)].encode())
-                where = position(text, start, string.start())
-                raise BadJson(f"proto: syntax error ({where}): invalid escape code {following} in string")
+        half = _WITHOUT_HALVES(text, string.start(), string.end()).end()  # type: ignore[union-attr]  # it matches ""
+        if half < string.end():
+            index = half + _ESCAPE_CHARS
+            following = quote(text[index : min(index + _ESCAPE_CHARS, end)].encode())
+            where = position(text, start, string.start())
+            raise BadJson(f"proto: syntax error ({where}): invalid escape code {following} in string")
 
 
 def position(text: str, start: int, index: int) -> str:

@@ -83,6 +83,7 @@ class WatchStream(Stream):
     failure_label = "watch"
     __slots__ = (
         "_blocked",
+        "_current_at",
         "_fragment_bytes",
         "_next_id",
         "_progress_asked",
@@ -172,6 +173,7 @@ class WatchStream(Stream):
     def compacted(self, watcher: Watcher, compact_revision: int) -> None:
         """Tell the client that the history it asked for is gone; such an answer carries no revision (semantics 7.7)."""
         watch = _watch_of(watcher)
+        self._current_at = 0
         watch.watcher = None  # the id stays taken until the client cancels it, as in etcd
         header = self.server.headers.header(0, self.server.node.raft.term)
         self.send(fast.watch_response(header, watch.id, canceled=True, compact_revision=compact_revision))
@@ -182,6 +184,8 @@ class WatchStream(Stream):
         self._watches: dict[int, _Watch] = {}
         self._blocked: dict[Watcher, None] = {}
         self._next_id = 0
+        self._current_at = 0
+        """The revision at which all watchers there are were found current: asked again, they need not be looked at."""
         self._progress_asked = False
         self._progress_timer: Timer | None = None
         self._progress_retry: Timer | None = None
@@ -202,6 +206,7 @@ class WatchStream(Stream):
                 self._next_id += 1
             watch_id = self._next_id
             self._next_id += 1
+        self._current_at = 0
         field = fast.watch_id_field(watch_id)
         watch = self._watches[watch_id] = _Watch(watch_id, field, None, request.fragment, request.progress_notify)
         self.send(fast.watch_response(header, watch_id, created=True))
@@ -244,6 +249,7 @@ class WatchStream(Stream):
         watch = self._watches.pop(watch_id, None)
         if watch is None:
             return
+        self._current_at = 0
         self._stop(watch)
         self.send(fast.watch_response(self.server.header(), watch_id, canceled=True))
 
@@ -263,11 +269,16 @@ class WatchStream(Stream):
             return
         hub = self.server.state.hub
         revision = self.server.store.revision
+        if revision == self._current_at:
+            self._progress_asked = False
+            self.send(fast.watch_response(self.server.header(), REFUSED_ID))
+            return
         watchers = [watch.watcher for watch in self._watches.values() if watch.watcher is not None]
         if not watchers or any(watcher.next_revision > revision + 1 for watcher in watchers):
             self._progress_asked = False  # a watcher that has yet to begin would resume too early: no answer, as etcd
         elif all(hub.is_current(watcher) for watcher in watchers):
             self._progress_asked = False
+            self._current_at = revision
             self.send(fast.watch_response(self.server.header(), REFUSED_ID))
         else:
             self._progress_retry = self.server.clock.call_later(PROGRESS_RETRY_S, self._answer_progress)

@@ -16,8 +16,15 @@ from ratifyd.proto.rpc_pb2 import DeleteRangeRequest, LeaseRevokeRequest, PutReq
 
 def check_put(state: State, identity: Identity, request: Put | PutRequest) -> None:
     """Require what a Put needs. Raises what AuthStore.check_put raises."""
+    _check_put(state, identity, request, set())
+
+
+def _check_put(state: State, identity: Identity, request: Put | PutRequest, checked: set[int]) -> None:
+    """As `check_put`; the keys of leases in `checked` have been looked at: they are many, and so may the puts be."""
     state.auth.check_put(identity, request.key)
-    check_lease_keys(state, identity, request.lease)
+    if request.lease not in checked:
+        check_lease_keys(state, identity, request.lease)
+        checked.add(request.lease)
     if request.prev_kv:
         state.auth.check_range(identity, request.key, b"")
 
@@ -43,22 +50,26 @@ def check_delete_range(state: State, identity: Identity, request: Delete | Delet
 
 def check_txn(state: State, identity: Identity, txn: Txn | Swap) -> None:
     """Require what all compares and both branches of a Txn need. Raises what the checks of its operations raise."""
+    _check_txn(state, identity, txn, set())
+
+
+def _check_txn(state: State, identity: Identity, txn: Txn | Swap, checked: set[int]) -> None:
     for compare in txn.compare:
         state.auth.check_range(identity, compare.key, compare.range_end)
-    _check_operations(state, identity, txn.success)
-    _check_operations(state, identity, txn.failure)
+    _check_operations(state, identity, txn.success, checked)
+    _check_operations(state, identity, txn.failure, checked)
 
 
-def _check_operations(state: State, identity: Identity, operations: list[Operation]) -> None:
+def _check_operations(state: State, identity: Identity, operations: list[Operation], checked: set[int]) -> None:
     for kind, request in operations:
         if kind == "request_range":
             state.auth.check_range(identity, request.key, request.range_end)
         elif kind == "request_put":
-            check_put(state, identity, request)
+            _check_put(state, identity, request, checked)
         elif kind == "request_delete_range":
             check_delete_range(state, identity, request)
         elif kind == "request_txn":
-            check_txn(state, identity, request)
+            _check_txn(state, identity, request, checked)
 
 
 def check_lease_revoke(state: State, identity: Identity, request: LeaseRevokeRequest) -> None:

@@ -91,6 +91,7 @@ class _Answer:
         try:
             async for piece in stream:
                 self.incoming.receive(piece)
+                await asyncio.sleep(0)  # many pieces may be there, and each may hold thousands of messages
                 await self._drained.wait()
             self.incoming.body_ended()
         except ConnectionError:  # the body broke off

@@ -1,8 +1,9 @@
 """Accepted connections: the first bytes decide between an HTTP/2 session and HTTP/1.1, then net steps aside.
 
 `Acceptor` makes one protocol per connection and knows all live ones, for a graceful stop. After the decision the
-transport calls `session.receive` directly, and `link.write` is the transport's own method: no layer of ours is left on
-the way of the bytes. While the peer does not read and more than HIGH_WATER bytes wait, its socket is not read either.
+transport calls little more than `session.receive`, and `link.write` is the transport's own method: hardly a layer of
+ours is left on the way of the bytes. While the peer does not read and more than HIGH_WATER bytes wait, its socket is
+not read either.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HIGH_WATER = 1 << 20
 LOW_WATER = 1 << 18
 FIRST_BYTES_TIMEOUT_S = 60.0
+FULL_READ_BYTES = 250_000
+"""A read of that size has filled the buffer: uvloop would read on, up to 32 times, before anybody else gets a turn."""
 
 
 class Session(Protocol):
@@ -46,6 +49,7 @@ class Link:
 
     __slots__ = (
         "_reading_wanted",
+        "_resting",
         "_transport",
         "_writing_paused",
         "abort",
@@ -65,6 +69,7 @@ class Link:
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._reading_wanted = True
+        self._resting = False
         self._writing_paused = False
         self.write = transport.write
         self.close = transport.close
@@ -81,6 +86,17 @@ class Link:
         self._reading_wanted = True
         self._apply()
 
+    def rest(self) -> None:
+        """Read no more from the peer in this pass of the loop."""
+        if not self._resting:
+            self._resting = True
+            self._apply()
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._resting = False
+        self._apply()
+
     def set_writing_paused(self, paused: bool) -> None:
         """Reading also rests while writes are stuck."""
         self._writing_paused = paused
@@ -89,7 +105,7 @@ class Link:
     def _apply(self) -> None:
         if self._transport.is_closing():
             return
-        if self._reading_wanted and not self._writing_paused:
+        if self._reading_wanted and not self._writing_paused and not self._resting:
             if not self._transport.is_reading():
                 self._transport.resume_reading()
         elif self._transport.is_reading():
@@ -290,7 +306,7 @@ class _Unknown(asyncio.Protocol):
 
 
 class _SessionProtocol:
-    """The asyncio protocol of a session; a plain class, so that `data_received` can be the session's own method."""
+    """The asyncio protocol of a session; a plain class, so that `data_received` can be a function of its own."""
 
     __slots__ = ("_acceptor", "_link", "_session", "data_received")
 
@@ -298,7 +314,14 @@ class _SessionProtocol:
         self._acceptor = acceptor
         self._link = link
         self._session = session
-        self.data_received = session.receive
+        receive, rest = session.receive, link.rest
+
+        def data_received(data: bytes) -> None:
+            receive(data)
+            if len(data) >= FULL_READ_BYTES:
+                rest()
+
+        self.data_received = data_received
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Never called: the transport is taken over from `_Unknown`."""

@@ -11,7 +11,10 @@ from google.protobuf.message import Message
 from ratifyd.proto.raft_internal_pb2 import InternalRaftRequest
 from ratifyd.proto.rpc_pb2 import Compare, PutRequest, RequestOp, TxnRequest
 
-_ESCAPES = {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t", ord('"'): '\\"', ord("\\"): "\\\\"}
+_ESCAPES = {byte: f"\\{byte:03o}" for byte in range(0x100) if not 0x20 <= byte < 0x7F}
+_ESCAPES |= {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t", ord('"'): '\\"', ord("\\"): "\\\\"}
+MAX_SHOWN_BYTES = 4096
+"""Of one key or name: somebody may send megabytes that every member then writes into its log."""
 
 
 def compact(message: Message) -> str:
@@ -75,8 +78,9 @@ def _scalar(value: object) -> str:
 
 
 def _quote(value: bytes) -> str:
-    """A byte string in double quotes, as the text format has it."""
-    return '"' + "".join(_ESCAPES.get(c) or (chr(c) if 0x20 <= c < 0x7F else f"\\{c:03o}") for c in value) + '"'
+    """A byte string in double quotes, as the text format has it; of a long one the beginning."""
+    shown = value[:MAX_SHOWN_BYTES].decode("latin-1").translate(_ESCAPES)
+    return f'"{shown}"' if len(value) <= MAX_SHOWN_BYTES else f'"{shown}"... ({len(value)} bytes)'
 
 
 def _sized(fields: Any) -> str:

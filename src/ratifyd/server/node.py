@@ -34,6 +34,8 @@ While the next ones are at work the clients of the first read their answers and 
 and member would wait for each other by turns. With fewer, each sync of the log would serve fewer.
 """
 
+TURN_S = 0.02
+"""Applying begins with no further entry in a turn that has taken so long: each may read thousands of keys."""
 
 MAX_HELD = 10_000
 """Messages with proposals kept while leadership changes hands, an election timeout at most."""
@@ -285,7 +287,7 @@ class Node:
         now, quick_s = timing.now, timing.quick_s
         normal = EntryKind.NORMAL
         row, quick = self._usual, 0  # of the entries since `since`, each of which took next to nothing
-        since = before = timing.begin_work()
+        since = before = began = timing.begin_work()
         for _ in range(min(TURN_ENTRIES, len(unapplied))):
             entry = unapplied.popleft()
             if entry.kind is normal:
@@ -307,6 +309,8 @@ class Node:
                         answer(body, error)
                     if raise_nospace or not its_row.quiet:
                         on_outcome(outcome)
+                    if not quick and after - began > TURN_S:
+                        break
             elif entry.index <= self._settled or self._settle():
                 self._apply_conf_change(entry)
                 self.applied = entry.index

@@ -21,6 +21,8 @@ Queue = list[tuple[Read, Any]]
 
 BYTES_A_TURN = 4 << 20
 """Answers that are made before they are sent and others get their turn."""
+SECONDS_A_TURN = 0.02
+"""No further read is begun in a turn after that time: what is answered shortly may have taken long to find."""
 
 
 class _Confirmed(NamedTuple):
@@ -118,15 +120,16 @@ class Reads:
         Each kind has a budget of its own, so that neither waits for the other.
         """
         room = BYTES_A_TURN
+        until = self._now() + SECONDS_A_TURN
         while room > 0 and self._is_ready(applied):
             batch = self.confirmed.popleft()
             if not batch.begun:
                 self.on_run(batch.closed, batch.confirmed, self._now(), batch.valid_from, batch.applied)
-            left, room = _run_some(batch.reads, room)
+            left, room = _run_some(batch.reads, room, self._now, until)
             if left:
                 self.confirmed.appendleft(batch._replace(reads=left, begun=True))
         local, self.local = self.local, []
-        left, _ = _run_some(local, BYTES_A_TURN)
+        left, _ = _run_some(local, BYTES_A_TURN, self._now, self._now() + SECONDS_A_TURN)
         self.local = left + self.local
         return bool(self.local) or self._is_ready(applied)
 
@@ -190,14 +193,16 @@ class Reads:
             read(argument, error)
 
 
-def _run_some(reads: Queue, room: int) -> tuple[Queue, int]:
-    """Run reads until their answers come to `room` bytes; those that are left, and the room that is."""
+def _run_some(reads: Queue, room: int, now: Callable[[], float], until: float) -> tuple[Queue, int]:
+    """Run reads until their answers come to `room` bytes, or time is up; those that are left, and the room that is."""
     for done, (read, argument) in enumerate(reads, 1):
         size = read(argument, None)
         if size is not None:
             room -= size
             if room <= 0:
                 return reads[done:], room
+        if now() >= until:
+            return reads[done:], 0
     return [], room
 
 

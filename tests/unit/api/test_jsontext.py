@@ -1,5 +1,7 @@
 """JSON text: Go's words for what is wrong with it, and values cut from a stream."""
 
+import sys
+
 import pytest
 
 from ratifyd.api.jsontext import BadJson, ValueSplitter, first_value, locate, position, text_of, token_at
@@ -87,3 +89,20 @@ def test_splitting_what_is_no_object() -> None:
     assert splitter.feed(b'{"a":') == []
     assert splitter.rest() == b'{"a":' and splitter.size == 5
     assert ValueSplitter().feed(b"]") == [b"]"]
+
+
+def test_escapes_beside_a_surrogate_pair_are_not_looked_at_one_by_one() -> None:
+    text = '"' + "\\n" * 10_000 + '\\ud83d\\ude00"'
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        value = first_value(text)[0]
+    finally:
+        sys.setprofile(None)
+    assert value == "\n" * 10_000 + "\U0001f600"
+    assert calls < 100

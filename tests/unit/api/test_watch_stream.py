@@ -10,7 +10,7 @@ import pytest
 from ratifyd.api.calls import MAX_QUEUED_BYTES
 from ratifyd.api.watch import WatchStream
 from ratifyd.apply import requests
-from ratifyd.mvcc.watch import Watcher
+from ratifyd.mvcc.watch import Watcher, WatchHub
 from ratifyd.proto.rpc_pb2 import (
     CompactionRequest,
     DeleteRangeRequest,
@@ -418,6 +418,18 @@ def test_progress_on_request(client: Client) -> None:
     client.say(stream_id, PROGRESS)
     member.clock.advance(1)
     assert len(responses(client, stream_id)) == 4  # one that has yet to begin: no answer
+
+
+def test_who_asks_again_and_again_for_progress_has_the_watchers_looked_at_once(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Watcher] = []
+    is_current = WatchHub.is_current
+    monkeypatch.setattr(WatchHub, "is_current", lambda hub, watcher: looked.append(watcher) or is_current(hub, watcher))
+    stream_id = client.open(WATCH, *[create()] * 20, *[PROGRESS] * 30)
+    made = responses(client, stream_id)
+    assert sum(each.watch_id == -1 for each in made) == 30
+    assert len(looked) == 20
 
 
 def test_progress_waits_for_those_behind(member: Member) -> None:

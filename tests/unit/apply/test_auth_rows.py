@@ -8,7 +8,7 @@ import bcrypt
 import pytest
 
 from ratifyd import schema
-from ratifyd.apply import auth, requests
+from ratifyd.apply import auth, permissions, requests
 from ratifyd.apply.entries import apply_entry, waiter_of
 from ratifyd.apply.permissions import check_txn
 from ratifyd.apply.requests import Row, decode
@@ -588,3 +588,16 @@ def test_names_of_any_bytes_and_length_can_be_read(guarded: Log, name: bytes) ->
         assert identity.user in again.state.auth.roles
         for row in (requests.AUTH_USER_LIST, requests.AUTH_ROLE_LIST):
             assert fast.length_prefixed(2, name) in again.as_root(row, rpc.AuthUserListRequest())
+
+
+def test_the_keys_of_a_lease_are_looked_at_once_for_all_puts_of_a_txn(
+    guarded: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guarded.apply(requests.LEASE_GRANT, rpc.LeaseGrantRequest(ID=5, TTL=9))
+    guarded.as_root(requests.PUT, rpc.PutRequest(key=b"a", lease=5))
+    looked: list[int] = []
+    monkeypatch.setattr(permissions, "check_lease_keys", lambda state, identity, lease: looked.append(lease))
+    put = op("request_put", rpc.PutRequest(key=b"a", lease=5))
+    nested = op("request_txn", rpc.TxnRequest(success=[put], failure=[put]))
+    check_txn(guarded.state, guarded.now("alice"), Txn.of(rpc.TxnRequest(success=[put, nested], failure=[put])))
+    assert looked == [5]

@@ -114,6 +114,28 @@ def test_messages_both_ways_while_the_body_lasts() -> None:
     run(front, script)
 
 
+def test_others_get_their_turn_between_the_pieces_of_a_body() -> None:
+    turn = 0
+    turns: list[int] = []
+
+    def count(scripted: Scripted, data: bytes) -> None:
+        turns.append(turn)
+
+    front = Front(count)
+
+    async def script(connect: Any) -> None:
+        nonlocal turn
+        _, writer = await connect()
+        writer.write(_head("/stream", CHUNKED) + b"3\r\none\r\n" * 20 + b"0\r\n\r\n")
+        while len(turns) < 20:
+            turn += 1
+            await asyncio.sleep(0)
+        writer.close()
+
+    run(front, script)
+    assert len(set(turns)) == len(turns)
+
+
 def test_a_body_is_read_no_faster_than_its_answers() -> None:
     def flood(scripted: Scripted, data: bytes) -> None:
         if scripted.received == len(data):

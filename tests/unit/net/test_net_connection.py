@@ -13,7 +13,7 @@ import uvloop
 
 from ratifyd.net import accepting
 from ratifyd.net.clock import LoopClock
-from ratifyd.net.connection import HIGH_WATER, PREFACE, Acceptor, Link
+from ratifyd.net.connection import FULL_READ_BYTES, HIGH_WATER, PREFACE, Acceptor, Link
 from ratifyd.net.http1 import HttpRequest, HttpResponse
 from ratifyd.net.listener import Listener, ListenError
 
@@ -276,6 +276,45 @@ def test_reading_can_be_paused_on_demand(run: Run) -> None:
             await session.wait_for("closed")
             session.link.resume_reading()
             writer.close()
+
+    run(main())
+
+
+def test_who_sends_much_is_read_once_in_a_pass(run: Run) -> None:
+    passes: list[int] = []
+
+    class Busy(Recorder):
+        number = 0
+
+        def receive(self, data: bytes) -> None:
+            if len(data) >= FULL_READ_BYTES:
+                passes.append(self.number)
+                asyncio.get_running_loop().call_soon(self._next_pass)
+            super().receive(data)
+
+        def _next_pass(self) -> None:
+            self.number += 1
+
+    async def main() -> None:
+        async with Server() as server:
+            server.acceptor.open_session = lambda link: server.sessions.append(Busy(link)) or server.sessions[-1]
+            with socket.create_connection(("127.0.0.1", server.listener.port)) as client:
+                client.sendall(PREFACE)
+                while not server.sessions:
+                    await asyncio.sleep(0.001)
+                session = server.sessions[-1]
+                session.link.pause_reading()
+                client.setblocking(False)
+                sent = 0
+                with suppress(BlockingIOError):
+                    while True:
+                        sent += client.send(bytes(1 << 20))
+                session.link.resume_reading()
+                async with asyncio.timeout(WAIT_S):
+                    while len(session.received) < len(PREFACE) + sent:
+                        await session.wait_for("data")
+        assert len(passes) > 2
+        assert len(set(passes)) == len(passes)
 
     run(main())
 

@@ -81,3 +81,11 @@ def test_passwords_are_left_out() -> None:
 
 def test_unknown_enum_values_are_numbers() -> None:
     assert text.compact(RangeRequest(key=b"a", sort_order=9)) == 'key:"a" sort_order:9 '  # type: ignore[arg-type]
+
+
+def test_of_a_long_key_the_beginning_is_shown() -> None:
+    key = b"\x80" * (1 << 20)
+    shown = entry(put=PutRequest(key=key, lease=5))
+    assert len(shown) < 5 * text.MAX_SHOWN_BYTES
+    assert f'"... ({len(key)} bytes) lease:5' in shown
+    assert text.put(PutRequest(key=key[: text.MAX_SHOWN_BYTES])) == 'key:"' + r"\200" * text.MAX_SHOWN_BYTES + '" '

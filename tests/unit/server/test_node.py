@@ -26,7 +26,7 @@ from ratifyd.raft.messages import (
     SnapshotMeta,
 )
 from ratifyd.raft.roles import Role
-from ratifyd.server.node import TURN_ENTRIES
+from ratifyd.server.node import TURN_ENTRIES, TURN_S
 from ratifyd.storage.memory import MemoryBackend
 from tests.support_member import Member, Waiter
 
@@ -160,6 +160,25 @@ def test_what_one_sync_has_made_durable_is_applied_in_slices(member: Member) -> 
     assert all(later - sooner <= TURN_ENTRIES for sooner, later in pairwise(done))
     member.settle()
     assert all(waiter.done for waiter in waiters)
+
+
+def test_entries_that_take_long_are_applied_in_several_turns() -> None:
+    member = Member().start()
+    member.settle()
+    now = 0.0
+
+    def look() -> float:
+        nonlocal now
+        now += TURN_S / 2
+        return now
+
+    member.server.timing.now = look
+    waiters = [member.call(requests.PUT, put(number)) for number in range(9)]
+    done = []
+    while member.clock.run_one():
+        done.append(sum(waiter.done for waiter in waiters))
+    assert max(later - sooner for sooner, later in pairwise(done)) <= 3
+    assert done[-1] == 9
 
 
 def test_apply_waits_for_a_backend_that_is_behind() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from ratifyd.errors import EtcdError, LeaderChanged, Stopped, Timeout
 from ratifyd.schema import decode_u64
-from ratifyd.server.reads import BYTES_A_TURN, RETRY_S, Reads
+from ratifyd.server.reads import BYTES_A_TURN, RETRY_S, SECONDS_A_TURN, Reads
 from simulation.clock import SimClock
 
 
@@ -202,3 +202,22 @@ def test_a_turn_answers_no_more_bytes_than_it_may(reads: Reads) -> None:
     assert not reads.run(6)
     assert answered[4:] == ["c", "d", "z", "last"]
     assert told == [5, 6]
+
+
+def test_reads_that_take_long_are_answered_in_several_turns(reads: Reads, clock: SimClock) -> None:
+    done: list[int] = []
+
+    def slow(number: int, error: EtcdError | None) -> int:
+        clock.now += SECONDS_A_TURN / 2
+        done.append(number)
+        return 1
+
+    for number in range(4):
+        reads.after(slow, number)
+        reads.local.append((slow, 10 + number))
+    reads.confirm(reads.open_batch(), 5)
+    turns = []
+    while reads.run(5):
+        turns.append(len(done))
+    assert turns == [4]
+    assert sorted(done) == [0, 1, 2, 3, 10, 11, 12, 13]
