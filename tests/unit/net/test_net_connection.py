@@ -297,12 +297,16 @@ def test_who_sends_much_is_read_once_in_a_pass(run: Run) -> None:
 
     async def main() -> None:
         async with Server() as server:
-            server.acceptor.open_session = lambda link: server.sessions.append(Busy(link)) or server.sessions[-1]
+            opened: asyncio.Future[Busy] = asyncio.get_running_loop().create_future()
+
+            def open_session(link: Link) -> Busy:
+                opened.set_result(Busy(link))
+                return opened.result()
+
+            server.acceptor.open_session = open_session
             with socket.create_connection(("127.0.0.1", server.listener.port)) as client:
                 client.sendall(PREFACE)
-                while not server.sessions:
-                    await asyncio.sleep(0.001)
-                session = server.sessions[-1]
+                session = await asyncio.wait_for(opened, WAIT_S)
                 session.link.pause_reading()
                 client.setblocking(False)
                 sent = 0
